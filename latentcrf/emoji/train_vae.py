@@ -1,0 +1,241 @@
+"""Train the embedded LDM's autoencoder: an AutoencoderKL, f = 8, 4 latent channels, 128 px.
+
+    python -m latentcrf.emoji.train_vae --data data/emoji --out runs/vae --minutes 60
+
+Three parts of the time budget, in this order:
+
+1. crops of 64 px from pictures at half to full size: four times as many pictures a second, and more detail in each
+   latent than the model will need;
+2. whole pictures at 128 px;
+3. from `--adversarial-from` on, the decoder alone against a patch discriminator, for sharp edges. The encoder is
+   frozen then: a refined decoder costs no training of the U-Net.
+
+The folder `vae` of the run is an ordinary AutoencoderKL with the latents' shift and scale folded in.
+"""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from PIL import Image
+from torch import Tensor, nn
+
+from latentcrf.emoji.dataset import DatasetError, contact_sheet, load
+from latentcrf.files import replacing
+from latentcrf.perceptual import load_lpips
+from latentcrf.training.loop import (
+    EMA,
+    Run,
+    RunError,
+    best_device,
+    check_run_arguments,
+    optimise,
+    run_arguments,
+    set_learning_rate,
+    warm_cosine,
+)
+
+LPIPS_WEIGHT, L2_WEIGHT, KL_WEIGHT, ADVERSARIAL_WEIGHT = 0.7, 0.5, 3e-4, 0.05
+CROP = 64  # px
+
+
+def build_vae() -> AutoencoderKL:
+    """The embedded autoencoder, 2.7 M parameters. Groups of two channels are the fastest normalisation that learns well."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(16, 32, 64, 128),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=128,
+        scaling_factor=1.0,
+    )
+
+
+@torch.no_grad()
+def latent_moments(vae: AutoencoderKL, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the latents of `images` (N, 3, H, W) in [-1, 1], per channel (C,)."""
+    latents = torch.cat([vae.encode(batch).latent_dist.mean for batch in images.split(32)])
+    return latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+
+
+@torch.no_grad()
+def fold(vae: AutoencoderKL, mean: Tensor, std: Tensor) -> None:
+    """Fold the latents' shift and scale into the two 1x1 convolutions next to them, in place.
+
+    Afterwards the latents have mean zero and variance one per channel and `scaling_factor` is 1; reconstructions
+    stay the same: quant_conv' = (quant_conv - mean) / std, post_quant_conv'(z) = post_quant_conv(std * z + mean).
+    """
+    quant, post = vae.quant_conv, vae.post_quant_conv
+    channels = len(mean)
+    quant.weight[:channels] /= std[:, None, None, None]
+    quant.bias[:channels] = (quant.bias[:channels] - mean) / std
+    quant.bias[channels:] -= 2 * std.log()  # the other half predicts the log-variance
+    post.bias += post.weight[:, :, 0, 0] @ mean
+    post.weight *= std[None, :, None, None]
+
+
+def random_view(images: Tensor, size: int, smallest: float) -> Tensor:
+    """Augment images (B, 3, H, W): flips, permuted colours (a quarter), one zoom in [smallest, 1] for the batch, crops of `size`.
+
+    Permuted colours keep the autoencoder from learning the data set's few palettes by heart.
+    """
+    flip = torch.rand(len(images)) < 0.5
+    images = torch.where(flip[:, None, None, None], images.flip(-1), images)
+    if torch.rand(()) < 0.25:
+        images = images[:, torch.randperm(3)]
+    zoom = smallest + (1 - smallest) * torch.rand(()).item()
+    side = max(size if size < images.shape[-1] else 8, round(images.shape[-1] * zoom))
+    if side < images.shape[-1]:
+        images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
+    if side < size:  # a smaller picture on the white ground
+        left, top = torch.randint(size - side + 1, (2,)).tolist()
+        return F.pad(images, (left, size - side - left, top, size - side - top), value=1.0)
+    if side == size:
+        return images
+    lefts, tops = torch.randint(side - size + 1, (2, len(images))).tolist()
+    return torch.stack([image[:, t : t + size, x : x + size] for image, x, t in zip(images, lefts, tops, strict=True)])
+
+
+class PatchDiscriminator(nn.Sequential):
+    """Real or reconstructed, for each overlapping patch of 34 px (PatchGAN, arXiv 1611.07004), 0.4 M parameters."""
+
+    def __init__(self, width: int = 32) -> None:
+        layers: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+        for factor in (2, 4):
+            layers += [nn.Conv2d(width * factor // 2, width * factor, 4, 2, 1)]
+            layers += [nn.GroupNorm(8, width * factor), nn.LeakyReLU(0.2)]
+        super().__init__(*layers, nn.Conv2d(4 * width, 1, 3, 1, 1))
+
+
+@torch.no_grad()
+def held_out(vae: AutoencoderKL, images: Tensor, lpips: nn.Module) -> tuple[dict[str, float], Tensor]:
+    """PSNR (dB) and LPIPS of the reconstructions of `images` (N, 3, H, W) in [-1, 1], and the reconstructions."""
+    vae.eval()
+    rebuilt, distances = [], []
+    for batch in images.split(25):
+        with torch.autocast(batch.device.type, torch.bfloat16):
+            decoded = vae.decode(vae.encode(batch).latent_dist.mean).sample
+        rebuilt.append(decoded.float().clamp(-1, 1))
+        distances.append(lpips(rebuilt[-1], batch).flatten())
+    vae.train()
+    found = torch.cat(rebuilt)
+    psnr = -10 * torch.log10(((found - images) / 2).square().mean((1, 2, 3)))
+    return {"psnr": psnr.mean().item(), "lpips": torch.cat(distances).mean().item()}, found
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """Image (3, H, W) in [-1, 1] -> PIL."""
+    return Image.fromarray(((image + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy())
+
+
+def train(options: argparse.Namespace) -> AutoencoderKL:
+    """Run the training that the command line describes; returns the averaged, folded autoencoder."""
+    device = best_device()
+    torch.manual_seed(options.seed)
+    rows, pixels = load(options.data)
+    # Kept as bytes: 6,000 pictures as floats would take 1.2 GB.
+    pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+    is_train = torch.tensor([row["split"] == "train" for row in rows])
+    pictures, unseen = pictures[is_train], pictures[~is_train]
+
+    def to_float(images: Tensor) -> Tensor:
+        return images.to(device).float() / 127.5 - 1
+
+    vae = (AutoencoderKL.from_pretrained(options.init_from, torch_dtype=torch.float32) if options.init_from else build_vae()).to(device)
+    vae.train()
+    discriminator = PatchDiscriminator().to(device)
+    lpips = load_lpips().to(device)
+    ema = EMA(vae, decay=0.999)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
+    critic = torch.optim.AdamW(discriminator.parameters(), lr=2e-4, betas=(0.5, 0.9))
+    sheet_images = to_float(unseen[:: max(1, len(unseen) // 32)][:32])
+
+    def report() -> dict[str, float]:
+        with ema.applied():
+            measured, _ = held_out(vae, to_float(unseen[:100]), lpips)
+            _, rebuilt = held_out(vae, sheet_images, lpips)
+            export(vae, to_float(pictures[::10]), options.out / "vae")
+        pairs = [to_pil(image) for pair in zip(sheet_images, rebuilt, strict=True) for image in pair]
+        with replacing(options.out / f"sample-{run.step:06d}.png") as temporary:
+            contact_sheet(pairs, columns=16).save(temporary)
+        return measured
+
+    parts = {"vae": vae, "ema": ema, "optimizer": optimizer, "discriminator": discriminator, "critic": critic}
+    run = Run(options.out, parts, options.minutes, options.resume, report)
+    for step in run.steps():
+        adversarial = run.fraction >= options.adversarial_from
+        crops = not adversarial and run.fraction < options.crops_until
+        batch = pictures[torch.randint(len(pictures), (32 if crops else 16,))]
+        images = random_view(to_float(batch), CROP if crops else 128, smallest=0.5 if crops else 0.8)
+        set_learning_rate(optimizer, options.learning_rate * warm_cosine(step, run.fraction))
+
+        with torch.autocast(device.type, torch.bfloat16):
+            with torch.set_grad_enabled(not adversarial):
+                posterior = vae.encode(images).latent_dist
+            rebuilt = vae.decode(posterior.sample()).sample.float()
+            perceptual = lpips(rebuilt, images).mean()
+        l1, l2 = (rebuilt - images).abs().mean(), (rebuilt - images).square().mean()
+        kl = posterior.kl().mean() / posterior.mean[0].numel()
+        loss = l1 + L2_WEIGHT * l2 + LPIPS_WEIGHT * perceptual.float()
+        if adversarial:
+            with torch.autocast(device.type, torch.bfloat16):
+                fooled = -discriminator(rebuilt).float().mean()
+            loss = loss + ADVERSARIAL_WEIGHT * fooled
+        else:
+            loss = loss + KL_WEIGHT * kl.float()
+        optimise(loss, optimizer, vae.parameters())
+        if adversarial:  # hinge loss
+            with torch.autocast(device.type, torch.bfloat16):
+                real, fake = discriminator(images).float(), discriminator(rebuilt.detach()).float()
+            optimise(F.relu(1 - real).mean() + F.relu(1 + fake).mean(), critic, discriminator.parameters())
+            run.count(0, real=real.mean(), fake=fake.mean())
+        ema.update()
+        run.count(len(images), l1=l1, lpips_train=perceptual, kl=kl)
+    return AutoencoderKL.from_pretrained(options.out / "vae")
+
+
+def export(vae: AutoencoderKL, images: Tensor, folder: Path) -> None:
+    """Write the folded autoencoder to `folder` (fp16 safetensors); `vae` itself is left as it is."""
+    folded = AutoencoderKL.from_config(vae.config).to(images.device)
+    folded.load_state_dict(vae.state_dict())
+    fold(folded, *latent_moments(folded.eval(), images))
+    folded.half().save_pretrained(folder)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m latentcrf.emoji.train_vae",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="data set of latentcrf.emoji.dataset")
+    run_arguments(parser)
+    parser.add_argument("--init-from", metavar="FOLDER", help="start from this AutoencoderKL")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="peak, before the cosine (default 1e-3)")
+    parser.add_argument("--crops-until", type=float, default=0.3, help="share of the time with 64 px crops (default 0.3)")
+    parser.add_argument(
+        "--adversarial-from", type=float, default=0.75, help="share of the time at which part 3 begins (default 0.75)"
+    )
+    options = parser.parse_args(arguments)
+    check_run_arguments(parser, options)
+    for name in ("crops_until", "adversarial_from"):
+        if not 0 <= getattr(options, name) <= 1:
+            parser.error(f"--{name.replace('_', '-')} {getattr(options, name)} is out of range: 0 to 1.")
+    if not (math.isfinite(options.learning_rate) and 0 < options.learning_rate <= 0.1):
+        parser.error(f"--learning-rate {options.learning_rate} is out of range: above 0, at most 0.1.")
+    try:
+        train(options)
+    except (DatasetError, RunError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""Writing files so that a reader never meets half of one."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success rename it onto `path`, on any error remove it.
+
+    The rename is atomic, so whoever opens `path` sees the old content or the new, never a part.
+    The data are flushed to the disk before the rename: a power cut cannot leave an empty file.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The ending is kept: many writers choose their format by it.
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes files private; ours are as public as any other
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
