@@ -18,6 +18,7 @@ import tarfile
 import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +54,18 @@ WORDS = Package(
     "emojibase-data", "17.0.0", "d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a", "MIT"
 )  # fmt: skip
 PACKAGES = {
-    "3d": Package("@lobehub/fluent-emoji-3d", "1.1.0", "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58", "MIT"),
-    "flat": Package("fluentui-emoji", "1.3.0", "ec892e607e854859b812c7d827801756adc19955b0ef56d4ae8afcddd19492c5", "MIT"),
-    "noto": Package("@iconify-json/noto", "1.2.9", "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad", "Apache-2.0"),
-    "twemoji": Package("@twemoji/svg", "15.0.0", "1d2907557a422c7c4e3feca50ef915c39da1db3d76b4a4d7e73fb59bce4403c3", "CC-BY-4.0"),
+    "3d": Package(
+        "@lobehub/fluent-emoji-3d", "1.1.0", "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58", "MIT"
+    ),
+    "flat": Package(
+        "fluentui-emoji", "1.3.0", "ec892e607e854859b812c7d827801756adc19955b0ef56d4ae8afcddd19492c5", "MIT"
+    ),
+    "noto": Package(
+        "@iconify-json/noto", "1.2.9", "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad", "Apache-2.0"
+    ),
+    "twemoji": Package(
+        "@twemoji/svg", "15.0.0", "1d2907557a422c7c4e3feca50ef915c39da1db3d76b4a4d7e73fb59bce4403c3", "CC-BY-4.0"
+    ),
 }
 
 # What the U-Net learns: the subjects that people prompt. People with their gender variants, arrows, signs,
@@ -114,7 +123,9 @@ def fetch(package: Package, folder: Path) -> Path:
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != package.sha256:
         path.unlink()
-        raise DatasetError(f"{path} is not {package}: its SHA-256 is {found}, expected {package.sha256}. It was removed.")
+        raise DatasetError(
+            f"{path} is not {package}: its SHA-256 is {found}, expected {package.sha256}. It was removed."
+        )
     return path
 
 
@@ -163,17 +174,19 @@ def open_sources(folder: Path) -> Sources:
     webps = read_members(files["3d"], lambda name: name.startswith("assets/") and name.endswith(".webp"))
     for name, data in webps.items():
         key = normal_code_point(Path(name).stem)
-        sources["3d"][key] = lambda size, data=data: read_webp(data, size)
+        sources["3d"][key] = partial(read_webp, data)
 
     for style, inside in (("flat", "icons/flat/"), ("twemoji", "")):
         svgs = read_members(
             files[style],
-            lambda name, inside=inside: name.startswith(inside) and name.endswith(".svg") and "/" not in name[len(inside) :],
+            lambda name, inside=inside: (
+                name.startswith(inside) and name.endswith(".svg") and "/" not in name[len(inside) :]
+            ),
         )
         for name, data in svgs.items():
             stem = Path(name).stem
             key = stem.removesuffix("-default") if style == "flat" else normal_code_point(stem)
-            sources[style][key] = lambda size, svg=data.decode(): render_svg(svg, size)
+            sources[style][key] = partial(render_svg, data.decode())
 
     noto = read_members(files["noto"], lambda name: name in ("icons.json", "chars.json"))
     icons = json.loads(noto["icons.json"])
@@ -185,7 +198,7 @@ def open_sources(folder: Path) -> Sources:
                 f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
                 f'viewBox="0 0 {width} {height}">{icon["body"]}</svg>'
             )
-            sources["noto"][normal_code_point(code_point)] = lambda size, svg=svg: render_svg(svg, size)
+            sources["noto"][normal_code_point(code_point)] = partial(render_svg, svg)
     return sources
 
 
@@ -347,7 +360,9 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to build the data set in")
-    parser.add_argument("--size", type=int, default=128, metavar="PX", help="side of the images, 16 to 512 (default 128)")
+    parser.add_argument(
+        "--size", type=int, default=128, metavar="PX", help="side of the images, 16 to 512 (default 128)"
+    )
     options = parser.parse_args(arguments)
     if not 16 <= options.size <= 512:
         parser.error(f"--size {options.size} is out of range: 16 to 512 pixels.")

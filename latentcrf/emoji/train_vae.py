@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from latentcrf.emoji.dataset import DatasetError, contact_sheet, load
-from latentcrf.files import replacing
+from latentcrf.files import replacing, replacing_folder
 from latentcrf.perceptual import load_lpips
 from latentcrf.training.loop import (
     EMA,
@@ -147,7 +147,11 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
     def to_float(images: Tensor) -> Tensor:
         return images.to(device).float() / 127.5 - 1
 
-    vae = (AutoencoderKL.from_pretrained(options.init_from, torch_dtype=torch.float32) if options.init_from else build_vae()).to(device)
+    vae = (
+        AutoencoderKL.from_pretrained(options.init_from, torch_dtype=torch.float32)
+        if options.init_from
+        else build_vae()
+    ).to(device)
     vae.train()
     discriminator = PatchDiscriminator().to(device)
     lpips = load_lpips().to(device)
@@ -189,14 +193,14 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
             loss = loss + ADVERSARIAL_WEIGHT * fooled
         else:
             loss = loss + KL_WEIGHT * kl.float()
-        optimise(loss, optimizer, vae.parameters())
+        optimise(loss, vae, optimizer)
         if adversarial:  # hinge loss
             with torch.autocast(device.type, torch.bfloat16):
                 real, fake = discriminator(images).float(), discriminator(rebuilt.detach()).float()
-            optimise(F.relu(1 - real).mean() + F.relu(1 + fake).mean(), critic, discriminator.parameters())
-            run.count(0, real=real.mean(), fake=fake.mean())
+            optimise(F.relu(1 - real).mean() + F.relu(1 + fake).mean(), discriminator, critic)
+            run.count(0, real=real.mean().detach(), fake=fake.mean().detach())
         ema.update()
-        run.count(len(images), l1=l1, lpips_train=perceptual, kl=kl)
+        run.count(len(images), l1=l1.detach(), lpips_train=perceptual.detach(), kl=kl.detach())
     return AutoencoderKL.from_pretrained(options.out / "vae")
 
 
@@ -205,7 +209,8 @@ def export(vae: AutoencoderKL, images: Tensor, folder: Path) -> None:
     folded = AutoencoderKL.from_config(vae.config).to(images.device)
     folded.load_state_dict(vae.state_dict())
     fold(folded, *latent_moments(folded.eval(), images))
-    folded.half().save_pretrained(folder)
+    with replacing_folder(folder) as temporary:
+        folded.half().save_pretrained(temporary)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -218,7 +223,9 @@ def main(arguments: list[str] | None = None) -> int:
     run_arguments(parser)
     parser.add_argument("--init-from", metavar="FOLDER", help="start from this AutoencoderKL")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="peak, before the cosine (default 1e-3)")
-    parser.add_argument("--crops-until", type=float, default=0.3, help="share of the time with 64 px crops (default 0.3)")
+    parser.add_argument(
+        "--crops-until", type=float, default=0.3, help="share of the time with 64 px crops (default 0.3)"
+    )
     parser.add_argument(
         "--adversarial-from", type=float, default=0.75, help="share of the time at which part 3 begins (default 0.75)"
     )

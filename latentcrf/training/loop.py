@@ -13,7 +13,7 @@ import argparse
 import csv
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -107,7 +107,9 @@ class Run:
         self._checkpoint = self.folder / "checkpoint.pt"
         if self._checkpoint.exists():
             if not resume:
-                raise RunError(f"{self.folder} holds a run already. Add --resume to go on with it, or choose another --out.")
+                raise RunError(
+                    f"{self.folder} holds a run already. Add --resume to go on with it, or choose another --out."
+                )
             self._load()
 
     @property
@@ -118,7 +120,9 @@ class Run:
     def steps(self) -> Iterator[int]:
         """Yield step numbers until the budget is used; keeps checkpoints, reports and a progress bar."""
         last_save = last_report = last = time.monotonic()
-        bar = tqdm(total=round(self.budget), initial=round(self.seconds), unit="s", desc=self.folder.name, mininterval=5)
+        bar = tqdm(
+            total=round(self.budget), initial=round(self.seconds), unit="s", desc=self.folder.name, mininterval=5
+        )
         while self.fraction < 1.0:
             yield self.step
             self.step += 1
@@ -128,7 +132,9 @@ class Run:
             if self.step % 10 == 0:
                 rate = f"{self.images / max(self.seconds, 1e-9):.1f} images/s"
                 latest = {name: f"{sum(values) / len(values):.4f}" for name, values in self._means.items()}
-                bar.set_postfix_str(", ".join([rate, *(f"{name} {value}" for name, value in latest.items())]), refresh=False)
+                bar.set_postfix_str(
+                    ", ".join([rate, *(f"{name} {value}" for name, value in latest.items())]), refresh=False
+                )
             if now - last_report > REPORT_SECONDS:
                 self._report()
                 last_report = time.monotonic()
@@ -207,13 +213,11 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
         group["lr"] = value
 
 
-def optimise(
-    loss: Tensor, optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], clip: float = 1.0
-) -> Tensor:
+def optimise(loss: Tensor, module: nn.Module, optimizer: torch.optim.Optimizer, clip: float = 1.0) -> Tensor:
     """Backward, clip the gradient's norm, step. Returns the norm before clipping; a step that is not finite is left out."""
-    optimizer.zero_grad(set_to_none=True)
+    module.zero_grad(set_to_none=True)
     loss.backward()
-    norm = nn.utils.clip_grad_norm_(parameters, clip)
+    norm = nn.utils.clip_grad_norm_(module.parameters(), clip)
     if torch.isfinite(norm):
         optimizer.step()
     return norm

@@ -1,0 +1,308 @@
+"""Train the embedded LDM's U-Net on the autoencoder's latents, and write the whole LDM as a StableDiffusionPipeline folder.
+
+    python -m latentcrf.emoji.train_unet --data data/emoji --vae runs/vae/vae --out runs/unet --minutes 480
+
+v-prediction with zero terminal SNR (arXiv 2305.08891), min-SNR weighting (arXiv 2303.09556), captions left out one
+time in ten for classifier-free guidance. The folder `ldm` of the run is complete at every report: autoencoder, U-Net
+(averaged weights), text encoder, tokenizer, scheduler.
+"""
+
+import argparse
+import copy
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor, nn
+
+from latentcrf.emoji.dataset import DatasetError, contact_sheet, load
+from latentcrf.emoji.parts import text_encoder
+from latentcrf.files import replacing, replacing_folder
+from latentcrf.training.loop import (
+    EMA,
+    Run,
+    RunError,
+    best_device,
+    check_run_arguments,
+    optimise,
+    run_arguments,
+    set_learning_rate,
+    warm_cosine,
+)
+
+STYLE_WORDS = {"3d": "3d", "flat": "flat", "noto": "noto", "twemoji": "twemoji"}
+MIN_SNR = 5.0
+# How often a picture comes with which caption: nothing, label, label and style, label and two of its tags.
+CAPTION_SHARES = (0.1, 0.4, 0.3, 0.2)
+SAMPLE_PROMPTS = (
+    *(
+        "red apple",
+        "pizza",
+        "grinning face",
+        "smiling face with sunglasses",
+        "dog face",
+        "cat",
+        "tiger face",
+        "penguin",
+    ),
+    *("red heart", "blue heart", "rocket", "automobile", "house", "evergreen tree", "sunflower", "rose"),
+    *("hamburger", "birthday cake", "hot beverage", "strawberry", "soccer ball", "guitar", "umbrella", "crown"),
+    *("ghost", "robot", "octopus", "butterfly", "rainbow", "full moon", "light bulb", "books"),
+)
+
+
+def build_unet() -> UNet2DConditionModel:
+    """The embedded U-Net, 21.6 M parameters, for latents (B, 4, 16, 16) and MiniLM token states (B, 16, 384)."""
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(96, 192, 256),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=384,
+        attention_head_dim=8,  # diffusers' name for the number of heads
+        norm_num_groups=16,
+    )
+
+
+def build_scheduler() -> DDIMScheduler:
+    """Stable Diffusion's noise levels, rescaled to zero terminal SNR; v-prediction; trailing spacing."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        steps_offset=0,
+    )
+
+
+def build_pipeline(vae: AutoencoderKL, unet: UNet2DConditionModel, packages: Path) -> StableDiffusionPipeline:
+    """The LDM as an ordinary pipeline, without safety checker."""
+    encoder, tokenizer = text_encoder(packages)
+    encoder.config.use_attention_mask = True  # read by the pipeline: MiniLM was trained with its padding masked
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Every caption's token states, and for each picture the rows that describe it.
+
+    Attributes:
+        states: token states (K, 16, 384), float16; row 0 is the empty caption.
+        rows: for each picture, three lists of rows: label; label and style; label and tags.
+    """
+
+    states: Tensor
+    rows: list[tuple[list[int], list[int], list[int]]]
+
+    def draw(self, indices: Tensor) -> Tensor:
+        """Token states (B, 16, 384), float32, of a random caption for each picture."""
+        kinds = torch.multinomial(torch.tensor(CAPTION_SHARES), len(indices), replacement=True).tolist()
+        chosen = []
+        for index, kind in zip(indices.tolist(), kinds, strict=True):
+            choices = self.rows[index][kind - 1] if kind else [0]
+            chosen.append(choices[int(torch.randint(len(choices), ()))])
+        return self.states[chosen].float()
+
+
+@torch.no_grad()
+def encode_captions(pipeline: StableDiffusionPipeline, captions: list[str], batch_size: int = 256) -> Tensor:
+    """Token states (K, 16, 384) of captions, float16 on the CPU, made by the pipeline's own `encode_prompt`."""
+    device = pipeline.device
+    parts = [
+        pipeline.encode_prompt(captions[start : start + batch_size], device, 1, False)[0].half().cpu()
+        for start in range(0, len(captions), batch_size)
+    ]
+    return torch.cat(parts)
+
+
+def build_captions(pipeline: StableDiffusionPipeline, rows: list[dict[str, Any]]) -> Captions:
+    """Encode the caption variants of the data set's `rows`; tags come in pairs, neighbours in the list of tags."""
+    index: dict[str, int] = {"": 0}
+
+    def row_of(caption: str) -> int:
+        return index.setdefault(caption, len(index))
+
+    described = []
+    for row in rows:
+        label, tags = row["subject"], [tag for tag in row["tags"] if tag not in row["subject"]]
+        pairs = [f"{label}, {first}, {second}" for first, second in zip(tags, tags[1:], strict=False)] or [label]
+        described.append(
+            ([row_of(label)], [row_of(f"{label}, {STYLE_WORDS[row['style']]}")], [row_of(pair) for pair in pairs])
+        )
+    return Captions(encode_captions(pipeline, list(index)), described)
+
+
+@torch.no_grad()
+def encode_images(vae: AutoencoderKL, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """uint8 images (N, 3, H, W) -> mean and standard deviation of the latents' posteriors, (N, 4, h, w) each."""
+    means, stds = [], []
+    for batch in pixels.split(32):
+        posterior = vae.encode(batch.to(vae.device).float() / 127.5 - 1).latent_dist
+        means.append(posterior.mean.cpu())
+        stds.append(posterior.std.cpu())
+    return torch.cat(means), torch.cat(stds)
+
+
+def stratified_timesteps(count: int, levels: int) -> Tensor:
+    """`count` timesteps in 0..levels-1, one from each of `count` equal strata, in random order: less noise in the loss."""
+    return ((torch.randperm(count) + torch.rand(count)) * (levels / count)).long().clamp(max=levels - 1)
+
+
+def v_loss(
+    unet: nn.Module, scheduler: DDIMScheduler, latents: Tensor, states: Tensor, timesteps: Tensor, noise: Tensor
+) -> Tensor:
+    """Min-SNR weighted v-prediction loss of each item (B,).
+
+    v = sqrt(abar) eps - sqrt(1 - abar) x0. The weight min(SNR + 1, gamma) / (SNR + 1) is min-SNR's for v (arXiv
+    2303.09556) with SNR + 1 in place of SNR, so that the terminal step, SNR = 0, is trained too.
+    """
+    noisy = scheduler.add_noise(latents, noise, timesteps)
+    target = scheduler.get_velocity(latents, noise, timesteps)
+    with torch.autocast(latents.device.type, torch.bfloat16):
+        predicted = unet(noisy, timesteps, states).sample
+    abar = scheduler.alphas_cumprod.to(latents.device)[timesteps]
+    weight = (MIN_SNR * (1 - abar)).clamp(max=1.0)  # SNR + 1 = 1 / (1 - abar)
+    return weight * (predicted.float() - target).square().mean((1, 2, 3))
+
+
+@torch.no_grad()
+def sample(
+    pipeline: StableDiffusionPipeline, prompts: tuple[str, ...], steps: int = 25, guidance: float = 3.0
+) -> list[Any]:
+    """One PIL image a prompt, seed = its place in the list."""
+    generators = [torch.Generator().manual_seed(index) for index in range(len(prompts))]
+    with torch.autocast(pipeline.device.type, torch.bfloat16):
+        return pipeline(list(prompts), num_inference_steps=steps, guidance_scale=guidance, generator=generators).images
+
+
+def train(options: argparse.Namespace) -> None:
+    """Run the training that the command line describes."""
+    device = best_device()
+    torch.manual_seed(options.seed)
+    rows, pixels = load(options.data)
+    pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    seen = [index for index, row in enumerate(rows) if row["core"] and row["split"] == "train"]
+    unseen = [index for index, row in enumerate(rows) if row["split"] == "test"]
+
+    vae = AutoencoderKL.from_pretrained(options.vae, torch_dtype=torch.float32).to(device).eval()
+    unet = (
+        UNet2DConditionModel.from_pretrained(options.init_from, subfolder="unet", torch_dtype=torch.float32)
+        if options.init_from
+        else build_unet()
+    ).to(device)
+    pipeline = build_pipeline(vae, unet, options.packages).to(device)
+    scheduler = pipeline.scheduler
+    means, stds = encode_images(vae, pictures[seen])
+    captions = build_captions(pipeline, [rows[index] for index in seen])
+    test_means, _ = encode_images(vae, pictures[unseen])
+    test_states = build_captions(pipeline, [rows[index] for index in unseen])
+    test_states = test_states.states[[label[0] for label, _, _ in test_states.rows]].float()
+    fixed = torch.Generator().manual_seed(0)
+    test_noise = torch.randn(test_means.shape, generator=fixed)
+    test_timesteps = torch.arange(len(unseen)) * scheduler.config.num_train_timesteps // len(unseen)
+
+    ema = EMA(unet, decay=0.998)
+    optimizer = torch.optim.AdamW(
+        unet.parameters(), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=True
+    )
+
+    @torch.no_grad()
+    def report() -> dict[str, float]:
+        unet.eval()
+        with ema.applied():
+            losses = [
+                v_loss(unet, scheduler, *(part.to(device) for part in parts))
+                for parts in zip(
+                    *(t.split(64) for t in (test_means, test_states, test_timesteps, test_noise)), strict=True
+                )
+            ]
+            with replacing(options.out / f"sample-{run.step:06d}.png") as temporary:
+                contact_sheet(sample(pipeline, SAMPLE_PROMPTS), columns=8).save(temporary)
+            export(pipeline, options.out / "ldm")
+        unet.train()
+        return {"held_out_loss": torch.cat(losses).mean().item()}
+
+    unet.train()
+    run = Run(options.out, {"unet": unet, "ema": ema, "optimizer": optimizer}, options.minutes, options.resume, report)
+    for step in run.steps():
+        chosen = torch.randint(len(seen), (options.batch_size,))
+        latents = (means[chosen] + stds[chosen] * torch.randn(means[chosen].shape)).to(device)
+        states = captions.draw(chosen).to(device)
+        timesteps = stratified_timesteps(len(chosen), scheduler.config.num_train_timesteps).to(device)
+        noise = torch.randn(latents.shape).to(device)
+        set_learning_rate(optimizer, options.learning_rate * warm_cosine(step, run.fraction))
+        loss = v_loss(unet, scheduler, latents, states, timesteps, noise).mean()
+        optimise(loss, unet, optimizer)
+        ema.update()
+        run.count(len(chosen), loss=loss.detach())
+
+
+def export(pipeline: StableDiffusionPipeline, folder: Path) -> None:
+    """Save the pipeline's folder in fp16; the pipeline itself is left as it is."""
+    halves = {
+        name: copy.deepcopy(part).half() if isinstance(part, nn.Module) else part
+        for name, part in pipeline.components.items()
+    }
+    with replacing_folder(folder) as temporary:
+        StableDiffusionPipeline(**halves, requires_safety_checker=False).save_pretrained(temporary)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m latentcrf.emoji.train_unet",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="data set of latentcrf.emoji.dataset")
+    parser.add_argument(
+        "--vae", required=True, metavar="FOLDER", help="AutoencoderKL folder of latentcrf.emoji.train_vae"
+    )
+    parser.add_argument(
+        "--packages",
+        type=Path,
+        default=Path("data/packages"),
+        metavar="DIR",
+        help="where latentcrf.emoji.parts keeps its packages (default data/packages)",
+    )
+    run_arguments(parser)
+    parser.add_argument("--init-from", metavar="FOLDER", help="start from the U-Net of this pipeline folder")
+    parser.add_argument("--batch-size", type=int, default=48, help="pictures a step, 1 to 4096 (default 48)")
+    parser.add_argument("--learning-rate", type=float, default=8e-4, help="peak, before the cosine (default 8e-4)")
+    options = parser.parse_args(arguments)
+    check_run_arguments(parser, options)
+    if not 1 <= options.batch_size <= 4096:
+        parser.error(f"--batch-size {options.batch_size} is out of range: 1 to 4096.")
+    if not (math.isfinite(options.learning_rate) and 0 < options.learning_rate <= 0.1):
+        parser.error(f"--learning-rate {options.learning_rate} is out of range: above 0, at most 0.1.")
+    try:
+        train(options)
+    except (DatasetError, RunError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
