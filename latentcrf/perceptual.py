@@ -1,4 +1,4 @@
-"""Perceptual measures that work offline: LPIPS (AlexNet) and EfficientNet-Lite0 features, from weights shipped in assets/."""
+"""Perceptual measures that work offline, from weights in assets/: LPIPS (AlexNet) and EfficientNet-Lite0 features."""
 
 import warnings
 from pathlib import Path
@@ -8,14 +8,17 @@ import lpips
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 MODELS = Path(__file__).parent.parent / "assets" / "models"
 
 
-def _read(folder: str | Path, what: str) -> dict[str, Tensor]:
+def _read(folder: str | Path) -> dict[str, Tensor]:
     path = Path(folder) / "model.safetensors"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: {what}. Make it: python -m latentcrf.emoji.parts --out {Path(folder).parent}")
+        raise FileNotFoundError(
+            f"{path} is missing. Make it: python -m latentcrf.emoji.parts --out {Path(folder).parent}"
+        )
     return load_file(path)
 
 
@@ -27,13 +30,89 @@ def load_lpips(folder: str | Path = MODELS / "lpips-alexnet") -> nn.Module:
     Raises:
         FileNotFoundError: `folder` holds no `model.safetensors`.
     """
-    weights = _read(folder, "the AlexNet of LPIPS")
+    weights = _read(folder)
     # lpips draws 60 million random weights first: the caller's random state must not notice
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
         model = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
-    layers = {name: layer for slice_ in model.net.children() for name, layer in slice_.named_children()}
+    layers = {name: layer for part in model.net.children() for name, layer in part.named_children()}
     for name, layer in layers.items():
         if isinstance(layer, nn.Conv2d):
             layer.load_state_dict({key: weights[f"features.{name}.{key}"] for key in ("weight", "bias")})
     return cast(nn.Module, model.requires_grad_(False).eval())
+
+
+class SamePadConv(nn.Conv2d):
+    """TensorFlow's "SAME" convolution: with stride 2 the odd column of padding lies right and below."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        (kernel, _), (stride, _) = self.kernel_size, self.stride
+        height, width = (max((-(-n // stride) - 1) * stride + kernel - n, 0) for n in x.shape[-2:])
+        x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
+        return super().forward(x)
+
+
+class InvertedResidual(nn.Module):
+    """Expand, convolve each channel by itself, project; added to the input where the shapes agree."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        c = c_in * expansion
+        self.expand = SamePadConv(c_in, c, 1) if expansion > 1 else nn.Identity()
+        self.depthwise = SamePadConv(c, c, kernel, stride, groups=c)
+        self.project = SamePadConv(c, c_out, 1)
+        self.residual = stride == 1 and c_in == c_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x if isinstance(self.expand, nn.Identity) else F.relu6(self.expand(x))
+        h = self.project(F.relu6(self.depthwise(h)))
+        return x + h if self.residual else h
+
+
+class EfficientNetLite0(nn.Module):
+    """EfficientNet-Lite0 (Tan & Le, ICML 2019; without squeeze-and-excitation), 4.7 M parameters, batch norms folded.
+
+    Called on images (B, 3, H, W) in [-1, 1] of any size, it resizes them to 192 px and returns pooled features
+    (B, 1280); `classify` gives ImageNet logits (B, 1000).
+    """
+
+    SIZE = 192
+    # (blocks, kernel, stride of the first, expansion, channels)
+    STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))  # fmt: skip
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = SamePadConv(3, 32, 3, 2)
+        blocks, c = [], 32
+        for count, kernel, stride, expansion, c_out in self.STAGES:
+            for index in range(count):
+                blocks.append(InvertedResidual(c, c_out, kernel, stride if index == 0 else 1, expansion))
+                c = c_out
+        self.blocks = nn.Sequential(*blocks)
+        self.head = SamePadConv(c, 1280, 1)
+        self.classifier = nn.Linear(1280, 1000)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"images must be (B, 3, H, W) in [-1, 1], got shape {tuple(images.shape)}.")
+        size = (self.SIZE, self.SIZE)
+        x = F.interpolate(images, size, mode="bicubic", align_corners=False, antialias=True).clamp(-1, 1)
+        x = x * (127.5 / 128) + 0.5 / 128  # (255 u - 127) / 128 of pixels u in [0, 1], as it was trained
+        x = F.relu6(self.head(self.blocks(F.relu6(self.stem(x)))))
+        return x.mean((-2, -1))
+
+    def classify(self, images: Tensor) -> Tensor:
+        return self.classifier(self(images))
+
+
+def load_features(folder: str | Path = MODELS / "efficientnet-lite0") -> EfficientNetLite0:
+    """EfficientNet-Lite0 with ImageNet weights, frozen and in evaluation mode.
+
+    Raises:
+        FileNotFoundError: `folder` holds no `model.safetensors`.
+    """
+    weights = _read(folder)
+    with torch.device("meta"):  # no random weights: all of them are read
+        model = EfficientNetLite0()
+    model.load_state_dict(weights, assign=True)
+    return cast(EfficientNetLite0, model.requires_grad_(False).eval())

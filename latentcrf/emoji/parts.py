@@ -216,7 +216,7 @@ convolutions. Its pooled features (1280) are what retrieval, Vendi score and ker
 def write(name: str, weights: dict[str, torch.Tensor], package: Package, out: Path) -> None:
     """Write `out/name/model.safetensors` and its card."""
     with replacing(out / name / "model.safetensors") as temporary:
-        save_file(weights, temporary, metadata={"format": "pt"})
+        save_file({key: value.contiguous() for key, value in weights.items()}, temporary, metadata={"format": "pt"})
     written = hashlib.sha256((out / name / "model.safetensors").read_bytes()).hexdigest()
     with replacing(out / name / "README.md") as temporary:
         temporary.write_text(CARDS[name].format(package=package, sha256=package.sha256, written=written))
