@@ -1,0 +1,115 @@
+"""The light network behind the conditional form: what the LDM hands over -> maps that parametrise the energy."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class LevelEmbedding(nn.Module):
+    """Noise levels alpha (B, n) in [0, 1], as sinusoidal features of the log-SNR, to an embedding (B, dim).
+
+    log-SNR = log(alpha / (1 - alpha)) is clamped to [-12, 12]: zero terminal SNR and alpha = 1 are ordinary inputs.
+    """
+
+    LIMIT = 12.0
+
+    def __init__(self, num_levels: int, dim: int, num_frequencies: int = 16) -> None:
+        super().__init__()
+        # periods from twice the whole range down to a fifth of a unit of log-SNR
+        frequencies = 2 * math.pi / torch.logspace(math.log10(4 * self.LIMIT), math.log10(0.2), num_frequencies)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.mlp = nn.Sequential(nn.Linear(2 * num_levels * num_frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
+
+    def forward(self, alpha: Tensor) -> Tensor:
+        log_snr = torch.logit(alpha.double(), eps=1 / (1 + math.exp(self.LIMIT))).float()
+        angle = (log_snr[:, :, None] * self.frequencies.float()).flatten(1)
+        return self.mlp(torch.cat([angle.sin(), angle.cos()], dim=1).to(self.mlp[0].weight.dtype))
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions, the noise level applied as a scale and a shift of the normalised activations (FiLM)."""
+
+    def __init__(self, channels: int, embedding_dim: int, groups: int = 8) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(groups, channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm2 = nn.GroupNorm(groups, channels, affine=False)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.film = nn.Linear(embedding_dim, 2 * channels)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.film(embedding)[:, :, None, None].chunk(2, dim=1)
+        r = self.conv1(F.silu(self.norm1(h)))
+        r = self.norm2(r) * (1 + scale) + shift
+        return h + self.conv2(F.silu(r))
+
+
+class SelfAttention(nn.Module):
+    """Attention between all sites of the coarse grid, residual."""
+
+    def __init__(self, channels: int, heads: int = 4, groups: int = 8) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.GroupNorm(groups, channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, h: Tensor) -> Tensor:
+        qkv = self.qkv(self.norm(h)).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(-1, -2)
+        q, k, v = qkv.unbind(dim=1)  # each (B, heads, sites, channels / heads)
+        attended = F.scaled_dot_product_attention(q, k, v)
+        return h + self.out(attended.transpose(-1, -2).reshape(h.shape))
+
+
+class ConditioningNetwork(nn.Module):
+    """A small residual U-Net whose work is mostly at half resolution.
+
+    Maps (B, in_channels, H, W), two noise levels (B, 2) and, where `prompt_dim` is given, the prompt's token states
+    (B, tokens, prompt_dim) to features (B, channels, H, W). No position enters, so any grid size will do; odd sizes
+    are padded by repeating the border.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        coarse_channels: int,
+        num_coarse_blocks: int,
+        embedding_dim: int = 128,
+        prompt_dim: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.levels = LevelEmbedding(2, embedding_dim)
+        self.prompt = nn.Linear(prompt_dim, embedding_dim) if prompt_dim else None
+        self.stem = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.fine_in = ResidualBlock(channels, embedding_dim)
+        self.down = nn.Conv2d(channels, coarse_channels, 3, stride=2, padding=1)
+        self.coarse = nn.ModuleList(ResidualBlock(coarse_channels, embedding_dim) for _ in range(num_coarse_blocks))
+        self.attention = SelfAttention(coarse_channels)
+        self.up = nn.Conv2d(coarse_channels, channels, 1)
+        self.fine_out = ResidualBlock(channels, embedding_dim)
+        self.norm = nn.GroupNorm(8, channels)
+
+    def forward(self, inputs: Tensor, levels: Tensor, prompt_embeds: Tensor | None = None) -> Tensor:
+        embedding = self.levels(levels)
+        if self.prompt is not None and prompt_embeds is not None:
+            embedding = embedding + self.prompt(prompt_embeds.mean(dim=1))
+        embedding = F.silu(embedding)
+
+        height, width = inputs.shape[-2:]
+        h = F.pad(inputs, (0, width % 2, 0, height % 2), mode="replicate")
+        fine = self.fine_in(self.stem(h), embedding)
+        h = self.down(fine)
+        for index, block in enumerate(self.coarse):
+            h = block(h, embedding)
+            if index == len(self.coarse) // 2:
+                h = self.attention(h)
+        h = fine + F.interpolate(self.up(h), scale_factor=2.0, mode="nearest")
+        h = F.silu(self.norm(self.fine_out(h, embedding)))
+        return h[:, :, :height, :width]

@@ -1,0 +1,285 @@
+"""LatentCRF: a continuous conditional random field on the latents of a latent diffusion model (arXiv 2412.18596).
+
+    observation = Observation(latents, denoised, alpha_in, alpha_out)
+    y = crf(observation, num_iterations=5)
+    latents = hand_over(latents, y, alpha_in, alpha_out)
+
+Symbols, code name -> paper: latents -> x, denoised -> x0_hat, alpha_in and alpha_out -> abar_in and abar_out (the
+cumulative product of 1 - beta: 1 is clean, 0 is noise). Latents are as the U-Net sees them (scaled, about zero mean
+and unit variance a channel) and variance preserving: x = sqrt(abar) y + sqrt(1 - abar) eps.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from .conditioning import ConditioningNetwork
+from .potentials import Potentials, energy
+from .solver import iterate, without_autocast
+
+FORMS = ("conditional", "static")
+TARGETS = ("denoised", "latents")
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the LDM hands over.
+
+    latents, denoised: (B, C, H, W), the noisy latents at level `alpha_in` and the LDM's own clean estimate, guidance
+    included. alpha_in, alpha_out: the levels of hand-over and return, in [0, 1], numbers or tensors (B,);
+    alpha_out = 1 where the LDM does not take over again. prompt_embeds: (B, tokens, D) or None.
+
+    Raises:
+        ValueError: shapes that do not fit each other.
+    """
+
+    latents: Tensor
+    denoised: Tensor
+    alpha_in: Tensor | float
+    alpha_out: Tensor | float
+    prompt_embeds: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.latents.ndim != 4 or self.latents.shape != self.denoised.shape:
+            raise ValueError(
+                "latents and denoised must have one shape (B, C, H, W); "
+                f"they have {tuple(self.latents.shape)} and {tuple(self.denoised.shape)}."
+            )
+        batch = self.latents.shape[0]
+        for name in ("alpha_in", "alpha_out"):
+            shape = tuple(torch.as_tensor(getattr(self, name)).shape)
+            if shape not in ((), (1,), (batch,)):
+                raise ValueError(
+                    f"{name} must be a number or have shape ({batch},), one level a sample; it has {shape}."
+                )
+        if self.prompt_embeds is not None and (self.prompt_embeds.ndim != 3 or self.prompt_embeds.shape[0] != batch):
+            raise ValueError(
+                f"prompt_embeds must have shape ({batch}, tokens, D); it has {tuple(self.prompt_embeds.shape)}."
+            )
+
+
+def as_level(alpha: Tensor | float, like: Tensor) -> Tensor:
+    """A noise level as float32 (B, 1, 1, 1), to multiply latents `like` (B, C, H, W) with."""
+    level = torch.as_tensor(alpha, dtype=torch.float32, device=like.device)
+    return level.reshape(-1, 1, 1, 1).expand(like.shape[0], 1, 1, 1)
+
+
+def hand_over(latents: Tensor, y: Tensor, alpha_in: Tensor | float, alpha_out: Tensor | float) -> Tensor:
+    """Noisy latents at level alpha_out from clean latents y, keeping the noise that `latents` hold at level alpha_in.
+
+        eps_hat  = (x - sqrt(abar_in) y) / sqrt(1 - abar_in)
+        x_out    = sqrt(abar_out) y + sqrt(1 - abar_out) eps_hat
+
+    latents, y and the result: (B, C, H, W). Wants alpha_in <= alpha_out; the noise is then only ever scaled down, so
+    alpha_in near 1 is safe, and alpha_out = 1 gives y itself. With y = x0_hat this is a deterministic DDIM step of
+    any length: the bypass without parameters.
+    """
+    x, mean, a_in, a_out = latents.float(), y.float(), as_level(alpha_in, latents), as_level(alpha_out, latents)
+    kept = ((1 - a_out) / (1 - a_in).clamp(min=1e-12)).sqrt()
+    return (a_out.sqrt() * mean + kept * (x - a_in.sqrt() * mean)).to(latents.dtype)
+
+
+class LatentCRF(ModelMixin, ConfigMixin):
+    """The energy's parameters, read off an observation, and the solver that minimizes it.
+
+    Args:
+        latent_channels: C, 4 for SD 1.5 and SDXL, 16 for SD 3 and Flux.
+        form: "conditional": a light network predicts the energy from what the LDM hands over. "static": learned
+            constants, similarities from positions alone; the form closest to the paper.
+        target: what the static form's unary term pulls to, "denoised" (x0_hat) or "latents" (x, as in the paper).
+        num_experts: K of the higher-order term; 0 leaves the term out.
+        filter_size: k of the experts' k x k filters, odd.
+        pairwise_rank: R of the pairwise term; 0 leaves the term out.
+        channels, coarse_channels, num_coarse_blocks: the network's width at full resolution, and its width and depth
+            at half resolution (conditional form).
+        prompt_dim: D of the prompt's token states, or None for a CRF that does not see the prompt.
+
+    A fresh model is nearly the identity on x0_hat: u = x0_hat, lambda = 1, the other terms small. Training thus
+    starts from the bypass without parameters.
+
+    Raises:
+        ValueError: a setting outside the values named above.
+    """
+
+    _supports_gradient_checkpointing = False
+
+    @register_to_config
+    def __init__(
+        self,
+        latent_channels: int = 4,
+        form: str = "conditional",
+        target: str = "denoised",
+        num_experts: int = 12,
+        filter_size: int = 3,
+        pairwise_rank: int = 12,
+        channels: int = 64,
+        coarse_channels: int = 160,
+        num_coarse_blocks: int = 4,
+        prompt_dim: int | None = None,
+    ) -> None:
+        super().__init__()
+        if form not in FORMS:
+            raise ValueError(f"form is {form!r}; accepted are {' and '.join(map(repr, FORMS))}.")
+        if target not in TARGETS:
+            raise ValueError(f"target is {target!r}; accepted are {' and '.join(map(repr, TARGETS))}.")
+        if form == "conditional" and target != "denoised":
+            raise ValueError("target is a choice of the static form; the conditional form corrects 'denoised'.")
+        if min(num_experts, pairwise_rank) < 0:
+            raise ValueError(f"num_experts is {num_experts}, pairwise_rank {pairwise_rank}; neither may be negative.")
+        if filter_size < 1 or filter_size % 2 == 0:
+            raise ValueError(f"filter_size is {filter_size}; accepted are 1, 3, 5, ...")
+
+        if pairwise_rank:
+            self.mixing = nn.Parameter(torch.eye(latent_channels))
+        if num_experts:
+            filters = torch.randn(num_experts, latent_channels, filter_size, filter_size)
+            filters = filters - filters.mean(dim=(2, 3), keepdim=True) if filter_size > 1 else filters
+            self.filters = nn.Parameter(F.normalize(filters.flatten(1), dim=1).view_as(filters))
+
+        # One map each for lambda, phi, alpha, b and the correction of x0_hat; constants in the static form.
+        self.sizes = {
+            "weight": 1,
+            "features": pairwise_rank,
+            "reliability": num_experts,
+            "response": num_experts,
+            "correction": latent_channels,
+        }
+        if form == "static":
+            self.log_weight = nn.Parameter(torch.zeros(1))
+            if num_experts:
+                self.raw_reliability = nn.Parameter(torch.full((num_experts,), -4.0))
+            if pairwise_rank:
+                self.position = PositionFeatures(pairwise_rank)
+        else:
+            self.network = ConditioningNetwork(
+                2 * latent_channels, channels, coarse_channels, num_coarse_blocks, prompt_dim=prompt_dim
+            )
+            self.head = nn.Conv2d(channels, sum(self.sizes.values()), 3, padding=1)
+            self._start_as_identity()
+
+    @torch.no_grad()
+    def _start_as_identity(self) -> None:
+        weight, bias = (t.split(list(self.sizes.values())) for t in (self.head.weight, self.head.bias))
+        for name, w, b in zip(self.sizes, weight, bias, strict=True):
+            # The features alone start at random: equal ones would stay equal.
+            w.mul_(0.5) if name == "features" else w.zero_()
+            b.fill_(-3.0 if name == "features" else -4.0 if name == "reliability" else 0.0)
+
+    def potentials(self, observation: Observation) -> Potentials:
+        """The energy's parameters for `observation`, in float32.
+
+        Raises:
+            ValueError: latents with another number of channels than the model's, or a prompt of another width.
+        """
+        channels = observation.latents.shape[1]
+        if channels != self.config.latent_channels:
+            raise ValueError(f"The latents have {channels} channels; this CRF works on {self.config.latent_channels}.")
+        return self._static(observation) if self.config.form == "static" else self._conditional(observation)
+
+    def _static(self, o: Observation) -> Potentials:
+        u = (o.denoised if self.config.target == "denoised" else o.latents).float()
+        height, width = u.shape[2:]
+        features = mixing = filters = reliability = response = None
+        if self.config.pairwise_rank:
+            features, mixing = self.position(height, width).float()[None], self.mixing.float()
+            features = features / math.sqrt(height * width)
+        if self.config.num_experts:
+            filters = self.filters.float()
+            # Only cliques that lie wholly inside the grid count, as in Roth & Black: no constant fits the padding.
+            margin = self.config.filter_size // 2
+            inside = u.new_zeros(height, width)
+            inside[margin : height - margin, margin : width - margin] = 1
+            reliability = F.softplus(self.raw_reliability.float())[None, :, None, None] * inside
+            response = torch.zeros_like(reliability)
+        weight = self.log_weight.float().exp().view(1, 1, 1, 1)
+        return Potentials(u, weight, features, mixing, filters, reliability, response)
+
+    def _conditional(self, o: Observation) -> Potentials:
+        x, x0 = o.latents.float(), o.denoised.float()
+        a_in, a_out = as_level(o.alpha_in, x), as_level(o.alpha_out, x)
+        # The network reads x as the noise estimate that it implies: of unit variance at every level.
+        sigma = (1 - a_in).sqrt()
+        noise = (x - a_in.sqrt() * x0) / sigma.clamp(min=1e-2)
+        inputs = torch.cat([x0, noise], dim=1).to(self.dtype)
+        levels = torch.cat([a_in, a_out], dim=1)[:, :, 0, 0]
+        prompt = None
+        if self.config.prompt_dim is not None:
+            if o.prompt_embeds is not None and o.prompt_embeds.shape[2] != self.config.prompt_dim:
+                raise ValueError(
+                    f"prompt_embeds is {o.prompt_embeds.shape[2]} wide; this CRF reads {self.config.prompt_dim}."
+                )
+            prompt = None if o.prompt_embeds is None else o.prompt_embeds.to(self.dtype)
+
+        maps = self.head(self.network(inputs, levels, prompt)).float().split(list(self.sizes.values()), dim=1)
+        raw = dict(zip(self.sizes, maps, strict=True))
+        pairwise, higher = bool(self.config.pairwise_rank), bool(self.config.num_experts)
+        return Potentials(
+            u=x0 + sigma * raw["correction"],  # the less noise is left, the less there is to correct
+            weight=1e-3 + F.softplus(raw["weight"] + math.log(math.e - 1)),
+            # sqrt(N): a site's similarities then sum to the same on any grid
+            features=F.softplus(raw["features"]) / math.sqrt(x.shape[2] * x.shape[3]) if pairwise else None,
+            mixing=self.mixing.float() if pairwise else None,
+            filters=self.filters.float() if higher else None,
+            reliability=F.softplus(raw["reliability"]) if higher else None,
+            response=raw["response"] if higher else None,
+        )
+
+    def solve(
+        self,
+        potentials: Potentials,
+        num_iterations: int = 5,
+        solver: str = "3mg",
+        omega: float = 1.0,
+        start: Tensor | None = None,
+    ) -> Iterator[Tensor]:
+        """Yield y_0, y_1, ..., y_num_iterations, each (B, C, H, W): the start first, num_iterations + 1 in all.
+
+        y_0 is `start`, by default u, the minimizer of the unary term. The energy never rises from one to the next.
+
+        Args:
+            solver: "3mg", each step the exact minimum of a quadratic majorizer over the mean-field direction and the
+                previous displacement; or "damped", the plain parallel mean-field update.
+            omega: step size of "damped", between 0 and 2; the other solver has none.
+
+        Raises:
+            ValueError: at the first `next`: an unknown solver, a negative count, omega outside (0, 2).
+        """
+        yield from iterate(potentials.u if start is None else start, potentials, num_iterations, solver, omega)
+
+    def energy(self, y: Tensor, potentials: Potentials) -> dict[str, Tensor]:
+        """The energy of latents y (B, C, H, W), per sample (B,): `unary`, `pairwise`, `higher_order`, `total`."""
+        return without_autocast(energy)(y.to(potentials.u.dtype), potentials)
+
+    def forward(self, observation: Observation, num_iterations: int = 5, solver: str = "3mg") -> Tensor:
+        """The last iterate y (B, C, H, W), in the type of the observation's latents. Arguments as for `solve`."""
+        *_, y = self.solve(self.potentials(observation), num_iterations, solver)
+        return y.to(observation.latents.dtype)
+
+
+class PositionFeatures(nn.Module):
+    """Pairwise features of the positions alone, for any grid: phi_r(p) = a_r exp(-||p - c_r||^2 / (2 s_r^2)).
+
+    p runs over [0, 1]^2; amplitudes a_r > 0, centres c_r and widths s_r are learned. Returns (rank, H, W).
+    """
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        side = math.ceil(math.sqrt(rank))
+        axis = (torch.arange(side) + 0.5) / side
+        self.centres = nn.Parameter(torch.cartesian_prod(axis, axis)[:rank])
+        self.log_width = nn.Parameter(torch.full((rank,), math.log(0.5 / side)))
+        self.log_amplitude = nn.Parameter(torch.full((rank,), -1.5))
+
+    def forward(self, height: int, width: int) -> Tensor:
+        like = self.centres
+        rows = (torch.arange(height, device=like.device, dtype=like.dtype) + 0.5) / height
+        columns = (torch.arange(width, device=like.device, dtype=like.dtype) + 0.5) / width
+        p = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
+        distance = (p - self.centres[:, None, None]).square().sum(dim=-1)  # (rank, H, W)
+        return (self.log_amplitude[:, None, None] - distance / (2 * (2 * self.log_width).exp()[:, None, None])).exp()
