@@ -135,6 +135,7 @@ class LatentCRF(ModelMixin, ConfigMixin):
         if filter_size < 1 or filter_size % 2 == 0:
             raise ValueError(f"filter_size is {filter_size}; accepted are 1, 3, 5, ...")
 
+        self.latent_channels, self.form, self.target, self.prompt_dim = latent_channels, form, target, prompt_dim
         if pairwise_rank:
             self.mixing = nn.Parameter(torch.eye(latent_channels))
         if num_experts:
@@ -178,21 +179,21 @@ class LatentCRF(ModelMixin, ConfigMixin):
             ValueError: latents with another number of channels than the model's, or a prompt of another width.
         """
         channels = observation.latents.shape[1]
-        if channels != self.config.latent_channels:
-            raise ValueError(f"The latents have {channels} channels; this CRF works on {self.config.latent_channels}.")
-        return self._static(observation) if self.config.form == "static" else self._conditional(observation)
+        if channels != self.latent_channels:
+            raise ValueError(f"The latents have {channels} channels; this CRF works on {self.latent_channels}.")
+        return self._static(observation) if self.form == "static" else self._conditional(observation)
 
     def _static(self, o: Observation) -> Potentials:
-        u = (o.denoised if self.config.target == "denoised" else o.latents).float()
+        u = (o.denoised if self.target == "denoised" else o.latents).float()
         height, width = u.shape[2:]
         features = mixing = filters = reliability = response = None
-        if self.config.pairwise_rank:
+        if self.sizes["features"]:
             features, mixing = self.position(height, width).float()[None], self.mixing.float()
             features = features / math.sqrt(height * width)
-        if self.config.num_experts:
+        if self.sizes["response"]:
             filters = self.filters.float()
             # Only cliques that lie wholly inside the grid count, as in Roth & Black: no constant fits the padding.
-            margin = self.config.filter_size // 2
+            margin = filters.shape[-1] // 2
             inside = u.new_zeros(height, width)
             inside[margin : height - margin, margin : width - margin] = 1
             reliability = F.softplus(self.raw_reliability.float())[None, :, None, None] * inside
@@ -209,16 +210,14 @@ class LatentCRF(ModelMixin, ConfigMixin):
         inputs = torch.cat([x0, noise], dim=1).to(self.dtype)
         levels = torch.cat([a_in, a_out], dim=1)[:, :, 0, 0]
         prompt = None
-        if self.config.prompt_dim is not None:
-            if o.prompt_embeds is not None and o.prompt_embeds.shape[2] != self.config.prompt_dim:
-                raise ValueError(
-                    f"prompt_embeds is {o.prompt_embeds.shape[2]} wide; this CRF reads {self.config.prompt_dim}."
-                )
+        if self.prompt_dim is not None:
+            if o.prompt_embeds is not None and o.prompt_embeds.shape[2] != self.prompt_dim:
+                raise ValueError(f"prompt_embeds is {o.prompt_embeds.shape[2]} wide; this CRF reads {self.prompt_dim}.")
             prompt = None if o.prompt_embeds is None else o.prompt_embeds.to(self.dtype)
 
         maps = self.head(self.network(inputs, levels, prompt)).float().split(list(self.sizes.values()), dim=1)
         raw = dict(zip(self.sizes, maps, strict=True))
-        pairwise, higher = bool(self.config.pairwise_rank), bool(self.config.num_experts)
+        pairwise, higher = bool(self.sizes["features"]), bool(self.sizes["response"])
         return Potentials(
             u=x0 + sigma * raw["correction"],  # the less noise is left, the less there is to correct
             weight=1e-3 + F.softplus(raw["weight"] + math.log(math.e - 1)),

@@ -14,7 +14,8 @@ from torch import Tensor
 from .potentials import Potentials, gradient, jacobi_diagonal, separable_bound, subspace_curvature
 
 SOLVERS = ("3mg", "damped")
-Args, Result = ParamSpec("Args"), TypeVar("Result")
+Args = ParamSpec("Args")
+Result = TypeVar("Result")
 
 
 def without_autocast(function: Callable[Args, Result]) -> Callable[Args, Result]:

@@ -1,0 +1,76 @@
+"""What a diffusers scheduler's steps mean: noise levels and clean estimates, whatever its parametrisation.
+
+Every scheduler here writes its latents as x = a x0 + s eps. Variance preserving (DDIM, DPM-Solver++, UniPC, LCM):
+a^2 + s^2 = 1. Variance exploding (Euler): a = 1. Flow matching: a + s = 1. Divided by sqrt(a^2 + s^2) all of them are
+variance preserving at level abar = a^2 / (a^2 + s^2), which is what LatentCRF works on.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+
+def coefficients(scheduler: Any, index: int) -> tuple[float, float]:
+    """(a, s) of the latents at step `index` of the run that `scheduler` is set to; (1, 0), clean, at its end."""
+    if index == len(scheduler.timesteps):
+        return 1.0, 0.0
+    if not hasattr(scheduler, "sigmas"):
+        abar = float(scheduler.alphas_cumprod[int(scheduler.timesteps[index])])
+        return abar**0.5, (1 - abar) ** 0.5
+    sigma = scheduler.sigmas[index]
+    if hasattr(scheduler, "_sigma_to_alpha_sigma_t"):  # the DPM-Solver family, whose sigmas are s / a or flow sigmas
+        a, s = scheduler._sigma_to_alpha_sigma_t(sigma)
+        return float(a), float(s)
+    is_flow = not hasattr(scheduler, "alphas_cumprod")
+    return (1 - float(sigma) if is_flow else 1.0), float(sigma)
+
+
+def level(a: float, s: float) -> tuple[float, float]:
+    """(abar, scale) of latents x = a x0 + s eps: x / scale is variance preserving at level abar."""
+    power = a * a + s * s
+    return a * a / power, power**0.5
+
+
+def clean_estimate(scheduler: Any, index: int, model_output: Tensor, sample: Tensor) -> Tensor:
+    """x0_hat (B, C, H, W) from the model's output at step `index`, by the scheduler's `prediction_type`.
+
+    Raises:
+        ValueError: a prediction type other than epsilon, v_prediction, sample and flow_prediction.
+    """
+    a, s = coefficients(scheduler, index)
+    kind = scheduler.config.get("prediction_type", "flow_prediction")
+    x, output = sample.float(), model_output.float()
+    if kind == "sample":
+        return output
+    if kind == "epsilon":
+        return (x - s * output) / a
+    if kind == "v_prediction":
+        _, scale = level(a, s)
+        return (a / scale) * (x / scale) - (s / scale) * output
+    if kind == "flow_prediction":
+        return x - s * output
+    raise ValueError(
+        f"The scheduler's prediction_type is {kind!r}; accepted are 'epsilon', 'v_prediction', 'sample' and "
+        "'flow_prediction'."
+    )
+
+
+def check_scheduler(scheduler: Any) -> None:
+    """Raise a ValueError that says why, where `scheduler` cannot be split by a bypass."""
+    name = type(scheduler).__name__
+    if hasattr(scheduler, "num_unet_calls"):
+        raise ValueError("This scheduler is wrapped already; pass its `.scheduler` to wrap the inner one again.")
+    if not hasattr(scheduler, "step") or not hasattr(scheduler, "set_timesteps"):
+        raise ValueError(f"A diffusers scheduler is wanted; {name} has no `step` and `set_timesteps`.")
+    reason = None
+    if getattr(scheduler, "order", 1) != 1:
+        reason = f"it makes {scheduler.order} U-Net calls a step"
+    elif "PNDM" in name or "LMS" in name:
+        reason = "it needs the history of the bypassed steps"
+    elif "EDM" in name:
+        reason = "its latents are scaled by the data's own deviation"
+    if reason:
+        raise ValueError(
+            f"{name} cannot be wrapped: {reason}. Use for example DDIMScheduler, DPMSolverMultistepScheduler, "
+            f"UniPCMultistepScheduler or EulerDiscreteScheduler, each with .from_config(pipe.scheduler.config)."
+        )

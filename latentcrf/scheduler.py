@@ -1,0 +1,254 @@
+"""LatentCRFScheduler: LatentCRF as an add-on around a pipeline's own scheduler.
+
+    pipe.scheduler = LatentCRFScheduler(pipe.scheduler, crf, bypass=(33, 49))
+    image = pipe("red apple", num_inference_steps=50).images[0]     # 34 U-Net calls instead of 50
+
+The pipeline stays as it is. `set_timesteps` drops the bypassed timesteps, and `step` at the last one before the gap
+lets the CRF act on what the inner scheduler returns. After the gap a second copy of the inner scheduler takes over,
+which begins in the middle of the run as image-to-image does: a multi-step solver re-enters without history, at first
+order.
+"""
+
+import copy
+import inspect
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import SchedulerMixin
+from diffusers.schedulers.scheduling_utils import SCHEDULER_CONFIG_NAME
+from torch import Tensor
+
+from .bypass import Bypass, check_bypass, resolve_bypass
+from .files import replacing
+from .levels import check_scheduler, clean_estimate, coefficients, level
+from .model import LatentCRF, Observation, hand_over
+
+SETTINGS = "latentcrf.json"
+
+
+class mirrored:
+    """A method that shows the inner scheduler's signature: pipelines inspect it to learn which arguments they may pass."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.__doc__ = function.__doc__
+
+    def __get__(self, instance: Any, owner: type) -> Callable[..., Any]:
+        if instance is None:
+            return self.function
+
+        @wraps(getattr(instance.scheduler, self.function.__name__))
+        def method(*args: Any, **kwargs: Any) -> Any:
+            return self.function(instance, *args, **kwargs)
+
+        return method
+
+
+@dataclass(frozen=True)
+class HandOver:
+    """What happened at the gap: `observation` went into the CRF, `y` (B, C, H, W) came out, `latents` went back.
+
+    Decoded, observation.denoised is the image just before the CRF and y the image just after it. observation and y are
+    variance preserving; `latents` are scaled as the inner scheduler scales them.
+    """
+
+    observation: Observation
+    y: Tensor
+    latents: Tensor
+
+
+class LatentCRFScheduler(SchedulerMixin):
+    """Any one-call-a-step diffusers scheduler, with a block of its steps replaced by LatentCRF.
+
+    Args:
+        scheduler: the inner scheduler: DDIM, DDPM, Euler, DPM-Solver++, UniPC, DEIS, LCM, flow matching, ...
+        crf: the CRF, or None for the bypass without parameters (the LDM's own clean estimate is handed back). It
+            follows the latents to their device.
+        bypass: (first, last), counted in steps of the full run of n: the steps first, ..., last - 1 are left out.
+            Whole numbers are steps, 1 <= first < last <= n; numbers with a point are fractions of n. last = n: the LDM
+            does not take over again, and the CRF's y is the final latent. first = last: nothing is left out.
+        num_iterations: the CRF's iterations.
+
+    Attributes:
+        prompt_embeds: the prompt's token states (B, tokens, D), to be set before the run for a CRF that reads them.
+        last_hand_over: the `HandOver` of the current or last run, or None.
+        num_unet_calls: how many timesteps are kept, after `set_timesteps`.
+
+    All else (config, add_noise, scale_model_input, order, ...) is the inner scheduler's. A pipeline's progress bar
+    still counts up to n. `save_pretrained`, of this object or of the whole pipeline, stores the inner scheduler where
+    it would have been without us, and the CRF beside it.
+
+    Raises:
+        ValueError: a bypass that is not as above (against n: in `set_timesteps`); a scheduler that makes more than one
+            call a step or cannot begin in the middle of a run; image-to-image that begins inside or after the gap.
+    """
+
+    def __init__(
+        self,
+        scheduler: Any,
+        crf: LatentCRF | None = None,
+        bypass: Bypass = (0.66, 0.98),
+        num_iterations: int = 5,
+    ) -> None:
+        check_scheduler(scheduler)
+        if num_iterations < 0:
+            raise ValueError(f"num_iterations is {num_iterations}; accepted are 0, 1, 2, ...")
+        check_bypass(bypass)
+        self.scheduler = scheduler
+        self.crf = crf
+        self.bypass = bypass
+        self.num_iterations = num_iterations
+        self.prompt_embeds: Tensor | None = None
+        self.last_hand_over: HandOver | None = None
+        self._gap: tuple[int, int] | None = None  # (first, last) of the current run, None where nothing is left out
+        self._active = self._after = scheduler  # who makes the next step, and who makes those after the gap
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "_active" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self._active, name)
+
+    def __len__(self) -> int:
+        return len(self.scheduler)
+
+    @property
+    def config(self) -> Any:
+        return self.scheduler.config
+
+    @property
+    def _internal_dict(self) -> Any:
+        return self.scheduler._internal_dict
+
+    @_internal_dict.setter
+    def _internal_dict(self, value: Any) -> None:  # older configurations are mended by pipelines in this way
+        self.scheduler._internal_dict = value
+
+    @property
+    def compatibles(self) -> list[Any]:
+        return self.scheduler.compatibles
+
+    @property
+    def timesteps(self) -> Tensor:
+        """The kept timesteps; before `set_timesteps`, the inner scheduler's."""
+        timesteps = self.scheduler.timesteps
+        if self._gap is None:
+            return timesteps
+        first, last = self._gap
+        return torch.cat([timesteps[:first], timesteps[last:]])
+
+    @property
+    def num_unet_calls(self) -> int:
+        return len(self.timesteps)
+
+    @mirrored
+    def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
+        """The inner scheduler's `set_timesteps`, then the gap: `timesteps` no longer holds the bypassed ones."""
+        self.scheduler.set_timesteps(*args, **kwargs)
+        first, last = resolve_bypass(self.bypass, len(self.scheduler.timesteps))
+        self._gap = (first, last) if first < last else None
+        self._active, self.last_hand_over = self.scheduler, None
+        if self._gap is not None:
+            self._after = copy.deepcopy(self.scheduler)  # no step taken, so no history
+            if hasattr(self._after, "set_begin_index"):
+                self._after.set_begin_index(last)
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Begin at a later step (image-to-image)."""
+        if self._gap is not None and begin_index >= self._gap[0]:
+            first, last = self._gap
+            raise ValueError(
+                f"This run begins at step {begin_index} of {len(self.scheduler.timesteps)}, but steps {first} to "
+                f"{last - 1} are bypassed, and one step must come before them. Raise the strength of image-to-image "
+                "or move the bypass."
+            )
+        if hasattr(self.scheduler, "set_begin_index"):
+            self.scheduler.set_begin_index(begin_index)
+
+    @mirrored
+    def step(self, *args: Any, **kwargs: Any) -> Any:
+        """The inner scheduler's `step`; at the last one before the gap, the CRF acts on what it returns."""
+        if self._gap is None or self._active is self._after:
+            return self._active.step(*args, **kwargs)
+        call = inspect.signature(self.scheduler.step).bind(*args, **kwargs)
+        call.apply_defaults()
+        as_dict = call.arguments["return_dict"]
+        call.arguments["return_dict"] = True
+        output = self.scheduler.step(*call.args, **call.kwargs)
+        if self._steps_done(call.arguments["timestep"]) == self._gap[0]:
+            output.prev_sample = self._bridge(output, call.arguments["model_output"], call.arguments["sample"])
+        return output if as_dict else output.to_tuple()
+
+    def _steps_done(self, timestep: Any) -> int:
+        """The steps of the full run behind us after the one at `timestep`."""
+        if getattr(self.scheduler, "step_index", None) is not None:
+            return self.scheduler.step_index
+        return int((self.scheduler.timesteps == timestep).nonzero()[0]) + 1  # DDIM and DDPM do not count
+
+    def _bridge(self, output: Any, model_output: Tensor, sample: Tensor) -> Tensor:
+        """From what the inner scheduler returned at the last step before the gap to the latents behind it.
+
+        The Observation: x is what the inner scheduler returned, at the level of step `first`; x0_hat comes from the
+        U-Net's call before that, at step first - 1. For DDIM (eta = 0) the two agree exactly.
+        """
+        assert self._gap is not None
+        first, last = self._gap
+        into, back = coefficients(self.scheduler, first), coefficients(self.scheduler, last)
+        (alpha_in, scale_in), (alpha_out, scale_out) = level(*into), level(*back)
+
+        # LCM calls its clean estimate `denoised`; DPM-Solver and UniPC return none.
+        denoised = getattr(output, "pred_original_sample", getattr(output, "denoised", None))
+        if denoised is None:
+            denoised = clean_estimate(self.scheduler, first - 1, model_output, sample)
+        latents = output.prev_sample / scale_in
+        observation = Observation(latents, denoised.to(latents.dtype), alpha_in, alpha_out, self._prompt(latents))
+
+        y = observation.denoised
+        if self.crf is not None:
+            self.crf.to(latents.device)
+            y = self.crf(observation, self.num_iterations)
+        latents = (hand_over(latents, y, alpha_in, alpha_out) * scale_out).to(output.prev_sample.dtype)
+        self.last_hand_over = HandOver(observation, y, latents)
+
+        self._active = self._after
+        return latents
+
+    def _prompt(self, latents: Tensor) -> Tensor | None:
+        if self.prompt_embeds is None:
+            return None
+        return self.prompt_embeds.to(latents.device).expand(latents.shape[0], -1, -1)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Write the inner scheduler's own files, `latentcrf.json` and the CRF's folder `crf` into a folder.
+
+        Without this package the folder still loads as the inner scheduler.
+        """
+        self.scheduler.save_pretrained(save_directory, **kwargs)
+        if self.crf is not None:
+            self.crf.save_pretrained(Path(save_directory) / "crf")
+        settings = {"bypass": self.bypass, "num_iterations": self.num_iterations, "crf": self.crf is not None}
+        with replacing(Path(save_directory) / SETTINGS) as path:
+            path.write_text(json.dumps(settings, indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | os.PathLike, subfolder: str | None = None, **kwargs: Any
+    ) -> "LatentCRFScheduler":
+        """Read what `save_pretrained` wrote. A pipeline saved with this scheduler loads as soon as it is imported.
+
+        Raises:
+            FileNotFoundError: the folder holds no `latentcrf.json`.
+        """
+        folder = Path(pretrained_model_name_or_path, subfolder or "")
+        if not (folder / SETTINGS).is_file():
+            raise FileNotFoundError(f"{folder / SETTINGS} is missing: the folder holds no LatentCRFScheduler.")
+        settings = json.loads((folder / SETTINGS).read_text())
+        inner = getattr(diffusers, json.loads((folder / SCHEDULER_CONFIG_NAME).read_text())["_class_name"])
+        crf = LatentCRF.from_pretrained(folder / "crf") if settings["crf"] else None
+        return cls(inner.from_pretrained(folder), crf, tuple(settings["bypass"]), settings["num_iterations"])
