@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import logging
 from torch import Tensor, nn
 
 from latentcrf.emoji.dataset import DatasetError, contact_sheet, load
@@ -130,10 +131,14 @@ class Captions:
 def encode_captions(pipeline: StableDiffusionPipeline, captions: list[str], batch_size: int = 256) -> Tensor:
     """Token states (K, 16, 384) of captions, float16 on the CPU, made by the pipeline's own `encode_prompt`."""
     device = pipeline.device
+    # Longer captions are cut at 16 tokens: meant, and not worth a warning for each.
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
     parts = [
         pipeline.encode_prompt(captions[start : start + batch_size], device, 1, False)[0].half().cpu()
         for start in range(0, len(captions), batch_size)
     ]
+    logging.set_verbosity(verbosity)
     return torch.cat(parts)
 
 

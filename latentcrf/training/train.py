@@ -1,0 +1,263 @@
+"""Train a LatentCRF for an LDM.
+
+    python -m latentcrf.training.train --base assets/models/emoji-ldm --data data/emoji --out runs/crf --minutes 60
+
+Stage 1, until `--stage1-until` of the time: denoising. Real images' latents are noised, the LDM makes its one-call
+clean estimate, the CRF mends it towards the real latents, judged by a discriminator too. Stage 2: distillation. The
+LDM's own runs are recorded once (`--runs`, not counted in the minutes); from a random hand-over the CRF has to give
+back latents with which the LDM goes on as if nothing had been bypassed. Hand-over levels and iteration counts
+are random in both, so that one CRF serves them all.
+
+The folder `latentcrf` of the run is the trained model (averaged weights, fp16), written at every report.
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from torch import Tensor
+
+from latentcrf.discriminator import LatentDiscriminator
+from latentcrf.emoji.dataset import DatasetError, load
+from latentcrf.emoji.train_unet import STYLE_WORDS, Captions, build_captions, encode_images
+from latentcrf.files import replacing_folder
+from latentcrf.model import LatentCRF, Observation, hand_over
+from latentcrf.training.loop import (
+    EMA,
+    Run,
+    RunError,
+    best_device,
+    check_run_arguments,
+    optimise,
+    run_arguments,
+    set_learning_rate,
+    warm_cosine,
+)
+from latentcrf.training.losses import (
+    adversarial_active,
+    denoising_loss,
+    discriminator_loss,
+    distillation_loss,
+    generator_loss,
+)
+from latentcrf.training.trajectories import Recording, Trajectories, levels, load_trajectories, record
+
+VALIDATION_SHARE = 0.1  # of the recorded runs
+PAPER_BYPASS = (33, 49)  # of 50 steps, where progress is measured
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One recipe; the measured result of each is in the model card that it made."""
+
+    channels: int = 64
+    coarse_channels: int = 144
+    num_coarse_blocks: int = 4
+    num_experts: int = 12
+    pairwise_rank: int = 12
+    form: str = "conditional"
+    learning_rate: float = 1e-3
+    batch_size: int = 32
+    adversarial_weight: float = 0.02
+    guidance: float = 3.0
+
+
+PRESETS = {"emoji": Preset(), "emoji-static": Preset(form="static")}
+
+
+def random_iterations() -> int:
+    """1 to 10, mostly few: the fixed point is learned, not the iterate after a certain number of steps."""
+    return int(torch.randint(1, 11, (2,)).min())
+
+
+def random_hand_over(count: int, steps: int) -> tuple[Tensor, Tensor]:
+    """First bypassed steps and steps of return (count,) each, 2 <= first < last <= steps.
+
+    Half of the returns are at the last step but one or at the end, where bypasses usually end.
+    """
+    first = torch.randint(2, steps, (count,))
+    anywhere = first + 1 + (torch.rand(count) * (steps - first)).long()
+    late = torch.where(torch.rand(count) < 0.7, steps - 1, steps).maximum(first + 1)
+    return first, torch.where(torch.rand(count) < 0.5, late, anywhere).clamp(max=steps)
+
+
+@dataclass(frozen=True)
+class RealLatents:
+    """Latents of the training images and their captions, for stage 1."""
+
+    means: Tensor
+    stds: Tensor
+    captions: Captions
+
+    def draw(self, count: int) -> tuple[Tensor, Tensor]:
+        """Random latents (count, C, H, W) and token states of one of their captions each."""
+        chosen = torch.randint(len(self.means), (count,))
+        noise = torch.randn(self.means[chosen].shape)
+        return self.means[chosen] + self.stds[chosen] * noise, self.captions.draw(chosen)
+
+
+@torch.no_grad()
+def observe_real(
+    ldm: StableDiffusionPipeline, clean: Tensor, states: Tensor, alphas: Tensor, guidance: float
+) -> Observation:
+    """What the LDM would hand over, were it on its way to the real latents `clean` (B, C, H, W) (stage 1).
+
+    The latents are noised to the level of the last step before the gap, the LDM estimates the clean ones in one
+    guided call, and a DDIM step takes them to the level of the hand-over. The first of the token states `states`
+    (B + 1, tokens, D) are those of the empty caption.
+    """
+    first, last = random_hand_over(len(clean), len(alphas) - 1)
+    before, a_in, a_out = (alphas[index].to(clean.device) for index in (first - 1, first, last))
+    keep, spoil = before.view(-1, 1, 1, 1).sqrt(), (1 - before).view(-1, 1, 1, 1).sqrt()
+    noisy = keep * clean + spoil * torch.randn(clean.shape).to(clean.device)
+    timesteps = ldm.scheduler.timesteps.to(clean.device)[first - 1]
+    empty, captions = states[:1].expand(len(clean), -1, -1), states[1:]
+    with torch.autocast(clean.device.type, torch.bfloat16):
+        both = ldm.unet(torch.cat([noisy, noisy]), timesteps.repeat(2), torch.cat([empty, captions])).sample
+    without, conditional = both.float().chunk(2)
+    predicted = without + guidance * (conditional - without)
+    if ldm.scheduler.config.prediction_type == "v_prediction":
+        denoised = keep * noisy - spoil * predicted
+    else:
+        denoised = (noisy - spoil * predicted) / keep
+    return Observation(hand_over(noisy, denoised, before, a_in), denoised, a_in, a_out)
+
+
+def observe_run(runs: Trajectories, chosen: Tensor, first: Tensor, last: Tensor) -> tuple[Observation, Tensor]:
+    """What the LDM handed over in the recorded runs `chosen` (B,), and its own latents at the step of return."""
+    denoised = runs.denoised(chosen, first - 1)
+    observation = Observation(runs.latents[chosen, first], denoised, runs.alphas[first], runs.alphas[last])
+    return observation, runs.latents[chosen, last]
+
+
+def to_device(observation: Observation, device: torch.device) -> Observation:
+    return Observation(*(part.to(device) for part in (observation.latents, observation.denoised)),
+        *(part.to(device) for part in (observation.alpha_in, observation.alpha_out)))  # fmt: skip
+
+
+@torch.no_grad()
+def validate(crf: LatentCRF, runs: Trajectories, device: torch.device) -> dict[str, float]:
+    """Latent MSE to the LDM's own latents after the hand-over, on recorded runs, for the CRF and without parameters."""
+    first, last = (torch.full((len(runs),), step) for step in PAPER_BYPASS)
+    observation, target = observe_run(runs, torch.arange(len(runs)), first, last)
+    observation = to_device(observation, device)
+    measured = {}
+    for name, y in (("crf", crf(observation)), ("no_parameters", observation.denoised)):
+        back = hand_over(observation.latents, y, observation.alpha_in, observation.alpha_out)
+        measured[f"mse_{name}"] = (back.cpu() - target).square().mean().item()
+    return measured
+
+
+def train(options: argparse.Namespace) -> None:
+    """Run the training that the command line describes."""
+    preset, device = PRESETS[options.preset], best_device()
+    torch.manual_seed(options.seed)
+    ldm = StableDiffusionPipeline.from_pretrained(options.base, torch_dtype=torch.float32, use_safetensors=True)
+    ldm = ldm.to(device)
+    ldm.scheduler = DDIMScheduler.from_config(ldm.scheduler.config)
+    recording = Recording()
+    table, pixels = load(options.data)
+    seen = [index for index, row in enumerate(table) if row["core"] and row["split"] == "train"]
+    prompts = prompt_list([table[index] for index in seen])
+    record(ldm, prompts, options.out / "runs", options.runs, recording)
+    runs = load_trajectories(options.out / "runs", ldm.scheduler, recording)
+    num_validation = max(1, round(VALIDATION_SHARE * len(runs)))
+    validation = Trajectories(runs.latents[:num_validation], runs.alphas)
+    runs = Trajectories(runs.latents[num_validation:], runs.alphas)
+
+    means, stds = encode_images(ldm.vae, torch.from_numpy(pixels[seen]).permute(0, 3, 1, 2))
+    real = RealLatents(means, stds, build_captions(ldm, [table[index] for index in seen]))
+    alphas = levels(ldm.scheduler, recording.steps)
+
+    crf = LatentCRF(
+        latent_channels=ldm.unet.config.in_channels,
+        form=preset.form,
+        num_experts=preset.num_experts,
+        pairwise_rank=preset.pairwise_rank,
+        channels=preset.channels,
+        coarse_channels=preset.coarse_channels,
+        num_coarse_blocks=preset.num_coarse_blocks,
+    ).to(device)
+    discriminator = LatentDiscriminator(ldm.unet.config.in_channels).to(device)
+    ema = EMA(crf, decay=0.998)
+    optimizer = torch.optim.AdamW(crf.parameters(), lr=preset.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
+    critic = torch.optim.AdamW(discriminator.parameters(), lr=3e-4, betas=(0.5, 0.9))
+
+    def report() -> dict[str, float]:
+        crf.eval()
+        with ema.applied(), replacing_folder(options.out / "latentcrf") as temporary:
+            measured = validate(crf, validation, device)
+            half = LatentCRF.from_config(crf.config)
+            half.load_state_dict(crf.state_dict())
+            half.half().save_pretrained(temporary)
+        crf.train()
+        return measured
+
+    crf.train()
+    parts = {"crf": crf, "ema": ema, "optimizer": optimizer, "discriminator": discriminator, "critic": critic}
+    run = Run(options.out, parts, options.minutes, options.resume, report)
+    for step in run.steps():
+        set_learning_rate(optimizer, preset.learning_rate * warm_cosine(step, run.fraction))
+        if run.fraction < options.stage1_until:
+            clean, captions = real.draw(preset.batch_size)
+            states = torch.cat([real.captions.states[:1].float(), captions]).to(device)
+            observation = observe_real(ldm, clean.to(device), states, alphas, preset.guidance)
+            y = crf(observation, random_iterations())
+            loss = denoising = denoising_loss(y, clean.to(device), observation.alpha_in)
+            share = preset.adversarial_weight * adversarial_active(step)
+            if share > 0:
+                loss = loss + share * generator_loss(discriminator, y)
+            optimise(loss, crf, optimizer)
+            optimise(discriminator_loss(discriminator, clean.to(device), y), discriminator, critic)
+            run.count(len(clean), denoising=denoising.detach())
+        else:
+            chosen = torch.randint(len(runs), (preset.batch_size,))
+            observation, target = observe_run(runs, chosen, *random_hand_over(len(chosen), runs.steps))
+            observation, target = to_device(observation, device), target.to(device)
+            y = crf(observation, random_iterations())
+            loss = distillation_loss(y, observation.latents, target, observation.alpha_in, observation.alpha_out)
+            optimise(loss, crf, optimizer)
+            run.count(len(chosen), distillation=loss.detach())
+        ema.update()
+
+
+def prompt_list(rows: list[dict]) -> list[str]:
+    """Labels, every second one with its style, in an order that does not follow the alphabet."""
+    described = [
+        row["subject"] if i % 2 else f"{row['subject']}, {STYLE_WORDS[row['style']]}" for i, row in enumerate(rows)
+    ]
+    order = torch.randperm(len(described), generator=torch.Generator().manual_seed(0)).tolist()
+    return [described[index] for index in order]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m latentcrf.training.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--base", required=True, metavar="FOLDER", help="the LDM: a StableDiffusionPipeline folder")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="data set of latentcrf.emoji.dataset")
+    run_arguments(parser)
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="emoji", help="the recipe (default emoji)")
+    parser.add_argument("--stage1-until", type=float, default=0.3, help="share of the time for stage 1 (default 0.3)")
+    parser.add_argument("--runs", type=int, default=512, help="LDM runs to record for stage 2 (default 512)")
+    options = parser.parse_args(arguments)
+    check_run_arguments(parser, options)
+    if not 0 <= options.stage1_until <= 1:
+        parser.error(f"--stage1-until {options.stage1_until} is out of range: 0 to 1.")
+    if not 16 <= options.runs <= 1_000_000:
+        parser.error(f"--runs {options.runs} is out of range: 16 to 1000000.")
+    try:
+        train(options)
+    except (DatasetError, RunError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
