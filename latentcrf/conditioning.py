@@ -1,10 +1,17 @@
-"""The light network behind the conditional form: what the LDM hands over -> maps that parametrise the energy."""
+"""Where the energy's parameters come from: the conditional form's light network, the static form's positions."""
 
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+    """The layer with weights and bias zero: a residual branch that ends in it starts as the identity."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
 
 
 class LevelEmbedding(nn.Module):
@@ -14,18 +21,21 @@ class LevelEmbedding(nn.Module):
     """
 
     LIMIT = 12.0
+    frequencies: Tensor
 
     def __init__(self, num_levels: int, dim: int, num_frequencies: int = 16) -> None:
         super().__init__()
         # periods from twice the whole range down to a fifth of a unit of log-SNR
         frequencies = 2 * math.pi / torch.logspace(math.log10(4 * self.LIMIT), math.log10(0.2), num_frequencies)
         self.register_buffer("frequencies", frequencies, persistent=False)
-        self.mlp = nn.Sequential(nn.Linear(2 * num_levels * num_frequencies, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.inner = nn.Linear(2 * num_levels * num_frequencies, dim)
+        self.outer = nn.Linear(dim, dim)
 
     def forward(self, alpha: Tensor) -> Tensor:
         log_snr = torch.logit(alpha.double(), eps=1 / (1 + math.exp(self.LIMIT))).float()
         angle = (log_snr[:, :, None] * self.frequencies.float()).flatten(1)
-        return self.mlp(torch.cat([angle.sin(), angle.cos()], dim=1).to(self.mlp[0].weight.dtype))
+        waves = torch.cat([angle.sin(), angle.cos()], dim=1)
+        return self.outer(F.silu(self.inner(waves.to(self.inner.weight.dtype))))
 
 
 class ResidualBlock(nn.Module):
@@ -36,10 +46,8 @@ class ResidualBlock(nn.Module):
         self.norm1 = nn.GroupNorm(groups, channels)
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.norm2 = nn.GroupNorm(groups, channels, affine=False)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = zeroed(nn.Conv2d(channels, channels, 3, padding=1))
         self.film = nn.Linear(embedding_dim, 2 * channels)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.film(embedding)[:, :, None, None].chunk(2, dim=1)
@@ -56,9 +64,7 @@ class SelfAttention(nn.Module):
         self.heads = heads
         self.norm = nn.GroupNorm(groups, channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.out = nn.Conv2d(channels, channels, 1)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        self.out = zeroed(nn.Conv2d(channels, channels, 1))
 
     def forward(self, h: Tensor) -> Tensor:
         qkv = self.qkv(self.norm(h)).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(-1, -2)
@@ -113,3 +119,26 @@ class ConditioningNetwork(nn.Module):
         h = fine + F.interpolate(self.up(h), scale_factor=2.0, mode="nearest")
         h = F.silu(self.norm(self.fine_out(h, embedding)))
         return h[:, :, :height, :width]
+
+
+class PositionFeatures(nn.Module):
+    """Pairwise features of the positions alone, for any grid: phi_r(p) = a_r exp(-||p - c_r||^2 / (2 s_r^2)).
+
+    p runs over [0, 1]^2; amplitudes a_r > 0, centres c_r and widths s_r are learned. Returns (rank, H, W).
+    """
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        side = math.ceil(math.sqrt(rank))
+        axis = (torch.arange(side) + 0.5) / side
+        self.centres = nn.Parameter(torch.cartesian_prod(axis, axis)[:rank])
+        self.log_width = nn.Parameter(torch.full((rank,), math.log(0.5 / side)))
+        self.log_amplitude = nn.Parameter(torch.full((rank,), -1.5))
+
+    def forward(self, height: int, width: int) -> Tensor:
+        like = self.centres
+        rows = (torch.arange(height, device=like.device, dtype=like.dtype) + 0.5) / height
+        columns = (torch.arange(width, device=like.device, dtype=like.dtype) + 0.5) / width
+        p = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
+        distance = (p - self.centres[:, None, None]).square().sum(dim=-1)  # (rank, H, W)
+        return (self.log_amplitude[:, None, None] - distance / (2 * (2 * self.log_width).exp()[:, None, None])).exp()

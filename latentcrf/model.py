@@ -10,7 +10,7 @@ and unit variance a channel) and variance preserving: x = sqrt(abar) y + sqrt(1 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,8 +19,8 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from .conditioning import ConditioningNetwork
-from .potentials import Potentials, energy
+from .conditioning import ConditioningNetwork, PositionFeatures
+from .potentials import Experts, Pairwise, Potentials, energy
 from .solver import iterate, without_autocast
 
 FORMS = ("conditional", "static")
@@ -107,7 +107,7 @@ class LatentCRF(ModelMixin, ConfigMixin):
         ValueError: a setting outside the values named above.
     """
 
-    _supports_gradient_checkpointing = False
+    __call__: Callable[..., Tensor]  # of `forward`
 
     @register_to_config
     def __init__(
@@ -136,6 +136,7 @@ class LatentCRF(ModelMixin, ConfigMixin):
             raise ValueError(f"filter_size is {filter_size}; accepted are 1, 3, 5, ...")
 
         self.latent_channels, self.form, self.target, self.prompt_dim = latent_channels, form, target, prompt_dim
+        self.num_experts, self.pairwise_rank = num_experts, pairwise_rank
         if pairwise_rank:
             self.mixing = nn.Parameter(torch.eye(latent_channels))
         if num_experts:
@@ -143,14 +144,6 @@ class LatentCRF(ModelMixin, ConfigMixin):
             filters = filters - filters.mean(dim=(2, 3), keepdim=True) if filter_size > 1 else filters
             self.filters = nn.Parameter(F.normalize(filters.flatten(1), dim=1).view_as(filters))
 
-        # One map each for lambda, phi, alpha, b and the correction of x0_hat; constants in the static form.
-        self.sizes = {
-            "weight": 1,
-            "features": pairwise_rank,
-            "reliability": num_experts,
-            "response": num_experts,
-            "correction": latent_channels,
-        }
         if form == "static":
             self.log_weight = nn.Parameter(torch.zeros(1))
             if num_experts:
@@ -161,16 +154,19 @@ class LatentCRF(ModelMixin, ConfigMixin):
             self.network = ConditioningNetwork(
                 2 * latent_channels, channels, coarse_channels, num_coarse_blocks, prompt_dim=prompt_dim
             )
-            self.head = nn.Conv2d(channels, sum(self.sizes.values()), 3, padding=1)
+            # one map for lambda, then those for phi, alpha, b and the correction of x0_hat
+            self.head_sizes = [1, pairwise_rank, num_experts, num_experts, latent_channels]
+            self.head = nn.Conv2d(channels, sum(self.head_sizes), 3, padding=1)
             self._start_as_identity()
 
     @torch.no_grad()
     def _start_as_identity(self) -> None:
-        weight, bias = (t.split(list(self.sizes.values())) for t in (self.head.weight, self.head.bias))
-        for name, w, b in zip(self.sizes, weight, bias, strict=True):
+        weights = self.head.weight.split(self.head_sizes)
+        biases = self.head.get_parameter("bias").split(self.head_sizes)
+        for w, b, start in zip(weights, biases, (0.0, -3.0, -4.0, 0.0, 0.0), strict=True):
             # The features alone start at random: equal ones would stay equal.
-            w.mul_(0.5) if name == "features" else w.zero_()
-            b.fill_(-3.0 if name == "features" else -4.0 if name == "reliability" else 0.0)
+            w.mul_(0.5 if start == -3.0 else 0.0)
+            b.fill_(start)
 
     def potentials(self, observation: Observation) -> Potentials:
         """The energy's parameters for `observation`, in float32.
@@ -178,55 +174,56 @@ class LatentCRF(ModelMixin, ConfigMixin):
         Raises:
             ValueError: latents with another number of channels than the model's, or a prompt of another width.
         """
-        channels = observation.latents.shape[1]
+        channels, height, width = observation.latents.shape[1:]
         if channels != self.latent_channels:
             raise ValueError(f"The latents have {channels} channels; this CRF works on {self.latent_channels}.")
-        return self._static(observation) if self.form == "static" else self._conditional(observation)
+        read = self._static if self.form == "static" else self._conditional
+        u, weight, features, reliability, response = read(observation)
 
-    def _static(self, o: Observation) -> Potentials:
+        pairwise = experts = None
+        if self.pairwise_rank:
+            # over sqrt(N): a site's similarities then sum to about the same on any grid
+            pairwise = Pairwise(features / math.sqrt(height * width), self.mixing.float())
+        if self.num_experts:
+            experts = Experts(self.filters.float(), reliability, response)
+        return Potentials(u, weight, pairwise, experts)
+
+    def _static(self, o: Observation) -> tuple[Tensor, ...]:
         u = (o.denoised if self.target == "denoised" else o.latents).float()
         height, width = u.shape[2:]
-        features = mixing = filters = reliability = response = None
-        if self.sizes["features"]:
-            features, mixing = self.position(height, width).float()[None], self.mixing.float()
-            features = features / math.sqrt(height * width)
-        if self.sizes["response"]:
-            filters = self.filters.float()
+        features = reliability = u.new_zeros(1, 0, height, width)
+        if self.pairwise_rank:
+            features = self.position(height, width).float()[None]
+        if self.num_experts:
             # Only cliques that lie wholly inside the grid count, as in Roth & Black: no constant fits the padding.
-            margin = filters.shape[-1] // 2
+            margin = self.filters.shape[-1] // 2
             inside = u.new_zeros(height, width)
             inside[margin : height - margin, margin : width - margin] = 1
             reliability = F.softplus(self.raw_reliability.float())[None, :, None, None] * inside
-            response = torch.zeros_like(reliability)
-        weight = self.log_weight.float().exp().view(1, 1, 1, 1)
-        return Potentials(u, weight, features, mixing, filters, reliability, response)
+        return u, self.log_weight.float().exp().view(1, 1, 1, 1), features, reliability, torch.zeros_like(reliability)
 
-    def _conditional(self, o: Observation) -> Potentials:
+    def _conditional(self, o: Observation) -> tuple[Tensor, ...]:
         x, x0 = o.latents.float(), o.denoised.float()
         a_in, a_out = as_level(o.alpha_in, x), as_level(o.alpha_out, x)
-        # The network reads x as the noise estimate that it implies: of unit variance at every level.
+        prompt = None
+        if self.prompt_dim is not None and o.prompt_embeds is not None:
+            if o.prompt_embeds.shape[2] != self.prompt_dim:
+                raise ValueError(f"prompt_embeds is {o.prompt_embeds.shape[2]} wide; this CRF reads {self.prompt_dim}.")
+            prompt = o.prompt_embeds.to(self.dtype)
+
+        # The network reads x as the noise that it implies, of unit variance at every level.
         sigma = (1 - a_in).sqrt()
         noise = (x - a_in.sqrt() * x0) / sigma.clamp(min=1e-2)
         inputs = torch.cat([x0, noise], dim=1).to(self.dtype)
         levels = torch.cat([a_in, a_out], dim=1)[:, :, 0, 0]
-        prompt = None
-        if self.prompt_dim is not None:
-            if o.prompt_embeds is not None and o.prompt_embeds.shape[2] != self.prompt_dim:
-                raise ValueError(f"prompt_embeds is {o.prompt_embeds.shape[2]} wide; this CRF reads {self.prompt_dim}.")
-            prompt = None if o.prompt_embeds is None else o.prompt_embeds.to(self.dtype)
-
-        maps = self.head(self.network(inputs, levels, prompt)).float().split(list(self.sizes.values()), dim=1)
-        raw = dict(zip(self.sizes, maps, strict=True))
-        pairwise, higher = bool(self.sizes["features"]), bool(self.sizes["response"])
-        return Potentials(
-            u=x0 + sigma * raw["correction"],  # the less noise is left, the less there is to correct
-            weight=1e-3 + F.softplus(raw["weight"] + math.log(math.e - 1)),
-            # sqrt(N): a site's similarities then sum to the same on any grid
-            features=F.softplus(raw["features"]) / math.sqrt(x.shape[2] * x.shape[3]) if pairwise else None,
-            mixing=self.mixing.float() if pairwise else None,
-            filters=self.filters.float() if higher else None,
-            reliability=F.softplus(raw["reliability"]) if higher else None,
-            response=raw["response"] if higher else None,
+        maps = self.head(self.network(inputs, levels, prompt)).float().split(self.head_sizes, dim=1)
+        weight, features, reliability, response, correction = maps
+        return (
+            x0 + sigma * correction,  # the less noise is left, the less there is to correct
+            1e-3 + F.softplus(weight + math.log(math.e - 1)),  # 1 at the start
+            F.softplus(features),
+            F.softplus(reliability),
+            response,
         )
 
     def solve(
@@ -249,7 +246,8 @@ class LatentCRF(ModelMixin, ConfigMixin):
         Raises:
             ValueError: at the first `next`: an unknown solver, a negative count, omega outside (0, 2).
         """
-        yield from iterate(potentials.u if start is None else start, potentials, num_iterations, solver, omega)
+        first = potentials.u if start is None else start.to(potentials.u.dtype)
+        yield from iterate(first, potentials, num_iterations, solver, omega)
 
     def energy(self, y: Tensor, potentials: Potentials) -> dict[str, Tensor]:
         """The energy of latents y (B, C, H, W), per sample (B,): `unary`, `pairwise`, `higher_order`, `total`."""
@@ -259,26 +257,3 @@ class LatentCRF(ModelMixin, ConfigMixin):
         """The last iterate y (B, C, H, W), in the type of the observation's latents. Arguments as for `solve`."""
         *_, y = self.solve(self.potentials(observation), num_iterations, solver)
         return y.to(observation.latents.dtype)
-
-
-class PositionFeatures(nn.Module):
-    """Pairwise features of the positions alone, for any grid: phi_r(p) = a_r exp(-||p - c_r||^2 / (2 s_r^2)).
-
-    p runs over [0, 1]^2; amplitudes a_r > 0, centres c_r and widths s_r are learned. Returns (rank, H, W).
-    """
-
-    def __init__(self, rank: int) -> None:
-        super().__init__()
-        side = math.ceil(math.sqrt(rank))
-        axis = (torch.arange(side) + 0.5) / side
-        self.centres = nn.Parameter(torch.cartesian_prod(axis, axis)[:rank])
-        self.log_width = nn.Parameter(torch.full((rank,), math.log(0.5 / side)))
-        self.log_amplitude = nn.Parameter(torch.full((rank,), -1.5))
-
-    def forward(self, height: int, width: int) -> Tensor:
-        like = self.centres
-        rows = (torch.arange(height, device=like.device, dtype=like.dtype) + 0.5) / height
-        columns = (torch.arange(width, device=like.device, dtype=like.dtype) + 0.5) / width
-        p = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
-        distance = (p - self.centres[:, None, None]).square().sum(dim=-1)  # (rank, H, W)
-        return (self.log_amplitude[:, None, None] - distance / (2 * (2 * self.log_width).exp()[:, None, None])).exp()

@@ -26,9 +26,10 @@ Notation: code name -> symbol -> shape
     filters      f         (K, C, k, k)   the experts, k odd
     reliability  alpha     (B, K, H, W)   how much an expert counts at a site, >= 0
     response     b         (B, K, H, W)   what the expert is expected to answer
+Where a parameter is the same for all samples or sites, 1 in place of B, H, W broadcasts (alpha and b: only B).
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -36,25 +37,33 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Potentials:
-    """The energy's parameters for a batch of grids (notation and shapes: the module's docstring).
+class Pairwise:
+    """Parameters of the pairwise term (3): phi (B, R, H, W) >= 0 and W (M, C)."""
 
-    A term whose parameters are None is absent: `features` and `mixing` for the pairwise term, `filters`, `reliability`
-    and `response` for the higher-order term. A leading 1 in place of B, or a trailing (1, 1), broadcasts.
+    features: Tensor
+    mixing: Tensor
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Parameters of the higher-order term (4): f (K, C, k, k), alpha (B, K, H, W) >= 0 and b (B, K, H, W)."""
+
+    filters: Tensor
+    reliability: Tensor
+    response: Tensor
+
+
+@dataclass(frozen=True)
+class Potentials:
+    """The energy's parameters for a batch of grids: u (B, C, H, W), lambda (B, 1, H, W) > 0, and the other two terms.
+
+    A term that is None is absent.
     """
 
     u: Tensor
     weight: Tensor
-    features: Tensor | None = None
-    mixing: Tensor | None = None
-    filters: Tensor | None = None
-    reliability: Tensor | None = None
-    response: Tensor | None = None
-
-    def to(self, dtype: torch.dtype) -> "Potentials":
-        """The same potentials in another floating-point type."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: t.to(dtype) for name, t in tensors.items() if t is not None})
+    pairwise: Pairwise | None = None
+    experts: Experts | None = None
 
 
 # --- energy -----------------------------------------------------------------------------------------------------------
@@ -63,31 +72,28 @@ class Potentials:
 def energy(y: Tensor, p: Potentials) -> dict[str, Tensor]:
     """Equation (1) and its terms, for latents y (B, C, H, W): unary, pairwise, higher_order, total, each (B,)."""
     unary = (p.weight * (y - p.u).square()).sum(dim=(1, 2, 3)) / 2
-    pairwise = quadratic_pairwise(y[:, None], p)[:, 0, 0] / 2
-    if p.filters is None:
-        higher_order = torch.zeros_like(unary)
-    else:
-        r = respond(y, p.filters) - p.response
-        higher_order = (p.reliability * torch.log1p(r.square() / 2)).sum(dim=(1, 2, 3))
-    return {
-        "unary": unary,
-        "pairwise": pairwise,
-        "higher_order": higher_order,
-        "total": unary + pairwise + higher_order,
-    }
+    pairwise = higher_order = torch.zeros_like(unary)
+    if p.pairwise is not None:
+        pairwise = pairwise_products(y[:, None], p.pairwise)[:, 0, 0] / 2
+    if p.experts is not None:
+        r = respond(y, p.experts.filters) - p.experts.response
+        higher_order = (p.experts.reliability * torch.log1p(r.square() / 2)).sum(dim=(1, 2, 3))
+    total = unary + pairwise + higher_order
+    return {"unary": unary, "pairwise": pairwise, "higher_order": higher_order, "total": total}
 
 
 def gradient(y: Tensor, p: Potentials) -> tuple[Tensor, Tensor | None]:
     """The gradient of (1) at y (B, C, H, W), and alpha w(r) (B, K, H, W): the experts' curvature there, by (6)."""
     slope = p.weight * (y - p.u)
-    if p.features is not None:
-        z = torch.einsum("mc,bchw->bmhw", p.mixing, y)
-        slope = slope + torch.einsum("mc,bmhw->bchw", p.mixing, degree(p.features) * z - messages(z, p.features))
-    if p.filters is None:
+    if p.pairwise is not None:
+        features, mixing = p.pairwise.features, p.pairwise.mixing
+        z = torch.einsum("mc,bchw->bmhw", mixing, y)
+        slope = slope + torch.einsum("mc,bmhw->bchw", mixing, degree(features) * z - messages(z, features))
+    if p.experts is None:
         return slope, None
-    r = respond(y, p.filters) - p.response
-    curvature = p.reliability / (1 + r.square() / 2)
-    return slope + spread(curvature * r, p.filters), curvature
+    r = respond(y, p.experts.filters) - p.experts.response
+    curvature = p.experts.reliability / (1 + r.square() / 2)
+    return slope + spread(curvature * r, p.experts.filters), curvature
 
 
 # --- pairwise term ----------------------------------------------------------------------------------------------------
@@ -104,17 +110,20 @@ def degree(features: Tensor) -> Tensor:
     return torch.einsum("brhw,br->bhw", features, features.sum(dim=(2, 3)))[:, None]
 
 
-def quadratic_pairwise(d: Tensor, p: Potentials) -> Tensor:
+def degree_of_others(features: Tensor) -> Tensor:
+    """sum_{j != i} s_ij (B, 1, H, W)."""
+    return degree(features) - features.square().sum(dim=1, keepdim=True)
+
+
+def pairwise_products(d: Tensor, pairwise: Pairwise) -> Tensor:
     """d_a^T L d_b (B, n, n) for n directions d (B, n, C, H, W), with L the Hessian of (3): (3) is y^T L y / 2.
 
     sum_i<j s_ij (z_i - z_j)(z'_i - z'_j) = sum_i degree_i z_i z'_i - sum_r (sum_i phi_ri z_i) (sum_i phi_ri z'_i)
     """
-    if p.features is None:
-        return d.new_zeros(d.shape[0], d.shape[1], d.shape[1])
-    z = torch.einsum("mc,bnchw->bnmhw", p.mixing, d)
-    z = z - z.mean(dim=(3, 4), keepdim=True)  # only differences count; centred, the two sums below do not cancel
-    own = torch.einsum("bnmhw,bhw,blmhw->bnl", z, degree(p.features)[:, 0], z)
-    gathered = torch.einsum("brhw,bnmhw->bnrm", p.features, z)
+    z = torch.einsum("mc,bnchw->bnmhw", pairwise.mixing, d)
+    z = z - z.mean(dim=(3, 4), keepdim=True)  # only differences count; centred, the two sums hardly cancel
+    own = torch.einsum("bnmhw,blmhw->bnl", z * degree(pairwise.features)[:, None], z)
+    gathered = torch.einsum("brhw,bnmhw->bnrm", pairwise.features, z)
     return own - torch.einsum("bnrm,blrm->bnl", gathered, gathered)
 
 
@@ -133,40 +142,42 @@ def spread(r: Tensor, filters: Tensor) -> Tensor:
 
 
 # --- quadratic majorizer ----------------------------------------------------------------------------------------------
+# `curvature` is alpha w(r) at the point where the majorizer touches E, the second result of `gradient`.
 
 
 def jacobi_diagonal(p: Potentials, curvature: Tensor | None) -> Tensor:
-    """The diagonal of A (B, C, H, W): the curvature along each latent alone. `curvature` comes from `gradient`."""
+    """The diagonal of A (B, C, H, W): the curvature along each latent alone."""
     diagonal = p.weight.expand_as(p.u)
-    if p.features is not None:
-        others = degree(p.features) - p.features.square().sum(dim=1, keepdim=True)  # without s_ii
-        diagonal = diagonal + others * p.mixing.square().sum(dim=0)[:, None, None]
-    if curvature is not None:
-        diagonal = diagonal + spread(curvature, p.filters.square())
+    if p.pairwise is not None:
+        size = p.pairwise.mixing.square().sum(dim=0)[:, None, None]
+        diagonal = diagonal + degree_of_others(p.pairwise.features) * size
+    if p.experts is not None and curvature is not None:
+        diagonal = diagonal + spread(curvature, p.experts.filters.square())
     return diagonal
 
 
 def separable_bound(p: Potentials, curvature: Tensor | None) -> Tensor:
     """A diagonal D (B, C, H, W) with D >= A as quadratic forms, so that steps with 0 < omega < 2 descend.
 
-    Pairs: (z_i - z_j)^2 <= 2 z_i^2 + 2 z_j^2 and W^T W <= diag(|W|^T |W| 1). Experts: F^T diag(a) F <= diag(|F|^T (a |F| 1)).
+    Pairs: (z_i - z_j)^2 <= 2 z_i^2 + 2 z_j^2, hence twice the weighted degree, and W^T W <= diag(|W|^T |W| 1).
+    Experts: F^T diag(a) F <= diag(|F|^T (a |F| 1)).
     """
     bound = p.weight.expand_as(p.u)
-    if p.features is not None:
-        others = degree(p.features) - p.features.square().sum(dim=1, keepdim=True)
-        size = p.mixing.abs()
-        bound = bound + 2 * others * (size.T @ size.sum(dim=1))[:, None, None]
-    if curvature is not None:
-        size = p.filters.abs()
+    if p.pairwise is not None:
+        size = p.pairwise.mixing.abs()
+        bound = bound + 2 * degree_of_others(p.pairwise.features) * (size.T @ size.sum(dim=1))[:, None, None]
+    if p.experts is not None and curvature is not None:
+        size = p.experts.filters.abs()
         bound = bound + spread(curvature * size.sum(dim=(1, 2, 3))[:, None, None], size)
     return bound
 
 
-def subspace_curvature(d: Tensor, p: Potentials, curvature: Tensor | None) -> Tensor:
+def curvature_products(d: Tensor, p: Potentials, curvature: Tensor | None) -> Tensor:
     """d_a^T A d_b (B, n, n) for n directions d (B, n, C, H, W), without ever forming A."""
-    gram = torch.einsum("bnchw,bhw,blchw->bnl", d, p.weight[:, 0].expand(d.shape[0], *d.shape[3:]), d)
-    gram = gram + quadratic_pairwise(d, p)
-    if curvature is not None:
-        r = respond(d.flatten(0, 1), p.filters).unflatten(0, d.shape[:2])
-        gram = gram + torch.einsum("bnkhw,bkhw,blkhw->bnl", r, curvature, r)
-    return gram
+    products = torch.einsum("bnchw,blchw->bnl", d * p.weight[:, None], d)
+    if p.pairwise is not None:
+        products = products + pairwise_products(d, p.pairwise)
+    if p.experts is not None and curvature is not None:
+        r = respond(d.flatten(0, 1), p.experts.filters).unflatten(0, d.shape[:2])
+        products = products + torch.einsum("bnkhw,blkhw->bnl", r * curvature[:, None], r)
+    return products

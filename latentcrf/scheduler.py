@@ -237,7 +237,7 @@ class LatentCRFScheduler(SchedulerMixin):
             path.write_text(json.dumps(settings, indent=2) + "\n")
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike, subfolder: str | None = None, **kwargs: Any
     ) -> "LatentCRFScheduler":
         """Read what `save_pretrained` wrote. A pipeline saved with this scheduler loads as soon as it is imported.

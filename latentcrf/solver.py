@@ -11,7 +11,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from .potentials import Potentials, gradient, jacobi_diagonal, separable_bound, subspace_curvature
+from .potentials import Potentials, curvature_products, gradient, jacobi_diagonal, separable_bound
 
 SOLVERS = ("3mg", "damped")
 Args = ParamSpec("Args")
@@ -45,7 +45,7 @@ def memory_gradient_step(y: Tensor, previous: Tensor, p: Potentials) -> Tensor:
     """
     slope, curvature = gradient(y, p)
     d = torch.stack([-slope / jacobi_diagonal(p, curvature), previous], dim=1)
-    gram = subspace_curvature(d, p, curvature)
+    gram = curvature_products(d, p, curvature)
     decrease = -torch.einsum("bnchw,bchw->bn", d, slope)
     c = solve_2x2(gram, decrease)
     return y + torch.einsum("bn,bnchw->bchw", c, d)

@@ -1,0 +1,43 @@
+"""A light patch discriminator on clean latents, for the adversarial part of the training."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+
+class LatentDiscriminator(nn.Module):
+    """Scores patches of latents (B, C, H, W), H and W at least 4: (B, 1, H // 4, W // 4) logits, high for real ones.
+
+    Every convolution is spectrally normalised (Miyato et al., ICLR 2018), so that the scores change no faster than the
+    latents times a constant; no batch or group statistics enter, so a score depends on its patch (29 x 29 sites) alone.
+
+    Args:
+        latent_channels: C.
+        channels: width at full resolution; doubled at each of the two halvings.
+    """
+
+    def __init__(self, latent_channels: int = 4, channels: int = 64) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [spectral_norm(nn.Conv2d(latent_channels, channels, 3, padding=1))]
+        for width in (channels, 2 * channels):
+            layers += [
+                nn.LeakyReLU(0.2),
+                spectral_norm(nn.Conv2d(width, 2 * width, 4, stride=2, padding=1)),
+                nn.LeakyReLU(0.2),
+                spectral_norm(nn.Conv2d(2 * width, 2 * width, 3, padding=1)),
+            ]
+        self.features = nn.Sequential(*layers)
+        self.score = spectral_norm(nn.Conv2d(4 * channels, 1, 1))
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.score(F.leaky_relu(self.features(latents), 0.2))
+
+
+def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Hinge loss of the discriminator, from its logits for real and generated latents; a scalar."""
+    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+
+def generator_loss(fake: Tensor) -> Tensor:
+    """Hinge loss of the generator, from the discriminator's logits for its latents; a scalar."""
+    return -fake.mean()
