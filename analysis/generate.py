@@ -1,0 +1,120 @@
+"""Generation for measurements: the same noise for a seed whatever the batch, latents and images kept apart."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+from tqdm import tqdm
+
+from latentcrf import LatentCRFScheduler
+from latentcrf.perceptual import MODELS
+
+GUIDANCE = 3.0
+
+
+def load_pipeline(folder: str | Path = MODELS / "emoji-ldm", device: str = "cpu") -> StableDiffusionPipeline:
+    """The pipeline of `folder` in float32 on `device`, without progress bars.
+
+    Raises:
+        FileNotFoundError: `folder` is no pipeline folder.
+    """
+    if not Path(folder, "model_index.json").is_file():
+        raise FileNotFoundError(f"{folder} is no pipeline folder: it has no model_index.json.")
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
+
+
+def initial_noise(pipeline: StableDiffusionPipeline, seeds: Sequence[int]) -> Tensor:
+    """Standard normal latents (B, C, h, w), one generator a seed: an item's noise does not depend on its batch."""
+    side, channels = pipeline.unet.config.sample_size, pipeline.unet.config.in_channels
+    noise = [torch.randn(channels, side, side, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(noise).to(pipeline.device)
+
+
+@contextlib.contextmanager
+def scheduled(pipeline: StableDiffusionPipeline, scheduler: Any) -> Iterator[StableDiffusionPipeline]:
+    """The pipeline with another scheduler (None: its own) for the duration of the context."""
+    own = pipeline.scheduler
+    pipeline.scheduler = own if scheduler is None else scheduler
+    try:
+        yield pipeline
+    finally:
+        pipeline.scheduler = own
+
+
+@contextlib.contextmanager
+def counted(module: torch.nn.Module) -> Iterator[list[int]]:
+    """A list with one entry, the batch size, for each call of `module` within the context."""
+    calls: list[int] = []
+    handle = module.register_forward_pre_hook(lambda _, arguments: calls.append(len(arguments[0])))
+    try:
+        yield calls
+    finally:
+        handle.remove()
+
+
+def encode(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> dict[str, Tensor]:
+    """Prompt and empty-prompt token states, as the pipeline's own arguments."""
+    with torch.inference_mode():
+        embeds, empty = pipeline.encode_prompt(list(prompts), pipeline.device, 1, True)
+    return {"prompt_embeds": embeds, "negative_prompt_embeds": empty}
+
+
+def sample(
+    pipeline: StableDiffusionPipeline,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    steps: int = 50,
+    guidance: float = GUIDANCE,
+    scheduler: Any = None,
+    batch_size: int = 16,
+    bf16: bool = True,
+    progress: str | None = None,
+) -> Tensor:
+    """Final latents (B, C, h, w) of each prompt with its seed, by the pipeline's own loop.
+
+    Args:
+        scheduler: stands in for the pipeline's own, e.g. a `LatentCRFScheduler`.
+        progress: the progress bar's name; None shows none.
+
+    Raises:
+        ValueError: not one seed a prompt.
+    """
+    if len(prompts) != len(seeds):
+        raise ValueError(f"one seed a prompt: got {len(prompts)} prompts and {len(seeds)} seeds.")
+    latents = []
+    with scheduled(pipeline, scheduler), torch.autocast(pipeline.device.type, torch.bfloat16, enabled=bf16):
+        bar = tqdm(total=len(prompts), desc=progress, unit="image", disable=progress is None)
+        for begin in range(0, len(prompts), batch_size):
+            part = slice(begin, begin + batch_size)
+            embeds = encode(pipeline, prompts[part])
+            if isinstance(scheduler, LatentCRFScheduler):
+                scheduler.prompt_embeds = embeds["prompt_embeds"]
+            out = pipeline(
+                **embeds,
+                latents=initial_noise(pipeline, seeds[part]),
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                output_type="latent",
+            )
+            latents.append(out.images.float())
+            bar.update(len(out.images))
+        bar.close()
+    return torch.cat(latents)
+
+
+@torch.inference_mode()
+def decode(pipeline: StableDiffusionPipeline, latents: Tensor, batch_size: int = 16, bf16: bool = True) -> Tensor:
+    """Scaled latents (B, C, h, w) -> images (B, 3, H, W) in [-1, 1], on the CPU."""
+    factor = pipeline.vae.config.scaling_factor
+    with torch.autocast(pipeline.device.type, torch.bfloat16, enabled=bf16):
+        parts = [pipeline.vae.decode(part / factor).sample for part in latents.split(batch_size)]
+    return torch.cat(parts).float().clamp(-1, 1).cpu()

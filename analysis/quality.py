@@ -1,0 +1,246 @@
+"""The figures of the embedded models, each from one command.
+
+    python -m analysis.quality autoencoder --data data/emoji --out results
+    python -m analysis.quality ldm --data data/emoji --out results --prompts 200
+    python -m analysis.quality crf --data data/emoji --out results --prompts 100
+
+autoencoder: PSNR and LPIPS of the held-out images. ldm: how often the prompted subject is among the data-set images
+nearest to a generated one (EfficientNet-Lite0 features, cosine), beside what real images reach among the others.
+crf: distance of LatentCRF, and of the bypass without parameters, to the full run from the same noise; U-Net calls;
+time of the sampler against the full run's. Each writes NAME.csv (one row an item) and NAME-summary.csv (the figures
+with 95 % bootstrap intervals) to --out.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
+
+from analysis import measures
+from analysis.gallery import embed, load_gallery
+from analysis.generate import GUIDANCE, counted, decode, load_pipeline, sample
+from latentcrf import LatentCRF, LatentCRFScheduler
+from latentcrf.emoji.dataset import DatasetError, load
+from latentcrf.files import replacing
+from latentcrf.perceptual import MODELS, load_features, load_lpips
+
+STEPS, BYPASS = 50, (33, 49)
+
+
+def write(name: str, items: pd.DataFrame, summary: pd.DataFrame, out: Path) -> None:
+    """Write both tables to `out` and print the summary."""
+    for ending, table in (("", items), ("-summary", summary)):
+        with replacing(out / f"{name}{ending}.csv") as temporary:
+            table.to_csv(temporary, index=False, float_format="%.6g")
+    print(summary.to_string(index=False, float_format=lambda number: f"{number:.4g}"))
+    print(f"written: {out / name}.csv, {out / name}-summary.csv")
+
+
+def draw_prompts(rows: list[dict[str, Any]], count: int, seed: int) -> pd.DataFrame:
+    """`count` subjects (subject, code_point) drawn without repetition from the core subjects seen in training.
+
+    Raises:
+        ValueError: there are not so many.
+    """
+    table = pd.DataFrame(rows)
+    seen = table[table["core"] & (table["split"] == "train")][["subject", "code_point"]].drop_duplicates()
+    if not 1 <= count <= len(seen):
+        raise ValueError(f"--prompts {count} is out of range: 1 to {len(seen)}, the number of core subjects.")
+    chosen = np.random.default_rng(seed).choice(len(seen), size=count, replace=False)
+    return seen.iloc[chosen].reset_index(drop=True)
+
+
+def captioned_sheet(pixels: np.ndarray, captions: list[str], columns: int = 8) -> Image.Image:
+    """Images (B, H, W, 3), each above its caption, row by row on white."""
+    size, line, gap = pixels.shape[1], 16, 6
+    height = -(-len(pixels) // columns) * (size + line + gap)
+    sheet = Image.new("RGB", (columns * (size + gap) + gap, height + gap), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for index, (image, caption) in enumerate(zip(pixels, captions, strict=True)):
+        row, column = divmod(index, columns)
+        x, y = gap + column * (size + gap), gap + row * (size + line + gap)
+        sheet.paste(Image.fromarray(image), (x, y))
+        while draw.textlength(caption, font) > size:
+            caption = caption.rstrip("…")[:-1].rstrip() + "…"
+        draw.text((x + size // 2, y + size + 1), caption, "black", font, anchor="ma")
+    return sheet
+
+
+@torch.inference_mode()
+def autoencoder(options: argparse.Namespace) -> None:
+    """Reconstruction of the held-out images: PSNR in dB, LPIPS(alex)."""
+    rows, pixels = load(options.data)
+    held_out = [index for index, row in enumerate(rows) if row["split"] == "test"]
+    vae, model = load_pipeline(options.model).vae, load_lpips()
+    reference = measures.to_images(pixels[held_out])
+    found: dict[str, list[torch.Tensor]] = {"psnr": [], "lpips": []}
+    for batch in tqdm(reference.split(options.batch_size), desc="autoencoder", unit="batch"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
+            decoded = vae.decode(vae.encode(batch).latent_dist.mode()).sample
+        decoded = measures.to_images(measures.to_pixels(decoded))  # as the eye sees it: 8 bits a channel
+        found["psnr"].append(measures.psnr(decoded, batch))
+        found["lpips"].append(measures.lpips(model, decoded, batch))
+    items = pd.DataFrame(rows)[["subject", "style", "code_point"]].iloc[held_out].reset_index(drop=True)
+    for name, values in found.items():
+        items[name] = torch.cat(values).numpy()
+    summary = measures.summary({"PSNR (dB)": (items["psnr"], np.mean), "LPIPS(alex)": (items["lpips"], np.mean)})
+    write("autoencoder", items, summary, options.out)
+
+
+def ldm(options: argparse.Namespace) -> None:
+    """Retrieval of the prompted subject, R@1 and R@5, beside real images'; a sheet of the first 64 pictures."""
+    rows, pixels = load(options.data)
+    prompts = draw_prompts(rows, options.prompts, options.seed)
+    pipeline = load_pipeline(options.model)
+    seeds = [options.seed + index for index in range(len(prompts))]
+    captions = prompts["subject"].tolist()
+    latents = sample(
+        pipeline, captions, seeds, steps=STEPS, guidance=options.guidance,
+        batch_size=options.batch_size, bf16=options.bf16, progress="ldm",
+    )  # fmt: skip
+    images = decode(pipeline, latents, bf16=options.bf16)
+    with replacing(options.out / "ldm-sheet.png") as temporary:
+        captioned_sheet(measures.to_pixels(images[:64]), captions[:64]).save(temporary)
+
+    features = load_features()
+    gallery, labels = load_gallery(features, rows, pixels, options.data)
+    made = embed(features, images)
+    items = prompts.assign(seed=seeds, rank=measures.retrieval_ranks(made, prompts["code_point"], gallery, labels))
+    real = measures.retrieval_ranks(gallery, labels, gallery, labels, itself=True)
+    of_prompted = real[np.isin(labels, prompts["code_point"])]
+    summary = measures.summary(
+        {
+            f"R@{k}, {name}": (np.asarray(ranks) <= k, np.mean)
+            for name, ranks in (
+                ("generated", items["rank"]),
+                ("real images of the prompted subjects", of_prompted),
+                ("all real images", real),
+            )
+            for k in (1, 5)
+        }
+    )
+    write("ldm", items, summary, options.out)
+
+
+def time_ratios(run: Callable[[Any], Any], first: Any, second: Any, rounds: int) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds of `run(first)` and of `run(second)`, interleaved A B A B after one warm-up each: two arrays (rounds,)."""
+    seconds = []
+    for _ in range(rounds + 1):
+        pair = []
+        for argument in (first, second):
+            begin = time.perf_counter()
+            run(argument)
+            pair.append(time.perf_counter() - begin)
+        seconds.append(pair)
+    a, b = np.array(seconds[1:]).T
+    return a, b
+
+
+def crf(options: argparse.Namespace) -> None:
+    """LatentCRF and the bypass without parameters against the full run from the same noise."""
+    rows, _ = load(options.data)
+    prompts = draw_prompts(rows, options.prompts, options.seed)
+    pipeline, model = load_pipeline(options.model), load_lpips()
+    network = LatentCRF.from_pretrained(options.crf, use_safetensors=True, local_files_only=True).eval()
+    methods = {
+        "full": None,
+        "bypass": LatentCRFScheduler(pipeline.scheduler, None, bypass=BYPASS),
+        "crf": LatentCRFScheduler(pipeline.scheduler, network, bypass=BYPASS, num_iterations=options.iterations),
+    }
+    captions, seeds = prompts["subject"].tolist(), [options.seed + index for index in range(len(prompts))]
+
+    def run(name: str, count: int, batch_size: int, progress: str | None = None) -> torch.Tensor:
+        return sample(
+            pipeline, captions[:count], seeds[:count], steps=STEPS, guidance=options.guidance,
+            scheduler=methods[name], batch_size=batch_size, bf16=options.bf16, progress=progress,
+        )  # fmt: skip
+
+    latents = {name: run(name, len(prompts), options.batch_size, progress=name) for name in methods}
+    images = {name: decode(pipeline, latent, bf16=options.bf16) for name, latent in latents.items()}
+    items = prompts.assign(seed=seeds)
+    measured: dict[str, Any] = {}
+    for label, name, compare in (
+        ("latent MSE", "latent_mse", lambda m: measures.latent_mse(latents[m], latents["full"])),
+        ("LPIPS(alex)", "lpips", lambda m: measures.lpips(model, images[m], images["full"])),
+    ):
+        for method in ("bypass", "crf"):
+            items[f"{name}_{method}"] = compare(method).numpy()
+            measured[f"{label} to the full run, {method}"] = (items[f"{name}_{method}"], np.mean)
+        measured[f"{label}, crf minus bypass"] = (items[f"{name}_crf"] - items[f"{name}_bypass"], np.mean)
+
+    calls = {}
+    for method in ("full", "crf"):
+        with counted(pipeline.unet) as batches:
+            run(method, 1, 1)
+        calls[method] = len(batches)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(options.threads)
+    full, ours = time_ratios(lambda method: run(method, 1, 1), "full", "crf", options.rounds)
+    torch.set_num_threads(threads)
+    measured |= {
+        "seconds a sampler run, full": (full, np.median),
+        "seconds a sampler run, crf": (ours, np.median),
+        "time ratio, crf to full": (ours / full, np.median),
+    }
+    summary = measures.summary(measured)
+    extra = [
+        {"measure": f"U-Net calls, {method}", "value": count, "low": count, "high": count, "n": 1}
+        for method, count in calls.items()
+    ]
+    parameters = sum(p.numel() for p in network.parameters()) / sum(p.numel() for p in pipeline.unet.parameters())
+    extra.append(
+        {"measure": "parameters, crf to U-Net", "value": parameters, "low": parameters, "high": parameters, "n": 1}
+    )
+    write("crf", items, pd.concat([summary, pd.DataFrame(extra)], ignore_index=True), options.out)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.quality", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{autoencoder,ldm,crf}")
+    for run, prompts in ((autoencoder, 0), (ldm, 200), (crf, 100)):
+        sub = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
+        sub.set_defaults(run=run)
+        add = sub.add_argument
+        add("--data", type=Path, default=Path("data/emoji"), metavar="DIR", help="data set (default data/emoji)")
+        add("--out", type=Path, required=True, metavar="DIR", help="folder for the tables")
+        add("--model", type=Path, default=MODELS / "emoji-ldm", metavar="FOLDER", help="pipeline (default: shipped)")
+        add("--batch-size", type=int, default=16, metavar="N", help="images at a time (default 16)")
+        add("--fp32", dest="bf16", action="store_false", help="float32 networks instead of bfloat16")
+        if prompts:
+            add("--prompts", type=int, default=prompts, metavar="N", help=f"number of prompts (default {prompts})")
+            add("--seed", type=int, default=0, help="of the prompts' choice and the first image (default 0)")
+            add("--guidance", type=float, default=GUIDANCE, help=f"guidance scale (default {GUIDANCE:g})")
+        if run is crf:
+            add("--crf", type=Path, default=MODELS / "emoji-latentcrf", metavar="FOLDER", help="(default: shipped)")
+            add("--iterations", type=int, default=5, metavar="N", help="CRF iterations (default 5)")
+            add("--rounds", type=int, default=15, metavar="N", help="timed pairs (default 15)")
+            add("--threads", type=int, default=2, metavar="N", help="CPU threads while timing (default 2)")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    for name in ("batch_size", "rounds", "threads"):
+        if getattr(options, name, 1) < 1:
+            parser.error(f"--{name.replace('_', '-')} {getattr(options, name)} is out of range: 1 or more.")
+    try:
+        options.run(options)
+    except (DatasetError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
