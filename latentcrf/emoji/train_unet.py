@@ -87,9 +87,10 @@ def build_scheduler() -> DDIMScheduler:
     )
 
 
-def build_pipeline(vae: AutoencoderKL, unet: UNet2DConditionModel, packages: Path) -> StableDiffusionPipeline:
+def build_pipeline(
+    vae: AutoencoderKL, unet: UNet2DConditionModel, encoder: Any, tokenizer: Any
+) -> StableDiffusionPipeline:
     """The LDM as an ordinary pipeline, without safety checker."""
-    encoder, tokenizer = text_encoder(packages)
     encoder.config.use_attention_mask = True  # read by the pipeline: MiniLM was trained with its padding masked
     pipeline = StableDiffusionPipeline(
         vae=vae,
@@ -212,12 +213,14 @@ def train(options: argparse.Namespace) -> None:
     unseen = [index for index, row in enumerate(rows) if row["split"] == "test"]
 
     vae = AutoencoderKL.from_pretrained(options.vae, torch_dtype=torch.float32).to(device).eval()
-    unet = (
-        UNet2DConditionModel.from_pretrained(options.init_from, subfolder="unet", torch_dtype=torch.float32)
-        if options.init_from
-        else build_unet()
-    ).to(device)
-    pipeline = build_pipeline(vae, unet, options.packages).to(device)
+    if options.init_from:
+        start = StableDiffusionPipeline.from_pretrained(
+            options.init_from, torch_dtype=torch.float32, use_safetensors=True
+        )
+        unet, encoder, tokenizer = start.unet, start.text_encoder, start.tokenizer
+    else:
+        unet, (encoder, tokenizer) = build_unet(), text_encoder(options.packages)
+    pipeline = build_pipeline(vae, unet, encoder, tokenizer).to(device)
     scheduler = pipeline.scheduler
     means, stds = encode_images(vae, pictures[seen])
     captions = build_captions(pipeline, [rows[index] for index in seen])
@@ -250,7 +253,14 @@ def train(options: argparse.Namespace) -> None:
         return {"held_out_loss": torch.cat(losses).mean().item()}
 
     unet.train()
-    run = Run(options.out, {"unet": unet, "ema": ema, "optimizer": optimizer}, options.minutes, options.resume, report)
+    run = Run(
+        options.out,
+        {"unet": unet, "ema": ema, "optimizer": optimizer},
+        options.minutes,
+        options.resume,
+        report,
+        options.checkpoint_seconds,
+    )
     for step in run.steps():
         chosen = torch.randint(len(seen), (options.batch_size,))
         latents = (means[chosen] + stds[chosen] * torch.randn(means[chosen].shape)).to(device)

@@ -171,7 +171,7 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
         return measured
 
     parts = {"vae": vae, "ema": ema, "optimizer": optimizer, "discriminator": discriminator, "critic": critic}
-    run = Run(options.out, parts, options.minutes, options.resume, report)
+    run = Run(options.out, parts, options.minutes, options.resume, report, options.checkpoint_seconds)
     for step in run.steps():
         adversarial = run.fraction >= options.adversarial_from
         crops = not adversarial and run.fraction < options.crops_until

@@ -24,7 +24,6 @@ from tqdm import tqdm
 
 from latentcrf.files import replacing
 
-CHECKPOINT_SECONDS = 240.0
 REPORT_SECONDS = 600.0
 
 
@@ -86,6 +85,7 @@ class Run:
         parts: name -> module, optimizer or EMA; their states make the checkpoint.
         minutes: wall-clock budget of the whole run, what a resumed run has used included.
         resume: go on from the folder's checkpoint; without one the run starts fresh.
+        checkpoint_seconds: how often the state is written.
         report: called about every ten minutes and at the end, returns held-out measures for the log.
 
     Raises:
@@ -99,7 +99,9 @@ class Run:
         minutes: float,
         resume: bool = False,
         report: Callable[[], dict[str, float]] | None = None,
+        checkpoint_seconds: float = 240.0,
     ) -> None:
+        self.checkpoint_seconds = checkpoint_seconds
         self.folder, self.parts, self.budget, self.report = Path(folder), parts, 60.0 * minutes, report
         self.folder.mkdir(parents=True, exist_ok=True)
         self.step, self.images, self.seconds = 0, 0, 0.0
@@ -138,7 +140,7 @@ class Run:
             if now - last_report > REPORT_SECONDS:
                 self._report()
                 last_report = time.monotonic()
-            if now - last_save > CHECKPOINT_SECONDS:
+            if now - last_save > self.checkpoint_seconds:
                 self.save()
                 last_save = time.monotonic()
             # Saving and reporting are not training time: without this the schedule would jump.
@@ -234,11 +236,16 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         "--minutes", type=float, default=60.0, help="wall-clock training time of the whole run (default 60)"
     )
     parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
+    parser.add_argument(
+        "--checkpoint-seconds", type=float, default=240.0, metavar="S", help="how often to checkpoint (default 240)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of weights and data order (default 0)")
 
 
 def check_run_arguments(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     if not (math.isfinite(options.minutes) and 0 < options.minutes <= 100_000):
         parser.error(f"--minutes {options.minutes} is out of range: above 0, at most 100000.")
+    if not 1 <= options.checkpoint_seconds <= 3600:
+        parser.error(f"--checkpoint-seconds {options.checkpoint_seconds} is out of range: 1 to 3600.")
     if not 0 <= options.seed < 2**63:
         parser.error(f"--seed {options.seed} is out of range: 0 to 2^63 - 1.")

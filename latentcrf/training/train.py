@@ -198,7 +198,7 @@ def train(options: argparse.Namespace) -> None:
 
     crf.train()
     parts = {"crf": crf, "ema": ema, "optimizer": optimizer, "discriminator": discriminator, "critic": critic}
-    run = Run(options.out, parts, options.minutes, options.resume, report)
+    run = Run(options.out, parts, options.minutes, options.resume, report, options.checkpoint_seconds)
     for step in run.steps():
         set_learning_rate(optimizer, preset.learning_rate * warm_cosine(step, run.fraction))
         if run.fraction < options.stage1_until:

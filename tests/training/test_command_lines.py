@@ -1,0 +1,95 @@
+"""The training command lines: killed at any moment they go on; bad options are met with a sentence."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+
+from latentcrf import LatentCRF
+from latentcrf.emoji import train_unet, train_vae
+from latentcrf.training import train
+
+ROOT = Path(__file__).parents[2]
+LDM = ROOT / "assets" / "models" / "emoji-ldm"
+
+
+def start(module: str, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-W", "ignore", "-m", module, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def kill_and_resume(module: str, out: Path, *arguments: object) -> str:
+    """Start a long run, kill it (SIGKILL) after its first checkpoint, go on with a budget that is used up."""
+    run = start(module, "--out", out, "--minutes", 30, "--checkpoint-seconds", 1, *arguments)
+    deadline = time.monotonic() + 240
+    while not (out / "checkpoint.pt").exists():
+        assert run.poll() is None, run.stdout.read()
+        assert time.monotonic() < deadline, "no checkpoint within four minutes"
+        time.sleep(0.2)
+    time.sleep(3)  # somewhere in the middle of a step, or of the next checkpoint
+    run.send_signal(signal.SIGKILL)
+    run.communicate()
+    again = start(module, "--out", out, "--minutes", 0.001, "--resume", *arguments)
+    printed, _ = again.communicate(timeout=300)
+    assert again.returncode == 0, printed
+    return printed
+
+
+@pytest.mark.slow
+def test_the_autoencoder_resumes_after_a_kill(small_data: Path, tmp_path: Path) -> None:
+    printed = kill_and_resume("latentcrf.emoji.train_vae", tmp_path / "vae", "--data", small_data)
+    assert "resumed" in printed and "at step 0," not in printed
+    vae = AutoencoderKL.from_pretrained(tmp_path / "vae" / "vae")
+    assert vae.config.scaling_factor == 1.0
+    assert list((tmp_path / "vae").glob("sample-*.png")) and (tmp_path / "vae" / "log.csv").exists()
+
+
+@pytest.mark.slow
+def test_the_unet_resumes_after_a_kill(small_data: Path, tmp_path: Path) -> None:
+    arguments = ("--data", small_data, "--vae", LDM / "vae", "--init-from", LDM, "--batch-size", 4)
+    printed = kill_and_resume("latentcrf.emoji.train_unet", tmp_path / "unet", *arguments)
+    assert "resumed" in printed and "at step 0," not in printed
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "unet" / "ldm")
+    assert pipeline.scheduler.config.prediction_type == "v_prediction"
+
+
+@pytest.mark.slow
+def test_the_crf_resumes_after_a_kill(small_data: Path, tmp_path: Path) -> None:
+    arguments = ("--base", LDM, "--data", small_data, "--runs", 16)
+    printed = kill_and_resume("latentcrf.training.train", tmp_path / "crf", *arguments)
+    assert "resumed" in printed and "at step 0," not in printed
+    LatentCRF.from_pretrained(tmp_path / "crf" / "latentcrf")
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments", "sentence"),
+    [
+        (train_vae.main, ["--data", "x", "--minutes", "nan"], "--minutes nan is out of range"),
+        (train_vae.main, ["--data", "x", "--minutes", "0"], "above 0, at most 100000"),
+        (train_vae.main, ["--data", "x", "--seed", "-1"], "--seed -1 is out of range"),
+        (train_vae.main, ["--data", "x", "--crops-until", "2"], "--crops-until 2.0 is out of range: 0 to 1"),
+        (train_vae.main, ["--data", "x", "--learning-rate", "nan"], "--learning-rate nan is out of range"),
+        (train_vae.main, ["--data", "x", "--checkpoint-seconds", "0"], "--checkpoint-seconds 0.0 is out of range"),
+        (train_unet.main, ["--data", "x", "--vae", "x", "--batch-size", "0"], "--batch-size 0 is out of range"),
+        (train.main, ["--data", "x", "--base", "x", "--runs", "1"], "--runs 1 is out of range: 16 to"),
+        (train.main, ["--data", "x", "--base", "x", "--stage1-until", "-1"], "is out of range: 0 to 1"),
+    ],
+)
+def test_bad_options_are_named(
+    main: object, arguments: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main([*arguments, "--out", str(tmp_path / "run")])  # type: ignore[operator]
+    assert exit_.value.code == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_data_set_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = train_vae.main(["--data", str(tmp_path / "none"), "--out", str(tmp_path / "run")])
+    assert code == 1
+    assert "holds no data set. Build it: python -m latentcrf.emoji.dataset" in capsys.readouterr().err

@@ -1,0 +1,111 @@
+"""The shared training loop: budget, exact resuming, log, averaged weights."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from latentcrf.training.loop import EMA, Run, RunError, optimise, warm_cosine
+
+
+def train(folder: Path, stop_after: int | None, resume: bool = False, total: int = 20) -> tuple[nn.Module, EMA]:
+    """A regression on random data, `total` steps; `stop_after` leaves it in the middle, right after a checkpoint."""
+    torch.manual_seed(7)
+    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
+    ema, optimizer = EMA(model, 0.9), torch.optim.AdamW(model.parameters(), lr=0.01)
+    run = Run(folder, {"model": model, "ema": ema, "optimizer": optimizer}, minutes=60, resume=resume)
+    for step in run.steps():
+        if step == total:
+            break
+        if step == stop_after:
+            run.save()
+            break
+        x = torch.randn(16, 3)
+        loss = (model(x) - x.sum(1, keepdim=True)).square().mean()
+        optimise(loss, model, optimizer)
+        ema.update()
+        run.count(len(x), loss=loss.detach())
+    return model, ema
+
+
+def test_a_resumed_run_ends_exactly_where_an_unbroken_one_does(tmp_path: Path) -> None:
+    whole, whole_ema = train(tmp_path / "whole", None)
+    train(tmp_path / "broken", 9)
+    torch.manual_seed(12345)  # another process would have another random state
+    resumed, resumed_ema = train(tmp_path / "broken", None, resume=True)
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert all(torch.equal(a, b) for a, b in zip(whole_ema.average, resumed_ema.average, strict=True))
+    assert whole_ema.step == resumed_ema.step == 20
+
+
+def test_a_folder_with_a_run_is_not_overwritten(tmp_path: Path) -> None:
+    train(tmp_path, 3)
+    with pytest.raises(RunError, match="--resume"):
+        train(tmp_path, 3)
+
+
+def test_a_checkpoint_of_another_model_is_refused_with_a_sentence(tmp_path: Path) -> None:
+    train(tmp_path, 3)
+    with pytest.raises(RunError, match="does not fit this model"):
+        Run(tmp_path, {"model": nn.Linear(2, 2)}, minutes=1, resume=True)
+
+
+def test_the_budget_ends_the_run_and_the_log_is_complete(tmp_path: Path) -> None:
+    model = nn.Linear(1, 1)
+    run = Run(tmp_path, {"model": model}, minutes=0.3 / 60, report=lambda: {"held_out": float(torch.rand(()))})
+    steps = 0
+    for _ in run.steps():
+        torch.randn(1000, 100).square().sum()
+        run.count(4, loss=steps)
+        steps += 1
+    rows = list(csv.DictReader(open(tmp_path / "log.csv", newline="")))
+    assert run.fraction == 1.0 and 0.3 <= run.seconds < 2.0
+    assert rows[-1]["step"] == str(steps) and rows[-1]["images"] == str(4 * steps)
+    assert float(rows[-1]["loss"]) == pytest.approx((steps - 1) / 2, rel=1e-4)
+    assert 0 <= float(rows[-1]["held_out"]) < 1
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_report_does_not_change_the_training(tmp_path: Path) -> None:
+    run = Run(tmp_path, {}, minutes=1, report=lambda: {"noise": float(torch.randn(()))})
+    torch.manual_seed(3)
+    expected = torch.randn(5)
+    torch.manual_seed(3)
+    run._report()
+    assert torch.equal(torch.randn(5), expected)
+
+
+def test_ema_is_the_weighted_mean_and_is_taken_off_again() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    values, ema = [0.0, 1.0, 5.0], None
+    with torch.no_grad():
+        model.weight.fill_(values[0])
+        ema = EMA(model, decay=0.5)
+        expected = values[0]
+        for step, value in enumerate(values[1:]):
+            model.weight.fill_(value)
+            ema.update()
+            decay = min(0.5, (1 + step) / (10 + step))
+            expected = decay * expected + (1 - decay) * value
+    with ema.applied():
+        assert model.weight.item() == pytest.approx(expected)
+    assert model.weight.item() == values[-1]
+
+
+def test_a_loss_that_is_not_finite_leaves_the_weights_alone() -> None:
+    model = nn.Linear(2, 1)
+    before = model.weight.detach().clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    optimise((model(torch.ones(1, 2)) * float("nan")).sum(), model, optimizer)
+    assert torch.equal(model.weight, before)
+    optimise(model(torch.ones(1, 2)).sum(), model, optimizer)
+    assert not torch.equal(model.weight, before)
+
+
+def test_learning_rate_warms_up_and_decays() -> None:
+    assert warm_cosine(0, 0.0, warm_up=100) == pytest.approx(0.01)
+    assert warm_cosine(500, 0.0, warm_up=100) == pytest.approx(1.0)
+    assert warm_cosine(500, 1.0, warm_up=100, floor=0.02) == pytest.approx(0.02)

@@ -1,0 +1,78 @@
+"""Recorded trajectories and the targets of distillation."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+
+from latentcrf.emoji.train_unet import build_scheduler
+from latentcrf.model import hand_over
+from latentcrf.training.losses import distillation_loss, ideal_latents, return_gain
+from latentcrf.training.loop import RunError
+from latentcrf.training.train import observe_run, random_hand_over, random_iterations
+from latentcrf.training.trajectories import Recording, Trajectories, levels, load_trajectories
+
+
+def ddim_run(scheduler: DDIMScheduler, steps: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """A DDIM run of an arbitrary nonlinear model: latents (1, steps + 1, 4, 6, 6) and the scheduler's own x0_hat."""
+    scheduler.set_timesteps(steps)
+    x = torch.randn(1, 4, 6, 6, generator=torch.Generator().manual_seed(0))
+    path, denoised = [x], []
+    for t in scheduler.timesteps:
+        done = scheduler.step(torch.tanh(x.roll(1, -1)) - 0.3 * x, t, x)
+        x = done.prev_sample
+        path.append(x)
+        denoised.append(done.pred_original_sample)
+    return torch.stack(path, 1), denoised
+
+
+def test_clean_estimates_are_recovered_from_neighbouring_latents() -> None:
+    scheduler = build_scheduler()
+    path, denoised = ddim_run(scheduler, 50)
+    runs = Trajectories(path, levels(scheduler, 50))
+    for step in range(50):
+        found = runs.denoised(torch.tensor([0]), torch.tensor([step]))
+        assert torch.allclose(found, denoised[step], atol=2e-4), step
+
+
+def test_levels_rise_from_pure_noise_to_clean() -> None:
+    alphas = levels(build_scheduler(), 50)
+    assert len(alphas) == 51 and alphas[0] == pytest.approx(0, abs=1e-6) and alphas[-1] == 1
+    assert (alphas.diff() > 0).all()
+
+
+def test_with_the_ideal_latents_the_ldm_goes_on_as_without_a_bypass() -> None:
+    scheduler = build_scheduler()
+    path, _ = ddim_run(scheduler, 50)
+    runs = Trajectories(path, levels(scheduler, 50))
+    for first, last in ((33, 49), (10, 30), (20, 50), (45, 46)):
+        observation, target = observe_run(runs, torch.tensor([0]), torch.tensor([first]), torch.tensor([last]))
+        y = ideal_latents(observation.latents, target, observation.alpha_in, observation.alpha_out)
+        back = hand_over(observation.latents, y, observation.alpha_in, observation.alpha_out)
+        assert torch.allclose(back, target, atol=1e-4)
+        loss = distillation_loss(y, observation.latents, target, observation.alpha_in, observation.alpha_out)
+        assert loss < 1e-6
+        worse = distillation_loss(y + 0.1, observation.latents, target, observation.alpha_in, observation.alpha_out)
+        assert worse > 100 * loss.clamp(min=1e-9)
+
+
+def test_return_gain_is_the_derivative_of_the_hand_over() -> None:
+    a_in, a_out = torch.tensor([0.3], dtype=torch.float64), torch.tensor([0.9], dtype=torch.float64)
+    x = torch.randn(1, 1, 1, 1)
+    slope = hand_over(x, torch.ones(1, 1, 1, 1), a_in, a_out) - hand_over(x, torch.zeros(1, 1, 1, 1), a_in, a_out)
+    assert slope.item() == pytest.approx(return_gain(a_in, a_out).item(), rel=1e-5)
+
+
+def test_random_hand_overs_and_iteration_counts_cover_their_ranges() -> None:
+    torch.manual_seed(0)
+    first, last = random_hand_over(4000, 50)
+    assert first.min() == 2 and first.max() == 49
+    assert (first < last).all() and last.max() == 50
+    assert {int(x) for x in last} >= set(range(10, 51))
+    assert {random_iterations() for _ in range(500)} == set(range(1, 11))
+
+
+def test_an_empty_folder_of_trajectories_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="holds no trajectories"):
+        load_trajectories(tmp_path, build_scheduler(), Recording())
