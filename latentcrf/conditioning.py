@@ -87,7 +87,7 @@ class ConditioningNetwork(nn.Module):
         channels: int,
         coarse_channels: int,
         num_coarse_blocks: int,
-        embedding_dim: int = 128,
+        embedding_dim: int = 96,
         prompt_dim: int | None = None,
     ) -> None:
         super().__init__()

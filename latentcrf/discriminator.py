@@ -9,7 +9,7 @@ class LatentDiscriminator(nn.Module):
     """Scores patches of latents (B, C, H, W), H and W at least 4: (B, 1, H // 4, W // 4) logits, high for real ones.
 
     Every convolution is spectrally normalised (Miyato et al., ICLR 2018), so that the scores change no faster than the
-    latents times a constant; no batch or group statistics enter, so a score depends on its patch (29 x 29 sites) alone.
+    latents times a constant; no batch or group statistics enter, so a score depends on its patch (24 x 24 sites) alone.
 
     Args:
         latent_channels: C.

@@ -119,7 +119,7 @@ class LatentCRF(ModelMixin, ConfigMixin):
         filter_size: int = 3,
         pairwise_rank: int = 12,
         channels: int = 64,
-        coarse_channels: int = 160,
+        coarse_channels: int = 144,
         num_coarse_blocks: int = 4,
         prompt_dim: int | None = None,
     ) -> None:
