@@ -210,7 +210,7 @@ convolutions. Its pooled features (1280) are what retrieval, Vendi score and ker
 
 - Source: PyPI `{package}` (Apache-2.0), file SHA-256 `{sha256}`; read by `python -m latentcrf.emoji.parts`.
 - `model.safetensors` SHA-256 `{written}`.
-- Check: it names emoji of a banana, a pizza, an umbrella as what they are (`tests/test_perceptual.py`).
+- Check: it names emoji of an umbrella, a zebra, a guitar as what they are (`tests/test_perceptual.py`).
 """,
 }
 
