@@ -1,0 +1,164 @@
+"""One comparison: the full LDM and LatentCRF from the same noise, watched step by step, timed alike."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from torch import Tensor, nn
+
+from analysis.generate import counted, decode, encode, initial_noise, scheduled
+from analysis.measures import lpips, to_images, to_pixels
+from app.results import Comparison, Generated, Progress
+from app.settings import Settings
+from latentcrf import LatentCRF, LatentCRFScheduler
+from latentcrf.levels import coefficients
+
+PREVIEW_SECONDS = 0.6  # at least this long from one preview to the next
+
+
+@dataclass(frozen=True)
+class Models:
+    """What a comparison needs, on its device: the sampler's networks compute in `precision`; `origin` says what made
+    the images (weights, device, precision)."""
+
+    pipeline: StableDiffusionPipeline
+    crf: LatentCRF
+    lpips: nn.Module
+    precision: torch.dtype
+    origin: dict[str, str] = field(default_factory=dict)
+
+
+class Stopwatch:
+    """Wall-clock seconds, without those spent in `paused`. Waits for a GPU to finish before it looks at the clock."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.began = self._now()
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return self._now() - self.began
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        stopped = self._now()
+        try:
+            yield
+        finally:
+            self.began += self._now() - stopped
+
+
+def compare(
+    models: Models, settings: Settings, previews: bool, report: Callable[[Progress | Generated | Comparison], None]
+) -> None:
+    """Run the full LDM, then LatentCRF, and report each step, each image and at last the comparison."""
+    pipeline = models.pipeline
+    with torch.inference_mode():
+        prompt = encode(pipeline, [settings.prompt])
+    noise = initial_noise(pipeline, [settings.seed])
+    schedulers = {
+        "full": pipeline.scheduler,
+        "latentcrf": LatentCRFScheduler(
+            pipeline.scheduler,
+            models.crf,
+            bypass=(settings.bypass_start, settings.bypass_end),
+            num_iterations=settings.iterations,
+        ),
+    }
+    schedulers["latentcrf"].prompt_embeds = prompt["prompt_embeds"]
+    results = {}
+    for method, scheduler in schedulers.items():
+        results[method] = _generate(models, settings, method, scheduler, prompt, noise, previews, report)
+        report(results[method])
+    jump = schedulers["latentcrf"].last_hand_over
+    distance = lpips(models.lpips, *(_as_tensor(result.image, pipeline.device) for result in results.values()))
+    report(
+        Comparison(
+            settings,
+            **results,
+            before=_image(pipeline, jump.observation.denoised),
+            after=_image(pipeline, jump.y),
+            lpips=float(distance),
+            origin=models.origin,
+            unread=_unread(pipeline, settings.prompt),
+        )
+    )
+
+
+def _generate(
+    models: Models,
+    settings: Settings,
+    method: str,
+    scheduler: Any,
+    prompt: dict[str, Tensor],
+    noise: Tensor,
+    previews: bool,
+    report: Callable[[Any], None],
+) -> Generated:
+    pipeline = models.pipeline
+    latents, last_preview = noise, time.monotonic()
+
+    def on_step_end(_: Any, index: int, __: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        nonlocal latents, last_preview
+        with stopwatch.paused():
+            preview, total = None, len(scheduler.timesteps)
+            if previews and index + 1 < total and time.monotonic() - last_preview > PREVIEW_SECONDS:
+                preview = _image(pipeline, clean_estimate(scheduler, index, latents, tensors["latents"]))
+                last_preview = time.monotonic()
+            latents = tensors["latents"]
+            report(Progress(method, index + 1, total, preview))
+        return tensors
+
+    with scheduled(pipeline, scheduler), counted(pipeline.unet) as calls:
+        # torch.float32 is no autocast at all
+        low = models.precision if models.precision != torch.float32 else torch.bfloat16
+        with torch.autocast(pipeline.device.type, low, enabled=low is models.precision):
+            stopwatch = Stopwatch(pipeline.device)
+            final = pipeline(
+                **prompt,
+                latents=noise,
+                num_inference_steps=settings.steps,
+                guidance_scale=settings.guidance,
+                output_type="latent",
+                callback_on_step_end=on_step_end,
+            ).images
+            seconds = stopwatch.seconds
+    return Generated(method, _image(pipeline, final), len(calls), seconds)
+
+
+def clean_estimate(scheduler: Any, index: int, latents: Tensor, following: Tensor) -> Tensor:
+    """x0_hat (B, C, h, w) from the latents before and after step `index` of the run that `scheduler` is set to.
+
+    Both are a x0_hat + s eps_hat with their own (a, s): two equations for two unknowns. Exact for deterministic
+    first-order steps such as DDIM's, and across the CRF's jump, where it gives y.
+    """
+    (a, s), (a_next, s_next) = coefficients(scheduler, index), coefficients(scheduler, index + 1)
+    return (s * following.float() - s_next * latents.float()) / (s * a_next - s_next * a)
+
+
+def _image(pipeline: StableDiffusionPipeline, latents: Tensor) -> Image.Image:
+    # float32 whatever the sampler ran in: decoding is cheap and bfloat16 has fewer levels than 8 bits
+    return Image.fromarray(to_pixels(decode(pipeline, latents.float(), bf16=False))[0])
+
+
+def _as_tensor(image: Image.Image, device: torch.device) -> Tensor:
+    return to_images(np.asarray(image)[None].copy()).to(device)
+
+
+def _unread(pipeline: StableDiffusionPipeline, prompt: str) -> str:
+    """The end of the prompt that the text encoder does not see, as the tokenizer spells it; empty if it sees all."""
+    tokenizer = pipeline.tokenizer
+    tokens = tokenizer(prompt, add_special_tokens=False).input_ids
+    room = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()
+    return tokenizer.decode(tokens[room:]) if len(tokens) > room else ""

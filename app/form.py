@@ -1,0 +1,176 @@
+"""The form of a run's settings: its controls, and what fills them (a PNG, a link, another number of steps)."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from app import html
+from app.png import read_png
+from app.services import ModelsError, Services
+from app.settings import LIMITS, MAX_PROMPT, NAMES, Settings, SettingsError
+
+DEFAULTS = Settings("red apple")
+# Copies the address that makes this comparison again, and shows it where the browser does not let us copy.
+COPY_LINK_JS = """(...values) => {
+    const url = new URL(window.location.href);
+    const names = %s;
+    url.search = new URLSearchParams(names.map((name, i) => [name, String(values[i] ?? "")])).toString();
+    navigator.clipboard?.writeText(url.href).catch(() => {});
+    return url.href;
+}""" % list(NAMES)
+
+
+@dataclass(frozen=True)
+class Form:
+    """The controls, `values` in the order of `NAMES`; `strip` shows the plan of the steps."""
+
+    values: list[gr.components.Component]
+    random_seed: gr.Checkbox
+    previews: gr.Checkbox
+    steps_before: gr.State
+    status: gr.HTML
+    strip: gr.HTML
+
+
+# ---------------------------------------------------------------------------------------- handlers
+
+
+def load_png(services: Services, path: str | None) -> list[Any]:
+    """Values for the form from the settings inside a PNG, and what to say about it; see `filled`."""
+    if path is None:
+        return unchanged(gr.skip())
+    try:
+        settings, origin = read_png(path)
+    except SettingsError as error:
+        return unchanged(html.message(f"{error}\nThe settings here are unchanged.", "error"))
+    text = "Settings loaded from the PNG. Press Compare to make the same image again."
+    try:
+        here = services.models.origin
+    except ModelsError:
+        here = {}
+    other = [f"{key} {origin.get(key, 'unknown')} there, {value} here" for key, value in here.items()]
+    other = [words for words, (key, value) in zip(other, here.items(), strict=True) if origin.get(key) != value]
+    if other:
+        text = f"Settings loaded from the PNG. The image may differ, as it was made elsewhere: {'; '.join(other)}."
+    return filled(settings, text)
+
+
+def load_link(request: gr.Request) -> list[Any]:
+    """Values for the form from the page's address: `?prompt=red+apple&seed=7&steps=50`..."""
+    asked = {key: value for key, value in request.query_params.items() if key in NAMES}
+    if "prompt" not in asked:
+        return unchanged(gr.skip())
+    try:
+        return filled(Settings.parse(asked), "Settings taken from the link. Press Compare to draw its images.")
+    except SettingsError as error:
+        return unchanged(html.message(f"This link's settings cannot be used.\n{error}", "error"))
+
+
+def filled(settings: Settings, text: str) -> list[Any]:
+    """For each control its value, then the random switch, the steps, the status and the plan."""
+    values = settings.as_dict() | {
+        "bypass_start": gr.update(value=settings.bypass_start, maximum=settings.steps - 1),
+        "bypass_end": gr.update(value=settings.bypass_end, maximum=settings.steps),
+    }
+    return [*values.values(), False, settings.steps, html.message(text), html.plan(settings)]
+
+
+def unchanged(status: Any) -> list[Any]:
+    """As `filled`, for values that stay as they are."""
+    return [*[gr.skip()] * (len(NAMES) + 2), status, gr.skip()]
+
+
+def move_bypass(steps: float, start: float, end: float, before: float) -> tuple[Any, Any, int]:
+    """The bypass at the same share of another number of steps, and that number."""
+    n, before = int(steps), max(2, int(before))
+    first = min(max(1, round(start * n / before)), n - 1)
+    # The LDM keeps at least one last step if it had one, and the bypass is never empty.
+    last = n if end >= before else max(first + 1, min(round(end * n / before), n - 1))
+    return gr.update(value=first, maximum=n - 1), gr.update(value=last, maximum=n), n
+
+
+def plan(steps: float, start: float, end: float) -> str:
+    """The sentence and the time lines for a choice of steps, before it runs."""
+    try:
+        return html.plan(Settings.parse({"prompt": "-", "steps": steps, "bypass_start": start, "bypass_end": end}))
+    except SettingsError as error:
+        return html.message(str(error), "error")
+
+
+# ------------------------------------------------------------------------------------------ layout
+
+
+def slider(name: str, info: str, **settings: Any) -> gr.Slider:
+    """A slider over a setting's accepted range, at its default."""
+    limit = LIMITS[name]
+    arguments = {"minimum": limit.low, "maximum": limit.high, "step": limit.step, "value": getattr(DEFAULTS, name)}
+    return gr.Slider(**{**arguments, **settings}, label=limit.name, info=info, elem_id=name)
+
+
+def build_prompt() -> gr.Textbox:
+    """The prompt box; Enter submits it."""
+    return gr.Textbox(
+        label="Prompt",
+        show_label=False,
+        placeholder="What shall be drawn? For example: red apple",
+        max_length=MAX_PROMPT,
+        lines=1,
+        max_lines=1,
+        autofocus=True,
+        scale=8,
+        elem_id="prompt",
+        container=False,
+    )
+
+
+def build_settings(services: Services, prompt: gr.Textbox, status: gr.HTML, strip: gr.HTML) -> Form:
+    """The controls in their accordion, with the events among themselves."""
+    with gr.Accordion("Settings", open=False, elem_id="settings"):
+        with gr.Row():
+            seed = gr.Number(
+                DEFAULTS.seed, label="Seed", info="of the initial noise; shows the last one used", elem_id="seed"
+            )
+            with gr.Column(min_width=200):
+                random_seed = gr.Checkbox(True, label="Random seed each time", elem_id="random-seed")
+                reuse = gr.Button("Reuse last seed", size="sm", elem_id="reuse-seed")
+            guidance = slider("guidance", "how closely the image follows the prompt; 1 is none")
+            iterations = slider("iterations", "of the CRF's solver; it has converged after about 4")
+        with gr.Row():
+            steps = slider("steps", "U-Net calls of the full LDM")
+            start = slider("bypass_start", "U-Net calls before the CRF takes over", maximum=DEFAULTS.steps - 1)
+            end = slider(
+                "bypass_end",
+                "step after which the U-Net takes over again; equal to the steps: never",
+                maximum=DEFAULTS.steps,
+            )
+        with gr.Row(equal_height=True):
+            previews = gr.Checkbox(
+                True, label="Previews while it runs", info="they are not in the measured time", elem_id="previews"
+            )
+            upload = gr.UploadButton("Load settings from a PNG", file_types=[".png"], size="sm", elem_id="load-png")
+            copy = gr.Button("Copy link to these settings", size="sm", elem_id="copy-link")
+            link = gr.Textbox(label="Link", interactive=False, buttons=["copy"], visible="hidden", elem_id="link")
+    values = [prompt, seed, steps, guidance, iterations, start, end]
+    steps_before = gr.State(DEFAULTS.steps)
+    form = Form(values, random_seed, previews, steps_before, status, strip)
+
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    outputs = [*values, random_seed, steps_before, status, strip]
+    upload.upload(partial(load_png, services), upload, outputs, **private)
+    steps.release(move_bypass, [steps, start, end, steps_before], [start, end, steps_before], queue=False, **private)
+    gr.on(
+        [steps.change, start.change, end.change],
+        plan,
+        [steps, start, end],
+        strip,
+        queue=False,
+        trigger_mode="always_last",
+        **private,
+    )
+    seed.input(lambda: False, None, random_seed, queue=False, **private)
+    reuse.click(lambda: False, None, random_seed, queue=False, **private)
+    copy.click(None, values, link, js=COPY_LINK_JS, **private)
+    copy.click(lambda: gr.update(visible=True), None, link, queue=False, **private)
+    return form

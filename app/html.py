@@ -1,0 +1,113 @@
+"""The page's own pieces of HTML: plain values in, HTML out, whatever a visitor typed escaped."""
+
+from html import escape
+
+from app.results import METHODS, Comparison
+from app.settings import Settings
+
+WAITING = "—"  # in place of a figure that is not measured yet
+
+
+def message(text: str, kind: str = "info") -> str:
+    """A line about what goes on; `kind` is "info" or "error". Line breaks are kept."""
+    role = "alert" if kind == "error" else "status"
+    return f'<p class="message {kind}" role="{role}">{escape(text).replace(chr(10), "<br>")}</p>'
+
+
+def plan(settings: Settings, done: dict[str, int] | None = None) -> str:
+    """What the two methods do with these settings: a sentence, and their steps as rows of cells.
+
+    A cell is a U-Net call, filled once it is made; the CRF lies over its gap. `done` gives the U-Net calls made so
+    far by method; None shows the plan.
+    """
+    n, start, end = settings.steps, settings.bypass_start, settings.bypass_end
+    done = done or {}
+    crf_done = " done" if done.get("latentcrf", 0) >= start else ""
+    rest = "its result is the image" if end == n else f"{n - end} more finish{'es' if n - end == 1 else ''} the image"
+    return (
+        f'<p class="reading">Both start from the same noise. The full LDM makes {n} U-Net calls. LatentCRF makes '
+        f"{start}, a small conditional random field (CRF) stands in for the next {end - start}, and {rest}.</p>"
+        '<div class="timelines">'
+        + _timeline("full", n, _cells(n, done.get("full", 0)))
+        + _timeline(
+            "latentcrf",
+            n - end + start,
+            _cells(start, done.get("latentcrf", 0))
+            + f'<span class="crf{crf_done}" style="flex-grow:{end - start}">CRF</span>'
+            + _cells(n - end, done.get("latentcrf", 0) - start),
+        )
+        + "</div>"
+    )
+
+
+def _timeline(method: str, calls: int, cells: str) -> str:
+    return (
+        f'<div class="timeline {method}" role="img" aria-label="{METHODS[method]}: {calls} U-Net calls">'
+        f'<b>{METHODS[method]}</b><div class="cells">{cells}</div><span class="count">{calls} calls</span></div>'
+    )
+
+
+def _cells(count: int, done: int) -> str:
+    done = max(0, min(done, count))
+    return '<i class="done"></i>' * done + "<i></i>" * (count - done)
+
+
+def caption(method: str, text: str) -> str:
+    """A heading over an image: the method's colour and name, and a few words."""
+    return f'<div class="caption {method}"><b>{METHODS[method]}</b> <span>{escape(text)}</span></div>'
+
+
+def cards(result: Comparison | None) -> str:
+    """The four figures of a comparison; dashes before there is one."""
+    if result is None:
+        calls = seconds = {"full": None, "latentcrf": None}
+        speed_up = distance = WAITING
+    else:
+        both = (result.full, result.latentcrf)
+        calls = {one.method: one.unet_calls for one in both}
+        seconds = {one.method: one.seconds for one in both}
+        speed_up, distance = f"{result.speed_up:.2f}×", f"{result.lpips:.3f}"
+    return (
+        '<div class="cards">'
+        + _card("U-Net calls", _bars(calls, "{:.0f}"), "counted while it ran")
+        + _card("Sampler time", _bars(seconds, "{:.2f} s"), "without prompt encoding, image decoding and previews")
+        + _card(
+            "Speed-up", f'<output id="speed-up">{speed_up}</output>', "time of the full LDM over LatentCRF's, this run"
+        )
+        + _card(
+            "Difference of the images",
+            f'<output id="lpips">{distance}</output>',
+            "LPIPS: 0 the same, above 0.5 another picture",
+        )
+        + "</div>"
+    )
+
+
+def _card(title: str, body: str, note: str) -> str:
+    return f'<section class="card"><h3>{title}</h3>{body}<p>{note}</p></section>'
+
+
+def _bars(values: dict[str, float] | dict[str, None], form: str) -> str:
+    longest = max((value for value in values.values() if value is not None), default=1)
+    rows = []
+    for method, value in values.items():
+        shown, width = (WAITING, 0.0) if value is None else (form.format(value), 100 * value / longest)
+        rows.append(
+            f'<div class="bar {method}"><span>{METHODS[method]}</span>'
+            f'<i><i style="width:{width:.1f}%"></i></i><output>{shown}</output></div>'
+        )
+    return "".join(rows)
+
+
+def heading(title: str, text: str) -> str:
+    """A heading over an image that belongs to no one method."""
+    return f'<div class="caption"><b>{escape(title)}</b> <span>{escape(text)}</span></div>'
+
+
+def about() -> str:
+    """What the images before and after the CRF are."""
+    return (
+        '<div class="about"><h3>What the CRF changes</h3><p>Where the bypass begins, the LDM has an estimate of the '
+        "finished image: that is the picture before. The CRF moves it to the minimum of a learned energy in a few "
+        "iterations: the picture after. The U-Net then takes over again, unless the bypass runs to the end.</p></div>"
+    )

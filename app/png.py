@@ -1,0 +1,60 @@
+"""Settings inside PNG files: an image carries all that is needed to make it again."""
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile, PngInfo
+
+from app.settings import Settings, SettingsError
+
+KEY = "latentcrf"  # the PNG text chunk's keyword
+MAX_BYTES = 20_000_000
+
+
+def write_png(image: Image.Image, settings: Settings, origin: Mapping[str, Any]) -> bytes:
+    """The image as a PNG whose text chunk holds `settings` and `origin` (method, weights, precision...) as JSON."""
+    record = json.dumps({"settings": settings.as_dict(), **origin}, ensure_ascii=False)
+    info = PngInfo()
+    info.add_itxt(KEY, record)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def read_png(path: str | Path) -> tuple[Settings, dict[str, Any]]:
+    """Read back what `write_png` wrote: the checked settings, and the origin. The pixels are never decoded.
+
+    Raises:
+        SettingsError: the file is no PNG, carries no settings of ours, or settings out of range.
+    """
+    try:
+        if Path(path).stat().st_size > MAX_BYTES:
+            raise SettingsError(
+                f"This file is larger than {MAX_BYTES // 1_000_000} MB; a PNG saved by this page is not."
+            )
+        # Only the header and the chunks before the pixels are read, each text chunk at most Pillow's 1 MB: a file
+        # that would unpack to gigabytes costs nothing here.
+        with Image.open(path, formats=["PNG"]) as image:
+            assert isinstance(image, PngImageFile)
+            text = image.info.get(KEY)
+        if not isinstance(text, str):
+            raise SettingsError("This PNG carries no LatentCRF settings; load one that was downloaded from this page.")
+        record = json.loads(text)
+        values = record.pop("settings")
+        if not isinstance(values, dict):
+            raise TypeError("settings are not an object")
+    except SettingsError:
+        raise
+    except Image.DecompressionBombError:
+        raise SettingsError("This PNG claims to hold too many pixels; a PNG saved by this page does not.") from None
+    except (OSError, SyntaxError, AssertionError):
+        raise SettingsError(
+            "This file is not a readable PNG image; load one that was downloaded from this page."
+        ) from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise SettingsError("The settings inside this PNG cannot be read; the file was changed or damaged.") from None
+    return Settings.parse(values), record

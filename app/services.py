@@ -1,0 +1,173 @@
+"""What the page's tabs share: the models, loaded once when first needed, and one generation at a time on the device."""
+
+import hashlib
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+
+from app.inverted import inverted
+from app.results import Comparison, Generated, Progress
+from app.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+
+    from app.comparison import Models
+
+log = logging.getLogger(__name__)
+MODELS = Path(__file__).parent.parent / "assets" / "models"
+PARTS = {
+    "emoji-ldm": (
+        "model_index.json",
+        "scheduler/scheduler_config.json",
+        "text_encoder/model.safetensors",
+        "tokenizer/tokenizer_config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+    ),
+    "emoji-latentcrf": ("config.json", "diffusion_pytorch_model.safetensors"),
+}
+
+try:  # on a Hugging Face Space with ZeroGPU, what computes is lent a GPU for the time of the call
+    from spaces import GPU as on_gpu
+except ImportError:
+
+    def on_gpu(function: Callable[..., Any] | None = None, **_: Any) -> Callable[..., Any]:
+        """Stands in for `spaces.GPU` elsewhere and changes nothing, as `@on_gpu` and as `@on_gpu(duration=...)`."""
+        return (lambda inner: inner) if function is None else function
+
+
+class ModelsError(RuntimeError):
+    """The models cannot be used; the message says which file is wrong and what to do."""
+
+
+class Services:
+    """The models of one folder and the device they run on.
+
+    Args:
+        models: the folder that holds `emoji-ldm` and `emoji-latentcrf`.
+    """
+
+    def __init__(self, models: str | Path = MODELS) -> None:
+        self.folder = Path(models)
+        self._device = threading.Lock()  # held while anything computes
+        self._loading = threading.Lock()
+        self._compare = on_gpu(duration=60)(self._compare_on_device)
+
+    def check(self) -> None:
+        """See that all files are there and whole, without loading them.
+
+        Raises:
+            ModelsError: one is missing or cut off.
+        """
+        for model, parts in PARTS.items():
+            for part in parts:
+                path = self.folder / model / part
+                advice = f"Is {self.folder} the folder of the models, and was the project fetched completely?"
+                if not path.is_file():
+                    raise ModelsError(f"{path} is missing. {advice}")
+                if path.suffix == ".safetensors":
+                    try:
+                        safe_open(path, framework="numpy")  # reads the header, which says how long the file must be
+                    except (SafetensorError, OSError) as error:
+                        raise ModelsError(f"{path} is damaged ({error}). {advice}") from None
+
+    @property
+    def models(self) -> "Models":
+        """The models on the best device there is.
+
+        Raises:
+            ModelsError: a file is missing or damaged.
+        """
+        with self._loading:
+            return self._models
+
+    @cached_property
+    def _models(self) -> "Models":
+        self.check()
+        try:
+            return self._load()
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            log.exception("loading failed")
+            raise ModelsError(f"The models in {self.folder} do not load: {error}") from error
+
+    def _load(self) -> "Models":
+        # Imported here, in the thread that warms up: they take seconds, and the page need not wait for them.
+        import torch
+
+        from analysis.generate import load_pipeline
+        from app.comparison import Models
+        from latentcrf import LatentCRF
+        from latentcrf.perceptual import load_lpips
+
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        pipeline = load_pipeline(self.folder / "emoji-ldm", device.type)
+        crf = LatentCRF.from_pretrained(
+            self.folder / "emoji-latentcrf", torch_dtype=torch.float32, use_safetensors=True
+        )
+        precision = best_precision(device)
+        origin = {
+            "ldm": f"emoji-ldm {fingerprint(self.folder / 'emoji-ldm')}",
+            "crf": f"emoji-latentcrf {fingerprint(self.folder / 'emoji-latentcrf')}",
+            "device": device.type,
+            "precision": str(precision).removeprefix("torch."),
+            "torch": torch.__version__,
+        }
+        return Models(pipeline, crf.to(device).eval(), load_lpips().to(device), precision, origin)
+
+    def warm_up(self) -> None:
+        """Load the models and run a short comparison: the first run of anything is slow, and would be measured.
+
+        Problems are logged; visitors are told when they ask for images.
+        """
+        settings = Settings("warm up", steps=4, iterations=2, bypass_start=2, bypass_end=3)
+        try:
+            if os.environ.get("SPACES_ZERO_GPU"):  # the GPU is lent to a visitor's call only
+                _ = self.models
+                return
+            for _ in self.compare(settings):
+                pass
+        except ModelsError as error:
+            log.error("%s", error)
+
+    def compare(self, settings: Settings, previews: bool = True) -> Iterator[Progress | Generated | Comparison]:
+        """Both methods from the same noise: a `Progress` each step, a `Generated` each image, at last a `Comparison`.
+
+        Closing the generator stops the work within one step.
+
+        Raises:
+            ModelsError: a file of the models is missing or damaged.
+        """
+        yield from self._compare(settings, previews)
+
+    def _compare_on_device(self, settings: Settings, previews: bool) -> Iterator[Progress | Generated | Comparison]:
+        def work(report: Callable[[Any], None]) -> None:
+            from app.comparison import compare
+
+            compare(self.models, settings, previews, report)
+
+        yield from inverted(work, holding=self._device)
+
+
+def best_precision(device: "torch.device") -> "torch.dtype":
+    """The fastest type that the device computes in by itself; bfloat16 emulated through float32 is slow."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def fingerprint(folder: Path) -> str:
+    """The first 12 hex digits of the SHA-256 over a model folder's weights, in the order of their paths."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,224 @@
+"""The compare tab: the full LDM and LatentCRF from the same noise, side by side, with what each of them cost."""
+
+import logging
+import secrets
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import gradio as gr
+from gradio.processing_utils import save_bytes_to_cache
+from gradio.utils import get_upload_folder
+
+from app import api, html
+from app.results import METHODS, Comparison, Generated, Progress
+from app.form import DEFAULTS, build_prompt, build_settings, load_link
+from app.png import write_png
+from app.services import ModelsError, Services
+from app.settings import NAMES, Settings, SettingsError
+
+EXAMPLES = ("red apple", "blue heart", "dog face", "pizza", "rocket", "smiling face with sunglasses", "sunflower")
+READY = "Type a prompt and press Enter, or choose an example."
+log = logging.getLogger(__name__)
+
+
+class View(NamedTuple):
+    """What a handler changes on the page, in the order of its outputs; what it does not name stays as it is."""
+
+    status: Any = gr.skip()
+    strip: Any = gr.skip()
+    full: Any = gr.skip()
+    latentcrf: Any = gr.skip()
+    slider: Any = gr.skip()
+    before: Any = gr.skip()
+    after: Any = gr.skip()
+    cards: Any = gr.skip()
+    full_file: Any = gr.skip()
+    latentcrf_file: Any = gr.skip()
+    seed: Any = gr.skip()
+    shown: Any = gr.skip()
+    start: Any = gr.skip()
+    cancel: Any = gr.skip()
+
+
+IDLE: dict[str, Any] = {"start": gr.update(interactive=True), "cancel": gr.update(interactive=False)}
+BUSY: dict[str, Any] = {"start": gr.update(interactive=False), "cancel": gr.update(interactive=True)}
+
+
+# ---------------------------------------------------------------------------------------- handlers
+
+
+def run(
+    services: Services,
+    prompt: str,
+    seed: float,
+    steps: float,
+    guidance: float,
+    iterations: float,
+    bypass_start: float,
+    bypass_end: float,
+    random_seed: bool,
+    previews: bool,
+    shown: dict[str, str] | None,
+) -> Iterator[View]:
+    """Run both methods and yield what changes on the page, step by step.
+
+    `shown` are the files of the previous run (see `save`), put back if this one fails.
+    """
+    if random_seed:
+        seed = secrets.randbelow(1_000_000)  # short enough to be read aloud
+    values = (prompt, seed, steps, guidance, iterations, bypass_start, bypass_end)
+    try:
+        settings = Settings.parse(dict(zip(NAMES, values, strict=True)))
+    except SettingsError as error:
+        yield View(html.message(str(error), "error"), **IDLE)
+        return
+    done = {"full": 0, "latentcrf": 0}
+    try:
+        yield View(html.message("Waiting for the models…"), html.plan(settings, done), seed=settings.seed, **BUSY)
+        for event in services.compare(settings, bool(previews)):
+            if isinstance(event, Progress):
+                done[event.method] = event.done
+                picture = {} if event.preview is None else {event.method: event.preview}
+                yield View(html.message(f"{METHODS[event.method]} draws…"), html.plan(settings, done), **picture)
+            elif isinstance(event, Generated):
+                yield View(**{event.method: event.image})
+            else:
+                kept = save(event)
+                yield View(html.message(summary(event)), **pictures(kept), shown=kept, **IDLE)
+    except ModelsError as error:
+        log.error("%s", error)
+        yield View(html.message(f"The models cannot be loaded. {error}", "error"), **pictures(shown), **IDLE)
+    except Exception:
+        log.exception("comparison failed")
+        yield View(html.message(api.SORRY, "error"), **pictures(shown), **IDLE)
+
+
+def cancel(shown: dict[str, str] | None) -> View:
+    """After the run was stopped: the previous images again, if there were any."""
+    text = "Stopped. The images are those of the run before." if shown else "Stopped."
+    return View(html.message(text), **pictures(shown), **IDLE)
+
+
+def save(result: Comparison) -> dict[str, str]:
+    """Write a comparison's images as PNG files with their settings inside; the files, and the figures' HTML, by name."""
+    name = "".join(c if c.isascii() and c.isalnum() else "-" for c in result.settings.prompt.lower())[:40].strip("-")
+    images = {"full": result.full.image, "latentcrf": result.latentcrf.image}
+    images |= {"before": result.before, "after": result.after}
+    files = {
+        part: save_bytes_to_cache(
+            write_png(image, result.settings, {"image": part, **result.origin}),
+            f"{name or 'image'}-{result.settings.seed}-{part}.png",
+            get_upload_folder(),
+        )
+        for part, image in images.items()
+    }
+    done = {one.method: one.unet_calls for one in (result.full, result.latentcrf)}
+    return {**files, "cards": html.cards(result), "strip": html.plan(result.settings, done)}
+
+
+def pictures(kept: dict[str, str] | None) -> dict[str, Any]:
+    """The part of a view that shows what `save` wrote; without it, no images."""
+    if not kept:
+        return {"full": None, "latentcrf": None}
+    return {
+        **kept,
+        "slider": (kept["full"], kept["latentcrf"]),
+        "full_file": gr.update(value=kept["full"], interactive=True),
+        "latentcrf_file": gr.update(value=kept["latentcrf"], interactive=True),
+    }
+
+
+def summary(result: Comparison) -> str:
+    """What was drawn, in a line."""
+    s = result.settings
+    text = f"“{s.prompt}”, seed {s.seed}, {s.steps} steps, guidance {s.guidance:g}, {s.iterations} CRF iterations."
+    return text + (f" The model reads about a dozen words: it did not see “{result.unread}”." if result.unread else "")
+
+
+# ------------------------------------------------------------------------------------------ layout
+
+
+def build(services: Services) -> None:
+    """Lay the tab out and connect it; call it within a `gr.Blocks`."""
+    with gr.Row(elem_id="ask"):
+        prompt = build_prompt()
+        start = gr.Button("Compare", variant="primary", scale=1, min_width=120, elem_id="compare")
+        stop = gr.Button("Cancel", variant="stop", interactive=False, scale=1, min_width=90, elem_id="cancel")
+    examples = gr.Dataset(
+        components=[prompt],
+        samples=[[example] for example in EXAMPLES],
+        show_label=False,
+        container=False,
+        elem_id="examples",
+    )
+    status = gr.HTML(html.message(READY), elem_id="status")
+    strip = gr.HTML(html.plan(DEFAULTS), elem_id="strip")
+
+    picture: dict[str, Any] = {"format": "png", "interactive": False, "show_label": False, "buttons": ["fullscreen"]}
+    with gr.Row(elem_id="stage"):
+        with gr.Column(min_width=150):
+            gr.HTML(html.caption("full", "every U-Net call"))
+            full = gr.Image(**picture, elem_id="full", alt_text="The full LDM's image")
+        with gr.Column(min_width=150):
+            gr.HTML(html.caption("latentcrf", "some calls bypassed"))
+            latentcrf = gr.Image(**picture, elem_id="latentcrf", alt_text="LatentCRF's image")
+        with gr.Column(min_width=150, elem_id="slide"):
+            gr.HTML(html.heading("Drag to compare", "full LDM left, LatentCRF right"))
+            slider = gr.ImageSlider(
+                format="png",
+                interactive=False,
+                show_label=False,
+                buttons=["fullscreen"],
+                elem_id="slider",
+                max_height=2000,
+            )
+    cards = gr.HTML(html.cards(None), elem_id="figures")
+    with gr.Row(elem_id="files"):
+        full_file = gr.DownloadButton("Full LDM: PNG with settings", size="sm", interactive=False, elem_id="full-file")
+        crf_file = gr.DownloadButton("LatentCRF: PNG with settings", size="sm", interactive=False, elem_id="crf-file")
+
+    with gr.Row(elem_id="crf"):
+        with gr.Column(min_width=150):
+            gr.HTML(html.heading("Just before the CRF", "the LDM's own clean estimate"))
+            before = gr.Image(**picture, elem_id="before", alt_text="The clean estimate just before the CRF")
+        with gr.Column(min_width=150):
+            gr.HTML(html.heading("Just after the CRF", "what it made of it"))
+            after = gr.Image(**picture, elem_id="after", alt_text="The image just after the CRF")
+        with gr.Column(min_width=150, elem_id="about"):
+            gr.HTML(html.about())
+
+    shown: gr.State = gr.State(None)
+    form = build_settings(services, prompt, status, strip)
+
+    outputs = [status, strip, full, latentcrf, slider, before, after, cards, full_file, crf_file, form.values[1], shown]
+    outputs += [start, stop]
+    inputs = [*form.values, form.random_seed, form.previews, shown]
+    computing: dict[str, Any] = {
+        "concurrency_id": "device",
+        "concurrency_limit": 1,
+        "api_visibility": "private",
+        "show_progress": "hidden",
+    }
+    handler = partial(run, services)
+    asked = gr.on([start.click, prompt.submit], handler, inputs, outputs, **computing)
+    chosen = examples.click(
+        lambda sample: sample[0], examples, prompt, queue=False, api_visibility="private", show_progress="hidden"
+    ).then(handler, inputs, outputs, **computing)
+    stop.click(
+        cancel,
+        shown,
+        outputs,
+        cancels=[asked, chosen],
+        queue=False,
+        api_visibility="private",
+        show_progress="hidden",
+    )
+    gr.on(
+        None,
+        load_link,
+        None,
+        [*form.values, form.random_seed, form.steps_before, status, strip],
+        api_visibility="private",
+        show_progress="hidden",
+    )

@@ -1,0 +1,46 @@
+"""The page: its tabs in order, its looks, its queue."""
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from app import api
+from app.services import Services
+from app.tabs import compare
+
+TABS = (("Compare", compare.build),)
+MAX_QUEUE = 32  # visitors waiting for the device; the next one is told that the queue is full
+HEADER = """<header><h1>LatentCRF</h1><p>Fewer U-Net calls for the same picture: a small conditional random field takes
+over a part of a latent diffusion model's work.</p></header>"""
+
+
+def build_app(services: Services) -> gr.Blocks:
+    """The page as a `gr.Blocks`; launch it with `launch_arguments()`."""
+    # Files made for a visitor (images, previews) are swept every 30 minutes once they are 4 hours old.
+    with gr.Blocks(title="LatentCRF", analytics_enabled=False, delete_cache=(1800, 14400)) as app:
+        gr.HTML(HEADER, elem_id="header")
+        with gr.Tabs():
+            for title, build in TABS:
+                with gr.Tab(title):
+                    build(services)
+        api.build(services)
+    return app.queue(max_size=MAX_QUEUE, api_open=False)
+
+
+def launch_arguments() -> dict[str, Any]:
+    """What `launch` needs for this page: looks, and what is closed to visitors."""
+    fonts = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
+    mono = ("ui-monospace", "SF Mono", "Consolas", "Liberation Mono", "monospace")
+    return {
+        "theme": gr.themes.Base(primary_hue="slate", neutral_hue="slate", font=fonts, font_mono=mono),
+        "css_paths": Path(__file__).with_name("page.css"),
+        "footer_links": ["api"],
+        "run_history": False,
+        "enable_monitoring": False,
+        "ssr_mode": False,
+        "pwa": False,
+        "mcp_server": False,
+        "max_file_size": "20mb",
+        "state_session_capacity": 1000,
+    }

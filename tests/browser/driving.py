@@ -1,0 +1,85 @@
+"""The real app.py in a process of its own, and a Chromium to look at it."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+ROOT = Path(__file__).parents[2]
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
+PATIENCE = 300_000  # milliseconds: a busy machine is slow, not broken
+
+
+def chromium() -> str | None:
+    """The system's Chromium or Chrome, if there is one."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next((path for name in names if (path := shutil.which(name))), None)
+
+
+@contextmanager
+def served(*arguments: str, log: Path) -> Iterator[str]:
+    """Run `python app.py` on a free port; yields its address once it answers.
+
+    Raises:
+        RuntimeError: the process ended or did not answer within two minutes; the message holds its output.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, str(ROOT / "app.py"), "--port", str(port), *arguments]
+    with open(log, "w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT, env=dict(os.environ))
+    url = f"http://127.0.0.1:{port}/"
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                urllib.request.urlopen(url, timeout=5).close()
+                break
+            except OSError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"app.py does not answer:\n{log.read_text()}") from None
+                time.sleep(0.2)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+@contextmanager
+def browsing() -> Iterator[Browser]:
+    """A Chromium without a window."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=list(FLAGS))
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def ask(page: Page, prompt: str) -> None:
+    """Type a prompt and press Enter."""
+    page.fill("#prompt textarea, #prompt input", prompt)
+    page.press("#prompt textarea, #prompt input", "Enter")
+
+
+def wait_until_done(page: Page) -> None:
+    """Wait for the comparison's figures: the run is over and its images are there."""
+    page.wait_for_function("document.querySelector('#compare').disabled", timeout=PATIENCE)
+    page.wait_for_function("!document.querySelector('#compare').disabled", timeout=PATIENCE)
