@@ -11,7 +11,11 @@ from torch import Tensor
 
 
 def coefficients(scheduler: Any, index: int) -> tuple[float, float]:
-    """(a, s) of the latents at step `index` of the run that `scheduler` is set to; (1, 0), clean, at its end."""
+    """(a, s) of the latents at step `index` of the run that `scheduler` is set to; (1, 0), clean, at its end.
+
+    Levels are those of the timesteps that the U-Net is told. DDIM steps to t - 1000 // n, which can miss the next of
+    them by one where n does not divide 1000; its own error, and a small one.
+    """
     if index == len(scheduler.timesteps):
         return 1.0, 0.0
     if not hasattr(scheduler, "sigmas"):

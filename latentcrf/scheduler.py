@@ -77,7 +77,8 @@ class LatentCRFScheduler(SchedulerMixin):
         num_iterations: the CRF's iterations.
 
     Attributes:
-        prompt_embeds: the prompt's token states (B, tokens, D), to be set before the run for a CRF that reads them.
+        prompt_embeds: the prompts' token states (prompts, tokens, D), to be set before the run for a CRF that reads
+            them; B is a multiple of the number of prompts.
         last_hand_over: the `HandOver` of the current or last run, or None.
         num_unet_calls: how many timesteps are kept, after `set_timesteps`.
 
@@ -189,7 +190,10 @@ class LatentCRFScheduler(SchedulerMixin):
         """The steps of the full run behind us after the one at `timestep`."""
         if getattr(self.scheduler, "step_index", None) is not None:
             return self.scheduler.step_index
-        return int((self.scheduler.timesteps == timestep).nonzero()[0]) + 1  # DDIM and DDPM do not count
+        found = (self.scheduler.timesteps == timestep).nonzero()  # DDIM and DDPM do not count
+        if len(found) == 0:
+            raise ValueError(f"Timestep {int(timestep)} is not one of this run's; pass those in `timesteps`, in order.")
+        return int(found[0]) + 1
 
     def _bridge(self, output: Any, model_output: Tensor, sample: Tensor) -> Tensor:
         """From what the inner scheduler returned at the last step before the gap to the latents behind it.
@@ -222,7 +226,8 @@ class LatentCRFScheduler(SchedulerMixin):
     def _prompt(self, latents: Tensor) -> Tensor | None:
         if self.prompt_embeds is None:
             return None
-        return self.prompt_embeds.to(latents.device).expand(latents.shape[0], -1, -1)
+        images_per_prompt = latents.shape[0] // self.prompt_embeds.shape[0]
+        return self.prompt_embeds.to(latents.device).repeat_interleave(images_per_prompt, dim=0)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Write the inner scheduler's own files, `latentcrf.json` and the CRF's folder `crf` into a folder.

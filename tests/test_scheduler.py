@@ -394,6 +394,13 @@ def test_schedulers_that_cannot_be_wrapped(crf) -> None:
         LatentCRFScheduler(ddim(), crf, num_iterations=-2)
 
 
+def test_a_timestep_of_another_run(crf) -> None:
+    scheduler = LatentCRFScheduler(ddim(), crf, (1, 3))
+    scheduler.set_timesteps(4)
+    with pytest.raises(ValueError, match="Timestep 998 is not one of this run's"):
+        scheduler.step(torch.zeros(1, 4, 2, 2), 998, torch.zeros(1, 4, 2, 2))
+
+
 def test_unknown_prediction_type() -> None:
     scheduler = ddim()
     scheduler.register_to_config(prediction_type="score")
