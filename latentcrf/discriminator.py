@@ -31,13 +31,3 @@ class LatentDiscriminator(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         return self.score(F.leaky_relu(self.features(latents), 0.2))
-
-
-def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Hinge loss of the discriminator, from its logits for real and generated latents; a scalar."""
-    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
-
-
-def generator_loss(fake: Tensor) -> Tensor:
-    """Hinge loss of the generator, from the discriminator's logits for its latents; a scalar."""
-    return -fake.mean()

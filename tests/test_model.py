@@ -4,10 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
 
 from latentcrf import LatentCRF, Observation, hand_over
-from latentcrf.discriminator import LatentDiscriminator, discriminator_loss, generator_loss
 
 SMALL = {"channels": 16, "coarse_channels": 16, "num_coarse_blocks": 1}
 
@@ -60,7 +58,6 @@ def test_a_fresh_model_is_nearly_the_identity(form: str) -> None:
 
 def test_number_of_parameters() -> None:
     assert sum(p.numel() for p in LatentCRF(prompt_dim=384).parameters()) <= 2.1e6  # the embedded U-Net has 21.6 M
-    assert sum(p.numel() for p in LatentDiscriminator().parameters()) < 1.5e6
 
 
 def test_residual_criterion_with_the_models_own_potentials() -> None:
@@ -227,19 +224,3 @@ def test_wrong_observations() -> None:
         LatentCRF(latent_channels=16, **SMALL).potentials(Observation(x, x, 0.5, 1.0))
     with pytest.raises(ValueError, match="prompt_embeds is 5 wide; this CRF reads 6"):
         LatentCRF(prompt_dim=6, **SMALL).potentials(Observation(x, x, 0.5, 1.0, torch.ones(2, 3, 5)))
-
-
-def test_discriminator_learns_to_tell_noise_from_waves() -> None:
-    torch.manual_seed(0)
-    critic = LatentDiscriminator(channels=8)
-    wave = torch.linspace(0, 6, 16).sin().expand(8, 4, 16, 16)
-    optimizer = torch.optim.Adam(critic.parameters(), lr=5e-3)
-    for _ in range(40):
-        optimizer.zero_grad()
-        discriminator_loss(critic(wave + 0.1 * torch.randn(8, 4, 16, 16)), critic(torch.randn(8, 4, 16, 16))).backward()
-        optimizer.step()
-    fresh = torch.randn(8, 4, 16, 16)
-    assert critic(wave).shape == (8, 1, 4, 4)
-    assert generator_loss(critic(wave)) < generator_loss(critic(fresh)) - 0.5
-    assert critic(torch.randn(1, 4, 33, 64)).shape == (1, 1, 8, 16)
-    assert all(isinstance(m, nn.Conv2d | nn.LeakyReLU) for m in critic.features)
