@@ -61,8 +61,8 @@ def counted(module: torch.nn.Module) -> Iterator[list[int]]:
 
 
 def encode(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> dict[str, Tensor]:
-    """Prompt and empty-prompt token states, as the pipeline's own arguments."""
-    with torch.inference_mode():
+    """Prompt and empty-prompt token states, float32, as the pipeline's own arguments."""
+    with torch.inference_mode(), torch.autocast(pipeline.device.type, enabled=False):
         embeds, empty = pipeline.encode_prompt(list(prompts), pipeline.device, 1, True)
     return {"prompt_embeds": embeds, "negative_prompt_embeds": empty}
 

@@ -1,0 +1,101 @@
+"""Generation for measurements, on a pipeline of tiny random parts."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import BertConfig, BertModel, BertTokenizer
+
+from analysis.generate import counted, decode, encode, initial_noise, load_pipeline, sample, scheduled
+from latentcrf import LatentCRFScheduler
+
+PROMPTS = ["red apple", "apple", "red", "pizza", ""]
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> StableDiffusionPipeline:
+    torch.manual_seed(0)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "apple", "pizza"]
+    config = BertConfig(
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=8,
+    )  # fmt: skip
+    pipeline = StableDiffusionPipeline(
+        vae=AutoencoderKL(block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
+                          up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4, scaling_factor=0.5),
+        text_encoder=BertModel(config).eval(),
+        tokenizer=BertTokenizer(vocab={word: i for i, word in enumerate(words)}, model_max_length=8),
+        unet=UNet2DConditionModel(
+            sample_size=8, block_out_channels=(8, 16), layers_per_block=1, cross_attention_dim=16, norm_num_groups=4,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        ),
+        scheduler=DDIMScheduler(prediction_type="v_prediction", timestep_spacing="trailing", clip_sample=False,
+                                steps_offset=1, rescale_betas_zero_snr=True),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def test_noise_of_a_seed_does_not_depend_on_its_batch(pipeline: StableDiffusionPipeline) -> None:
+    together = initial_noise(pipeline, [7, 8, 9])
+    assert together.shape == (3, 4, 8, 8)
+    for index, seed in enumerate((7, 8, 9)):
+        assert torch.equal(together[index], initial_noise(pipeline, [seed])[0])
+    assert not torch.equal(together[0], together[1])
+
+
+def test_images_do_not_depend_on_the_batch_size(pipeline: StableDiffusionPipeline) -> None:
+    seeds = range(5)
+    alone = sample(pipeline, PROMPTS, seeds, steps=4, batch_size=1, bf16=False)
+    batched = sample(pipeline, PROMPTS, seeds, steps=4, batch_size=3, bf16=False)
+    torch.testing.assert_close(alone, batched, rtol=1e-4, atol=1e-4)
+    swapped = sample(pipeline, PROMPTS[::-1], seeds, steps=4, bf16=False)
+    assert (swapped - alone)[2].abs().max() < 1e-4
+    assert (swapped - alone)[0].abs().max() > 1e-3, "the prompt matters"
+
+
+def test_sample_is_the_pipelines_own_run(pipeline: StableDiffusionPipeline) -> None:
+    latents = sample(pipeline, ["red apple"], [3], steps=5, guidance=2.5, bf16=False)
+    images = decode(pipeline, latents, bf16=False)
+    expected = pipeline(
+        "red apple", latents=initial_noise(pipeline, [3]), num_inference_steps=5, guidance_scale=2.5, output_type="pt"
+    ).images
+    assert images.shape == (1, 3, 16, 16)
+    torch.testing.assert_close(images, expected * 2 - 1, rtol=1e-5, atol=1e-5)
+
+
+def test_bypass_makes_fewer_calls_and_leaves_the_pipeline_as_it_was(pipeline: StableDiffusionPipeline) -> None:
+    own = pipeline.scheduler
+    bypass = LatentCRFScheduler(own, None, bypass=(6, 9))
+    with counted(pipeline.unet) as calls:
+        sample(pipeline, PROMPTS, range(5), steps=10, scheduler=bypass, batch_size=5)
+    assert calls == [10] * 7  # batch of five, with and without prompt
+    assert pipeline.scheduler is own
+    assert torch.equal(bypass.prompt_embeds, encode(pipeline, PROMPTS)["prompt_embeds"])
+    with pytest.raises(KeyError), scheduled(pipeline, bypass):
+        assert pipeline.scheduler is bypass
+        raise KeyError
+    assert pipeline.scheduler is own
+    with counted(pipeline.unet) as calls:
+        pass
+    sample(pipeline, ["red"], [0], steps=2)
+    assert calls == []
+
+
+def test_wrong_input_is_named(pipeline: StableDiffusionPipeline, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="one seed a prompt: got 5 prompts and 2 seeds"):
+        sample(pipeline, PROMPTS, [0, 1])
+    with pytest.raises(FileNotFoundError, match=r"is no pipeline folder: it has no model_index\.json"):
+        load_pipeline(tmp_path)
+
+
+def test_a_saved_pipeline_comes_back_in_float32(pipeline: StableDiffusionPipeline, tmp_path: Path) -> None:
+    pipeline.save_pretrained(tmp_path)
+    again = load_pipeline(tmp_path)
+    for part in (again.unet, again.vae, again.text_encoder):
+        assert {weight.dtype for weight in part.parameters()} == {torch.float32}
+    latents = sample(again, ["red apple"], [3], steps=3, bf16=False)
+    torch.testing.assert_close(latents, sample(pipeline, ["red apple"], [3], steps=3, bf16=False))
