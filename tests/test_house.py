@@ -95,9 +95,16 @@ def test_readme_opens_with_what_spaces_needs() -> None:
     assert (ROOT / front["app_file"]).is_file()
     assert front["sdk_version"] == str(requirements("constraints.txt")["gradio"].specifier).removeprefix("==")
     assert len(front["short_description"]) <= 60
-    assert {front["colorFrom"], front["colorTo"]} <= set(
-        ["red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"]
-    )
+    assert {front["colorFrom"], front["colorTo"]} <= {
+        "red",
+        "yellow",
+        "green",
+        "blue",
+        "indigo",
+        "purple",
+        "pink",
+        "gray",
+    }
 
 
 def test_readme_names_what_exists() -> None:
