@@ -135,8 +135,9 @@ def read_members(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
     with tarfile.open(path) as archive:
         for member in archive:
             name = member.name.removeprefix("package/")
-            if member.isfile() and wanted(name):
-                members[name] = archive.extractfile(member).read()
+            content = archive.extractfile(member) if wanted(name) else None
+            if content is not None:  # a plain file
+                members[name] = content.read()
     return members
 
 
@@ -163,6 +164,11 @@ def read_webp(data: bytes, size: int) -> Image.Image:
     return Image.alpha_composite(ground, image).convert("RGB")
 
 
+def is_svg_in(folder: str, name: str) -> bool:
+    """Whether `name` is an SVG right in `folder` ("a/b/", or "" for the top)."""
+    return name.startswith(folder) and name.endswith(".svg") and "/" not in name[len(folder) :]
+
+
 Sources = dict[str, dict[str, Callable[[int], Image.Image]]]
 
 
@@ -179,9 +185,7 @@ def open_sources(folder: Path) -> Sources:
     for style, inside in (("flat", "icons/flat/"), ("twemoji", "")):
         svgs = read_members(
             files[style],
-            lambda name, inside=inside: (
-                name.startswith(inside) and name.endswith(".svg") and "/" not in name[len(inside) :]
-            ),
+            partial(is_svg_in, inside),
         )
         for name, data in svgs.items():
             stem = Path(name).stem
@@ -240,10 +244,8 @@ def draw_rows(folder: Path, out: Path, size: int) -> list[dict[str, Any]]:
                 continue
             file = f"images/{subject['code_point']}_{style}.png"
             path = out / file
-            if path.exists():
-                image = Image.open(path)
-            else:
-                image = draw(size)
+            image = Image.open(path) if path.exists() else draw(size)
+            if not path.exists():
                 with replacing(path) as temporary:
                     image.save(temporary, format="PNG")
             pixels = hashlib.sha256(np.asarray(image).tobytes()).hexdigest()

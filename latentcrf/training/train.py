@@ -134,8 +134,8 @@ def observe_run(runs: Trajectories, chosen: Tensor, first: Tensor, last: Tensor)
 
 
 def to_device(observation: Observation, device: torch.device) -> Observation:
-    return Observation(*(part.to(device) for part in (observation.latents, observation.denoised)),
-        *(part.to(device) for part in (observation.alpha_in, observation.alpha_out)))  # fmt: skip
+    levels = (torch.as_tensor(alpha).to(device) for alpha in (observation.alpha_in, observation.alpha_out))
+    return Observation(observation.latents.to(device), observation.denoised.to(device), *levels)
 
 
 @torch.no_grad()
@@ -206,7 +206,7 @@ def train(options: argparse.Namespace) -> None:
             states = torch.cat([real.captions.states[:1].float(), captions]).to(device)
             observation = observe_real(ldm, clean.to(device), states, alphas, preset.guidance)
             y = crf(observation, random_iterations())
-            loss = denoising = denoising_loss(y, clean.to(device), observation.alpha_in)
+            loss = denoising = denoising_loss(y, clean.to(device), torch.as_tensor(observation.alpha_in))
             share = preset.adversarial_weight * adversarial_active(step)
             if share > 0:
                 loss = loss + share * generator_loss(discriminator, y)
@@ -218,7 +218,8 @@ def train(options: argparse.Namespace) -> None:
             observation, target = observe_run(runs, chosen, *random_hand_over(len(chosen), runs.steps))
             observation, target = to_device(observation, device), target.to(device)
             y = crf(observation, random_iterations())
-            loss = distillation_loss(y, observation.latents, target, observation.alpha_in, observation.alpha_out)
+            levels = (torch.as_tensor(alpha) for alpha in (observation.alpha_in, observation.alpha_out))
+            loss = distillation_loss(y, observation.latents, target, *levels)
             optimise(loss, crf, optimizer)
             run.count(len(chosen), distillation=loss.detach())
         ema.update()
