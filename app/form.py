@@ -15,11 +15,11 @@ DEFAULTS = Settings("red apple")
 # Copies the address that makes this comparison again, and shows it where the browser does not let us copy.
 COPY_LINK_JS = """(...values) => {
     const url = new URL(window.location.href);
-    const names = %s;
+    const names = NAMES;
     url.search = new URLSearchParams(names.map((name, i) => [name, String(values[i] ?? "")])).toString();
     navigator.clipboard?.writeText(url.href).catch(() => {});
     return url.href;
-}""" % list(NAMES)
+}""".replace("NAMES", str(list(NAMES)))
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def build_settings(services: Services, prompt: gr.Textbox, status: gr.HTML, stri
                 "step after which the U-Net takes over again; equal to the steps: never",
                 maximum=DEFAULTS.steps,
             )
-        with gr.Row(equal_height=True):
+        with gr.Row():
             previews = gr.Checkbox(
                 True, label="Previews while it runs", info="they are not in the measured time", elem_id="previews"
             )

@@ -23,10 +23,10 @@ def plan(settings: Settings, done: dict[str, int] | None = None) -> str:
     n, start, end = settings.steps, settings.bypass_start, settings.bypass_end
     done = done or {}
     crf_done = " done" if done.get("latentcrf", 0) >= start else ""
-    rest = "its result is the image" if end == n else f"{n - end} more finish{'es' if n - end == 1 else ''} the image"
+    rest = "its result is the image" if end == n else f"{n - end} more finish{'es' if n - end == 1 else ''} it"
     return (
-        f'<p class="reading">Both start from the same noise. The full LDM makes {n} U-Net calls. LatentCRF makes '
-        f"{start}, a small conditional random field (CRF) stands in for the next {end - start}, and {rest}.</p>"
+        f'<p class="reading">Same noise for both: the full LDM makes {n} U-Net calls; LatentCRF makes {start}, a small '
+        f"conditional random field (CRF) stands in for {end - start}, and {rest}.</p>"
         '<div class="timelines">'
         + _timeline("full", n, _cells(n, done.get("full", 0)))
         + _timeline(
@@ -69,22 +69,22 @@ def cards(result: Comparison | None) -> str:
         speed_up, distance = f"{result.speed_up:.2f}×", f"{result.lpips:.3f}"
     return (
         '<div class="cards">'
-        + _card("U-Net calls", _bars(calls, "{:.0f}"), "counted while it ran")
-        + _card("Sampler time", _bars(seconds, "{:.2f} s"), "without prompt encoding, image decoding and previews")
+        + _card("U-Net calls", _bars(calls, "{:.0f}"), "")
+        + _card("Sampler time", _bars(seconds, "{:.2f} s"), "without reading the prompt, decoding and previews")
         + _card(
-            "Speed-up", f'<output id="speed-up">{speed_up}</output>', "time of the full LDM over LatentCRF's, this run"
+            "Speed-up", f'<output id="speed-up">{speed_up}</output>', "full LDM's time over LatentCRF's, in this run"
         )
         + _card(
-            "Difference of the images",
+            "Difference",
             f'<output id="lpips">{distance}</output>',
-            "LPIPS: 0 the same, above 0.5 another picture",
+            "LPIPS of the two: 0 the same, over 0.5 another image",
         )
         + "</div>"
     )
 
 
 def _card(title: str, body: str, note: str) -> str:
-    return f'<section class="card"><h3>{title}</h3>{body}<p>{note}</p></section>'
+    return f'<section class="card"><h3>{title}</h3>{body}{f"<p>{note}</p>" if note else ""}</section>'
 
 
 def _bars(values: dict[str, float] | dict[str, None], form: str) -> str:

@@ -19,7 +19,7 @@ def build_app(services: Services) -> gr.Blocks:
     """The page as a `gr.Blocks`; launch it with `launch_arguments()`."""
     # Files made for a visitor (images, previews) are swept every 30 minutes once they are 4 hours old.
     with gr.Blocks(title="LatentCRF", analytics_enabled=False, delete_cache=(1800, 14400)) as app:
-        gr.HTML(HEADER, elem_id="header")
+        gr.HTML(HEADER, elem_id="header", padding=False)
         with gr.Tabs():
             for title, build in TABS:
                 with gr.Tab(title):
@@ -32,8 +32,18 @@ def launch_arguments() -> dict[str, Any]:
     """What `launch` needs for this page: looks, and what is closed to visitors."""
     fonts = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
     mono = ("ui-monospace", "SF Mono", "Consolas", "Liberation Mono", "monospace")
+    theme = gr.themes.Base(primary_hue="slate", neutral_hue="slate", font=fonts, font_mono=mono).set(
+        layout_gap="10px",
+        button_primary_background_fill="*primary_800",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_dark="*primary_200",
+        button_primary_background_fill_hover_dark="*primary_100",
+        button_primary_text_color_dark="*primary_900",
+        slider_color="*primary_600",
+        slider_color_dark="*primary_300",
+    )
     return {
-        "theme": gr.themes.Base(primary_hue="slate", neutral_hue="slate", font=fonts, font_mono=mono),
+        "theme": theme,
         "css_paths": Path(__file__).with_name("page.css"),
         "footer_links": ["api"],
         "run_history": False,

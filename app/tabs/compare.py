@@ -11,13 +11,14 @@ from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 
 from app import api, html
-from app.results import METHODS, Comparison, Generated, Progress
 from app.form import DEFAULTS, build_prompt, build_settings, load_link
 from app.png import write_png
+from app.results import METHODS, Comparison, Generated, Progress
 from app.services import ModelsError, Services
 from app.settings import NAMES, Settings, SettingsError
 
 EXAMPLES = ("red apple", "blue heart", "dog face", "pizza", "rocket", "smiling face with sunglasses", "sunflower")
+DOWNLOAD = "Download PNG with its settings"
 READY = "Type a prompt and press Enter, or choose an example."
 log = logging.getLogger(__name__)
 
@@ -152,19 +153,21 @@ def build(services: Services) -> None:
         container=False,
         elem_id="examples",
     )
-    status = gr.HTML(html.message(READY), elem_id="status")
-    strip = gr.HTML(html.plan(DEFAULTS), elem_id="strip")
+    status = gr.HTML(html.message(READY), elem_id="status", padding=False)
+    strip = gr.HTML(html.plan(DEFAULTS), elem_id="strip", padding=False)
 
     picture: dict[str, Any] = {"format": "png", "interactive": False, "show_label": False, "buttons": ["fullscreen"]}
     with gr.Row(elem_id="stage"):
         with gr.Column(min_width=150):
-            gr.HTML(html.caption("full", "every U-Net call"))
+            gr.HTML(html.caption("full", "every U-Net call"), padding=False)
             full = gr.Image(**picture, elem_id="full", alt_text="The full LDM's image")
+            full_file = gr.DownloadButton(DOWNLOAD, size="sm", interactive=False, elem_id="full-file")
         with gr.Column(min_width=150):
-            gr.HTML(html.caption("latentcrf", "some calls bypassed"))
+            gr.HTML(html.caption("latentcrf", "a part of the calls bypassed"), padding=False)
             latentcrf = gr.Image(**picture, elem_id="latentcrf", alt_text="LatentCRF's image")
+            latentcrf_file = gr.DownloadButton(DOWNLOAD, size="sm", interactive=False, elem_id="latentcrf-file")
         with gr.Column(min_width=150, elem_id="slide"):
-            gr.HTML(html.heading("Drag to compare", "full LDM left, LatentCRF right"))
+            gr.HTML(html.heading("Drag to compare", "full left, CRF right"), padding=False)
             slider = gr.ImageSlider(
                 format="png",
                 interactive=False,
@@ -173,25 +176,36 @@ def build(services: Services) -> None:
                 elem_id="slider",
                 max_height=2000,
             )
-    cards = gr.HTML(html.cards(None), elem_id="figures")
-    with gr.Row(elem_id="files"):
-        full_file = gr.DownloadButton("Full LDM: PNG with settings", size="sm", interactive=False, elem_id="full-file")
-        crf_file = gr.DownloadButton("LatentCRF: PNG with settings", size="sm", interactive=False, elem_id="crf-file")
+        with gr.Column(min_width=150, elem_id="figures"):
+            cards = gr.HTML(html.cards(None), padding=False)
 
     with gr.Row(elem_id="crf"):
         with gr.Column(min_width=150):
-            gr.HTML(html.heading("Just before the CRF", "the LDM's own clean estimate"))
+            gr.HTML(html.heading("Just before the CRF", "the LDM's estimate"), padding=False)
             before = gr.Image(**picture, elem_id="before", alt_text="The clean estimate just before the CRF")
         with gr.Column(min_width=150):
-            gr.HTML(html.heading("Just after the CRF", "what it made of it"))
+            gr.HTML(html.heading("Just after the CRF", "what it made of it"), padding=False)
             after = gr.Image(**picture, elem_id="after", alt_text="The image just after the CRF")
         with gr.Column(min_width=150, elem_id="about"):
-            gr.HTML(html.about())
+            gr.HTML(html.about(), padding=False)
 
     shown: gr.State = gr.State(None)
     form = build_settings(services, prompt, status, strip)
 
-    outputs = [status, strip, full, latentcrf, slider, before, after, cards, full_file, crf_file, form.values[1], shown]
+    outputs = [
+        status,
+        strip,
+        full,
+        latentcrf,
+        slider,
+        before,
+        after,
+        cards,
+        full_file,
+        latentcrf_file,
+        form.values[1],
+        shown,
+    ]
     outputs += [start, stop]
     inputs = [*form.values, form.random_seed, form.previews, shown]
     computing: dict[str, Any] = {

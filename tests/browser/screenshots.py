@@ -5,8 +5,9 @@ Desktop (1440x900), projector (1280x720) and phone (390x844), each in light and 
 
 import argparse
 from pathlib import Path
+from urllib.parse import quote
 
-from tests.browser.driving import ask, browsing, served, wait_until_done
+from tests.browser.driving import browsing, served, wait_until_done
 
 SIZES = {"desktop": (1440, 900), "projector": (1280, 720), "phone": (390, 844)}
 
@@ -28,24 +29,28 @@ def main() -> None:
 
 
 def take(url: str, options: argparse.Namespace) -> None:
-    """Compare once in each size and colour scheme and write the pictures."""
+    """Compare once and write the page in each size and colour scheme."""
     with browsing() as browser:
+        page = browser.new_page(viewport=dict(zip(("width", "height"), SIZES["desktop"], strict=True)))
+        page.goto(f"{url}?prompt={quote(options.prompt)}&seed={options.seed}&__theme=light")
+        page.wait_for_function(
+            f"document.querySelector('#prompt textarea, #prompt input')?.value == {options.prompt!r}"
+        )
+        page.click("#compare")
+        wait_until_done(page)
         for size, (width, height) in SIZES.items():
-            page = browser.new_page(viewport={"width": width, "height": height}, device_scale_factor=1)
+            page.evaluate("window.scrollTo(0, 0)")
+            page.set_viewport_size({"width": width, "height": height})
             for scheme in ("light", "dark"):
-                page.emulate_media(color_scheme=scheme)
-                page.goto(f"{url}?prompt=x&seed={options.seed}&__theme={scheme}")
-                page.wait_for_selector("#compare")
-                page.wait_for_timeout(1500)
-                ask(page, options.prompt)
-                wait_until_done(page)
-                page.wait_for_timeout(1500)
+                page.evaluate(f"document.body.classList.toggle('dark', {'true' if scheme == 'dark' else 'false'})")
+                page.wait_for_timeout(1000)
                 page.screenshot(path=options.out / f"{size}-{scheme}.png")
-                if scheme == "light":
-                    page.click("#settings button")
-                    page.wait_for_timeout(700)
-                    page.screenshot(path=options.out / f"{size}-whole.png", full_page=True)
-            page.close()
+            page.evaluate("document.body.classList.remove('dark')")
+            if size != "projector":
+                page.click("#settings button")
+                page.wait_for_timeout(1000)
+                page.screenshot(path=options.out / f"{size}-whole.png", full_page=True)
+                page.click("#settings button")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,108 @@
+"""Settings inside PNG files."""
+
+import json
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from app.png import KEY, read_png, write_png
+from app.settings import Settings, SettingsError
+
+SETTINGS = Settings(
+    "Äpfel “rot” 🍎 <b>", seed=2**32 - 1, steps=20, guidance=2.5, iterations=3, bypass_start=8, bypass_end=20
+)
+
+
+@pytest.fixture
+def image() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))
+
+
+def stored(path: Path, image: Image.Image, text: str) -> Path:
+    info = PngInfo()
+    info.add_itxt(KEY, text)
+    image.save(path, pnginfo=info)
+    return path
+
+
+def test_what_is_written_is_read_back(tmp_path: Path, image: Image.Image) -> None:
+    path = tmp_path / "image.png"
+    path.write_bytes(write_png(image, SETTINGS, {"image": "full", "device": "cpu"}))
+    assert read_png(path) == (SETTINGS, {"image": "full", "device": "cpu"})
+    assert np.array_equal(np.asarray(Image.open(path)), np.asarray(image))
+
+
+def test_the_same_image_gives_the_same_bytes(image: Image.Image) -> None:
+    assert write_png(image, SETTINGS, {}) == write_png(image, SETTINGS, {})
+
+
+def test_foreign_files_are_met_with_a_sentence(tmp_path: Path, image: Image.Image) -> None:
+    plain, text, jpeg, cut = (tmp_path / name for name in ("plain.png", "text.png", "image.png.jpg", "cut.png"))
+    image.save(plain)
+    text.write_text("no image")
+    image.save(jpeg)
+    cut.write_bytes(write_png(image, SETTINGS, {})[:20])
+    for path, words in (
+        (plain, "no LatentCRF settings"),
+        (text, "not a readable PNG"),
+        (jpeg, "not a readable PNG"),
+        (cut, "not a readable"),
+    ):
+        with pytest.raises(SettingsError, match=words):
+            read_png(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "7", "null", '{"settings": 3}', "{}", "[" * 100_000, '{"settings": {"prompt": NaN}}'],
+    ids=lambda text: text[:20],
+)
+def test_damaged_settings_are_met_with_a_sentence(tmp_path: Path, image: Image.Image, text: str) -> None:
+    with pytest.raises(SettingsError):
+        read_png(stored(tmp_path / "image.png", image, text))
+
+
+def test_settings_out_of_range_are_refused_as_on_the_page(tmp_path: Path, image: Image.Image) -> None:
+    record = json.dumps({"settings": SETTINGS.as_dict() | {"steps": 10_000}})
+    with pytest.raises(SettingsError, match="Steps must be"):
+        read_png(stored(tmp_path / "image.png", image, record))
+
+
+def png_chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def test_a_decompression_bomb_is_refused_unread(tmp_path: Path) -> None:
+    """100,000 x 100,000 pixels in a few bytes, and a text chunk that would unpack to 100 MB."""
+    start = b"\x89PNG\r\n\x1a\n"
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0))
+    wide = tmp_path / "wide.png"
+    wide.write_bytes(start + header + png_chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + png_chunk(b"IEND", b""))
+    with pytest.raises(SettingsError, match="too many pixels"):
+        read_png(wide)
+
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0))
+    text = KEY.encode() + b"\0\x01\0\0\0" + zlib.compress(b" " * 100_000_000)
+    long = tmp_path / "long.png"
+    long.write_bytes(
+        start
+        + header
+        + png_chunk(b"iTXt", text)
+        + png_chunk(b"IDAT", zlib.compress(b"\0" * 4))
+        + png_chunk(b"IEND", b"")
+    )
+    with pytest.raises(SettingsError):
+        read_png(long)
+
+
+def test_a_huge_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "huge.png"
+    with open(path, "wb") as file:
+        file.truncate(21_000_000)
+    with pytest.raises(SettingsError, match="larger than 20 MB"):
+        read_png(path)

@@ -1,0 +1,93 @@
+"""The one place where a run's settings are checked."""
+
+import math
+
+import pytest
+
+from app.settings import LIMITS, MAX_PROMPT, Settings, SettingsError
+
+WRONG = [
+    ("prompt", "", "Prompt", "1 to 300"),
+    ("prompt", " \n\t ", "Prompt", "1 to 300"),
+    ("prompt", "\x00\x07", "Prompt", "1 to 300"),
+    ("prompt", None, "Prompt", "1 to 300"),
+    ("prompt", 7, "Prompt", "1 to 300"),
+    ("prompt", "x" * 301, "Prompt", "1 to 300"),
+    ("prompt", "x" * 10_000, "Prompt", "10,000"),
+    ("prompt", "x" * 10_000_000, "Prompt", "1 to 300"),
+    ("seed", -1, "Seed", "0 to 4,294,967,295"),
+    ("seed", 2**32, "Seed", "0 to 4,294,967,295"),
+    ("seed", 2**70, "Seed", "0 to 4,294,967,295"),
+    ("seed", 10**5000, "Seed", "0 to 4,294,967,295"),
+    ("seed", 1.5, "Seed", "whole number"),
+    ("seed", None, "Seed", "left empty"),
+    ("seed", "9" * 5000, "Seed", "0 to 4,294,967,295"),
+    ("steps", 0, "Steps", "2 to 200"),
+    ("steps", 10_000, "Steps", "2 to 200"),
+    ("steps", math.nan, "Steps", "2 to 200"),
+    ("steps", "many", "Steps", "'many'"),
+    ("steps", True, "Steps", "2 to 200"),
+    ("guidance", math.nan, "Guidance", "1.0 to 15.0"),
+    ("guidance", math.inf, "Guidance", "1.0 to 15.0"),
+    ("guidance", -math.inf, "Guidance", "1.0 to 15.0"),
+    ("guidance", "1e999", "Guidance", "1.0 to 15.0"),
+    ("guidance", [3], "Guidance", "list"),
+    ("guidance", None, "Guidance", "left empty"),
+    ("iterations", 0, "CRF iterations", "1 to 20"),
+    ("iterations", 21, "CRF iterations", "1 to 20"),
+    ("bypass_start", 0, "Bypass start", "1 to 199"),
+    ("bypass_start", 50, "Bypass start", "1 to 49"),
+    ("bypass_end", 33, "Bypass end", "34"),
+    ("bypass_end", 20, "Bypass end", "34"),
+    ("bypass_end", 51, "Bypass end", "50"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "field", "words"), WRONG, ids=[f"{row[0]}-{i}" for i, row in enumerate(WRONG)]
+)
+def test_a_wrong_value_is_met_with_a_sentence(name: str, value: object, field: str, words: str) -> None:
+    """The sentence names the field and what is accepted, and is short whatever came in."""
+    with pytest.raises(SettingsError) as caught:
+        Settings.parse({"prompt": "red apple", name: value})
+    message = str(caught.value)
+    assert message.startswith(field) and words in message and message.endswith(".")
+    assert len(message) < 200
+
+
+def test_all_wrong_fields_are_named_at_once() -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.parse({"prompt": "", "seed": -1, "steps": 0})
+    assert [line.split()[0] for line in str(caught.value).splitlines()] == ["Prompt", "Seed", "Steps"]
+
+
+def test_both_ends_of_each_range_are_accepted() -> None:
+    for name in ("seed", "guidance", "iterations"):
+        for value in (LIMITS[name].low, LIMITS[name].high):
+            assert getattr(Settings.parse({"prompt": "a", name: value}), name) == value
+    shortest = Settings.parse({"prompt": "a", "steps": 2, "bypass_start": 1, "bypass_end": 2})
+    assert (shortest.steps, shortest.bypass_start, shortest.bypass_end) == (2, 1, 2)
+    assert Settings.parse({"prompt": "a" * MAX_PROMPT, "steps": 200, "bypass_start": 199, "bypass_end": 200})
+
+
+def test_numbers_come_as_a_page_and_as_a_link_write_them() -> None:
+    """The page sends floats, a link sends text; whole numbers are whole afterwards, large seeds exact."""
+    settings = Settings.parse({"prompt": "a", "seed": "4294967294", "steps": 40.0, "guidance": "2.5", "bypass_end": 39})
+    assert (settings.seed, settings.steps, settings.guidance) == (4294967294, 40, 2.5)
+    assert type(settings.seed) is int and type(settings.steps) is int
+
+
+def test_the_prompt_becomes_one_clean_line() -> None:
+    assert Settings.parse({"prompt": "  red \n apple\x00\ud800 "}).prompt == "red apple"
+    assert Settings.parse({"prompt": "Äpfel 🍎 <b>"}).prompt == "Äpfel 🍎 <b>"
+
+
+def test_unknown_names_are_ignored_and_missing_ones_take_the_default() -> None:
+    assert Settings.parse({"prompt": "a", "shell": "rm"}) == Settings("a")
+
+
+def test_settings_survive_their_own_query() -> None:
+    from urllib.parse import parse_qsl
+
+    settings = Settings("red & blue=green ü", 7, 20, 2.5, 3, 8, 20)
+    assert Settings.parse(dict(parse_qsl(settings.query()))) == settings
