@@ -29,12 +29,15 @@ def main() -> int:
     except ModelsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    threading.Thread(target=services.warm_up, name="warm-up", daemon=True).start()
+    page = build_app(services)
     try:
-        build_app(services).launch(server_name=options.host, server_port=options.port, **launch_arguments())
+        page.launch(server_name=options.host, server_port=options.port, prevent_thread_lock=True, **launch_arguments())
     except OSError as error:  # the port is taken
         print(f"error: {error}", file=sys.stderr)
         return 1
+    # Only now: gradio checks that its server answers in time, which it does not while the models' libraries load.
+    threading.Thread(target=services.warm_up, name="warm-up", daemon=True).start()
+    page.block_thread()
     return 0
 
 

@@ -100,12 +100,17 @@ class Services:
     def _load(self) -> "Models":
         # Imported here, in the thread that warms up: they take seconds, and the page need not wait for them.
         import torch
+        from diffusers.utils import logging as diffusers_logging
+        from transformers.utils import logging as transformers_logging
 
         from analysis.generate import load_pipeline
         from app.comparison import Models
         from latentcrf import LatentCRF
         from latentcrf.perceptual import load_lpips
 
+        for library in (diffusers_logging, transformers_logging):
+            library.set_verbosity_error()  # the text encoder is not the one that pipelines expect: known, and right
+            library.disable_progress_bar()
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         pipeline = load_pipeline(self.folder / "emoji-ldm", device.type)
         crf = LatentCRF.from_pretrained(

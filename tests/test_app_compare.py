@@ -214,6 +214,14 @@ class Failing:
         raise self.error
 
 
+def previous(folder: Path) -> dict[str, str]:
+    """What the page remembers of a run before."""
+    shown = {name: str(folder / f"{name}.png") for name in ("full", "latentcrf", "before", "after")}
+    for path in shown.values():
+        Path(path).touch()
+    return shown | {"cards": "c", "strip": "s"}
+
+
 def test_wrong_values_start_nothing() -> None:
     services = Failing(AssertionError("was started"))
     (view,) = run(services, FEW, prompt="", steps=0)
@@ -221,22 +229,24 @@ def test_wrong_values_start_nothing() -> None:
     assert view.full == gr.skip() and view.start["interactive"] is True
 
 
-def test_a_failure_is_a_sentence_and_the_images_come_back() -> None:
-    shown = {name: f"{name}.png" for name in ("full", "latentcrf", "before", "after")} | {"cards": "c", "strip": "s"}
+def test_a_failure_is_a_sentence_and_the_images_come_back(tmp_path: Path) -> None:
+    shown = previous(tmp_path)
     view = run(Failing(ZeroDivisionError("secret path /home/x")), FEW, shown)[-1]
     assert api.SORRY in view.status and "secret" not in str(view)
-    assert view.full == "full.png" and view.slider == ("full.png", "latentcrf.png")
+    assert view.full == shown["full"] and view.slider == (shown["full"], shown["latentcrf"])
     with pytest.raises(gr.Error) as caught:
         api.compare(Failing(ZeroDivisionError("secret")), FEW.as_dict())  # type: ignore[arg-type]
     assert "secret" not in str(caught.value)
 
 
-def test_after_cancelling_the_previous_images_are_back() -> None:
-    shown = {name: f"{name}.png" for name in ("full", "latentcrf", "before", "after")} | {"cards": "c", "strip": "s"}
+def test_after_cancelling_the_previous_images_are_back(tmp_path: Path) -> None:
+    shown = previous(tmp_path)
     view = compare.cancel(shown)
-    assert (view.full, view.latentcrf, view.cards) == ("full.png", "latentcrf.png", "c")
+    assert (view.full, view.latentcrf, view.cards) == (shown["full"], shown["latentcrf"], "c")
     assert view.start["interactive"] is True and view.cancel["interactive"] is False
     assert compare.cancel(None).full is None
+    Path(shown["full"]).unlink()  # as the sweep of old files does
+    assert compare.cancel(shown).full is None
 
 
 def test_random_seeds_differ_and_are_shown() -> None:

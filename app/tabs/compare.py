@@ -4,6 +4,7 @@ import logging
 import secrets
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -76,7 +77,7 @@ def run(
         return
     done = {"full": 0, "latentcrf": 0}
     try:
-        yield View(html.message("Waiting for the models…"), html.plan(settings, done), seed=settings.seed, **BUSY)
+        yield View(html.message("Starting…"), html.plan(settings, done), seed=settings.seed, **BUSY)
         for event in services.compare(settings, bool(previews)):
             if isinstance(event, Progress):
                 done[event.method] = event.done
@@ -93,6 +94,11 @@ def run(
     except Exception:
         log.exception("comparison failed")
         yield View(html.message(api.SORRY, "error"), **pictures(shown), **IDLE)
+
+
+def begin() -> View:
+    """At once after the click, before the device is free."""
+    return View(html.message("Waiting for the device: one comparison runs at a time…"), **BUSY)
 
 
 def cancel(shown: dict[str, str] | None) -> View:
@@ -119,8 +125,8 @@ def save(result: Comparison) -> dict[str, str]:
 
 
 def pictures(kept: dict[str, str] | None) -> dict[str, Any]:
-    """The part of a view that shows what `save` wrote; without it, no images."""
-    if not kept:
+    """The part of a view that shows what `save` wrote; no images without it or once the files are swept away."""
+    if not kept or not Path(kept["full"]).is_file():
         return {"full": None, "latentcrf": None}
     return {
         **kept,
@@ -212,22 +218,20 @@ def build(services: Services) -> None:
         "concurrency_id": "device",
         "concurrency_limit": 1,
         "api_visibility": "private",
-        "show_progress": "hidden",
+        "show_progress": "minimal",  # the place in the queue, in the status line
+        "show_progress_on": status,
     }
     handler = partial(run, services)
-    asked = gr.on([start.click, prompt.submit], handler, inputs, outputs, **computing)
-    chosen = examples.click(
-        lambda sample: sample[0], examples, prompt, queue=False, api_visibility="private", show_progress="hidden"
-    ).then(handler, inputs, outputs, **computing)
-    stop.click(
-        cancel,
-        shown,
-        outputs,
-        cancels=[asked, chosen],
-        queue=False,
-        api_visibility="private",
-        show_progress="hidden",
-    )
+    waiting: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+    runs = [
+        gr.on([start.click, prompt.submit], begin, None, outputs, **waiting).then(
+            handler, inputs, outputs, **computing
+        ),
+        examples.click(lambda sample: sample[0], examples, prompt, **waiting)
+        .then(begin, None, outputs, **waiting)
+        .then(handler, inputs, outputs, **computing),
+    ]
+    stop.click(cancel, shown, outputs, cancels=runs, **waiting)
     gr.on(
         None,
         load_link,

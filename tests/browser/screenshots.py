@@ -17,6 +17,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write the PNGs to")
     parser.add_argument("--prompt", default="red apple", help="what to draw (default: red apple)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default 0)")
+    parser.add_argument(
+        "--settings", default="", help="more settings, as in a link: steps=12&bypass_start=6&bypass_end=11"
+    )
     parser.add_argument("--models", default=None, help="folder of the models, as for app.py")
     parser.add_argument("--url", default=None, help="a page that runs already; without it one is started")
     options = parser.parse_args()
@@ -32,7 +35,7 @@ def take(url: str, options: argparse.Namespace) -> None:
     """Compare once and write the page in each size and colour scheme."""
     with browsing() as browser:
         page = browser.new_page(viewport=dict(zip(("width", "height"), SIZES["desktop"], strict=True)))
-        page.goto(f"{url}?prompt={quote(options.prompt)}&seed={options.seed}&__theme=light")
+        page.goto(f"{url}?prompt={quote(options.prompt)}&seed={options.seed}&{options.settings}&__theme=light")
         page.wait_for_function(
             f"document.querySelector('#prompt textarea, #prompt input')?.value == {options.prompt!r}"
         )

@@ -1,0 +1,185 @@
+"""The compare tab in a real Chromium, on the real app.py with the shipped models."""
+
+import io
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -r requirements-dev.txt")
+
+from playwright.sync_api import Browser, Page  # noqa: E402
+
+from app.services import MODELS, PARTS  # noqa: E402
+from tests.browser.driving import PATIENCE, ask, browsing, chromium, served, wait_until_done  # noqa: E402
+
+pytestmark = pytest.mark.browser
+PROMPT = "#prompt textarea, #prompt input"
+QUICK = "seed=3&steps=12&bypass_start=6&bypass_end=11&iterations=3"  # a run of a second or two
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if chromium() is None:
+        reason = "no Chromium or Chrome found; on Debian: apt-get install -y chromium"
+        # Where the whole is tested, a browser belongs to it.
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    with browsing() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    missing = [name for name in PARTS if not (MODELS / name).is_dir()]
+    if missing:
+        pytest.skip(f"the trained models are not there yet: {', '.join(missing)}")
+    folder = tmp_path_factory.mktemp("app")
+    with served(log=folder / "app.log") as url:
+        yield url
+    assert "Traceback" not in (folder / "app.log").read_text()
+
+
+@pytest.fixture
+def page(browser: Browser, url: str) -> Iterator[Page]:
+    """The page, at a desktop's size; whatever it asks of other hosts or reports as an error fails the test."""
+    page = browser.new_page(viewport={"width": 1440, "height": 900})
+    page.set_default_timeout(PATIENCE)
+    troubles: list[str] = []
+    page.on("pageerror", lambda error: troubles.append(f"error: {error}"))
+    page.on(
+        "request",
+        lambda request: None if request.url.startswith((url, "data:", "blob:")) else troubles.append(request.url),
+    )
+    yield page
+    page.close()
+    assert troubles == []
+
+
+def visit(page: Page, url: str, query: str = QUICK, prompt: str = "") -> None:
+    """Open the page with settings in its address and wait until they are in the form."""
+    page.goto(f"{url}?{query}&prompt={prompt or 'x'}")
+    page.wait_for_function(f"document.querySelector('{PROMPT}')?.value == '{prompt or 'x'}'")
+
+
+def shown(page: Page, where: str) -> np.ndarray:
+    """The pixels of the image shown in `where`."""
+    source = page.locator(f"{where} img").first.get_attribute("src")
+    assert source
+    return np.asarray(Image.open(io.BytesIO(page.request.get(source).body())).convert("RGB"))
+
+
+def test_a_prompt_and_enter_bring_both_images_and_their_figures(page: Page, url: str) -> None:
+    visit(page, url)
+    ask(page, "red apple")
+    wait_until_done(page)
+    for where in ("#full", "#latentcrf", "#before", "#after"):
+        assert shown(page, where).shape == (128, 128, 3), where
+        assert page.locator(f"{where} img").first.get_attribute("alt")
+    assert page.locator("#slider img").count() == 2
+    outputs = page.locator("#figures output").all_inner_texts()
+    assert outputs[:2] == ["12", "7"]
+    full, latentcrf = (float(text.removesuffix(" s")) for text in outputs[2:4])
+    assert float(outputs[4].removesuffix("×")) == pytest.approx(full / latentcrf, rel=0.1)
+    assert 0 < float(outputs[5]) < 1
+    assert "red apple" in page.inner_text("#status") and "seed 3" in page.inner_text("#status")
+    assert page.locator("#strip i.done").count() == 12 + 7
+
+
+def test_an_example_runs_at_a_click(page: Page, url: str) -> None:
+    visit(page, url)
+    page.click("#examples button:has-text('pizza')")
+    wait_until_done(page)
+    assert page.input_value(PROMPT) == "pizza" and "pizza" in page.inner_text("#status")
+
+
+def test_cancel_stops_and_the_previous_images_stay(page: Page, url: str) -> None:
+    visit(page, url)
+    ask(page, "red apple")
+    wait_until_done(page)
+    before, source = shown(page, "#full"), page.locator("#full img").first.get_attribute("src")
+    page.click("#settings button")
+    page.fill("#steps input[type=number]", "200")
+    page.press("#steps input[type=number]", "Tab")
+    page.wait_for_function("document.querySelectorAll('#strip i').length > 200")
+    page.click("#compare")
+    page.wait_for_function(f"document.querySelector('#full img').src != '{source}'")  # a preview is shown
+    page.click("#cancel")
+    page.wait_for_function("document.querySelector('#status').innerText.startsWith('Stopped')")
+    page.wait_for_function("!document.querySelector('#compare').disabled")
+    page.wait_for_timeout(2000)  # a step that was under way would be seen by now
+    assert np.array_equal(shown(page, "#full"), before)
+    assert page.inner_text("#status").startswith("Stopped")
+    page.fill("#steps input[type=number]", "12")
+    page.press("#steps input[type=number]", "Tab")
+    ask(page, "blue heart")  # and the device is free again
+    wait_until_done(page)
+    assert "blue heart" in page.inner_text("#status")
+
+
+def test_a_downloaded_png_loads_back_to_the_same_pixels(page: Page, url: str, tmp_path: Path) -> None:
+    visit(page, url)
+    ask(page, "rocket")
+    wait_until_done(page)
+    first = shown(page, "#latentcrf")
+    with page.expect_download() as download:
+        page.click("#latentcrf-file")
+    path = tmp_path / download.value.suggested_filename
+    download.value.save_as(path)
+    assert path.name == "rocket-3-latentcrf.png"
+    assert np.array_equal(np.asarray(Image.open(path)), first)
+
+    page.goto(url)
+    page.wait_for_selector("#compare")
+    page.click("#settings button")
+    with page.expect_file_chooser() as chooser:
+        page.click("#load-png")
+    chooser.value.set_files(path)
+    page.wait_for_function(f"document.querySelector('{PROMPT}').value == 'rocket'")
+    page.click("#compare")
+    wait_until_done(page)
+    assert np.array_equal(shown(page, "#latentcrf"), first)
+
+
+def test_wrong_values_are_met_with_a_sentence_that_names_the_field(page: Page, url: str) -> None:
+    visit(page, url)
+    page.click("#settings button")
+    page.fill("#seed input", "-1")
+    ask(page, "x" * 250)
+    page.wait_for_selector("#status [role=alert]")
+    assert re.search(r"Seed must be a whole number from 0 to 4,294,967,295; it was -1\.", page.inner_text("#status"))
+    page.fill("#seed input", "3")
+    ask(page, " ")
+    page.wait_for_function("document.querySelector('#status').innerText.includes('Prompt must be')")
+
+
+def test_a_prompt_with_markup_is_shown_as_text(page: Page, url: str) -> None:
+    visit(page, url)
+    evil = "<img src=x onerror=document.title='taken'> ${7*7}"
+    ask(page, evil)
+    wait_until_done(page)
+    assert evil in page.inner_text("#status")
+    assert page.locator("#status img").count() == 0 and page.title() == "LatentCRF"
+
+
+@pytest.mark.parametrize(("width", "height"), [(1440, 900), (1280, 720), (390, 844)])
+def test_nothing_is_wider_than_the_window_and_the_images_are_in_sight(
+    page: Page, url: str, width: int, height: int, tmp_path: Path
+) -> None:
+    page.set_viewport_size({"width": width, "height": height})
+    visit(page, url)
+    ask(page, "red apple")
+    wait_until_done(page)
+    for scheme in ("light", "dark"):
+        page.evaluate(f"document.body.classList.toggle('dark', {str(scheme == 'dark').lower()})")
+        page.screenshot(path=tmp_path / f"{width}-{scheme}.png")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.evaluate("window.scrollTo(0, 0)")
+    box = page.locator("#latentcrf").bounding_box()
+    assert box and box["y"] + box["height"] <= height
+    if width > 1000:
+        figures = page.locator("#lpips").bounding_box()
+        assert figures and figures["y"] + figures["height"] <= height
