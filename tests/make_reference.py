@@ -1,0 +1,20 @@
+"""Draw the reference image of tests/test_shipped_models.py anew; to be run when the shipped weights change.
+
+python -m tests.make_reference
+"""
+
+import torch
+from PIL import Image
+
+from analysis.generate import load_pipeline
+from latentcrf import LatentCRF
+from latentcrf.files import replacing
+from latentcrf.perceptual import MODELS
+from tests.test_shipped_models import PROMPT, REFERENCE, SEED, draw
+
+if __name__ == "__main__":
+    crf = LatentCRF.from_pretrained(MODELS / "emoji-latentcrf", torch_dtype=torch.float32).eval()
+    (drawn,) = draw(load_pipeline(), crf, [PROMPT], [SEED])
+    with replacing(REFERENCE) as temporary:
+        Image.fromarray(drawn).save(temporary)
+    print(f"written: {REFERENCE}")

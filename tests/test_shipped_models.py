@@ -1,0 +1,93 @@
+"""The models that ship: whole, of the promised size, and drawing what they drew when they were shipped."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+from analysis.generate import counted, decode, load_pipeline, sample
+from analysis.measures import to_pixels
+from latentcrf import LatentCRF, LatentCRFScheduler
+from latentcrf.perceptual import MODELS
+
+REFERENCE = Path(__file__).parent / "data" / "reference.png"  # written by `python -m tests.make_reference`
+PROMPT, SEED, BYPASS = "red heart", 0, (33, 49)
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> StableDiffusionPipeline:
+    return load_pipeline()
+
+
+@pytest.fixture(scope="module")
+def crf() -> LatentCRF:
+    return LatentCRF.from_pretrained(MODELS / "emoji-latentcrf", torch_dtype=torch.float32).eval()
+
+
+def draw(pipeline: StableDiffusionPipeline, crf: LatentCRF, prompts: list[str], seeds: list[int]) -> np.ndarray:
+    """LatentCRF's images, uint8 (B, H, W, 3), in float32: the type that differs least between machines."""
+    scheduler = LatentCRFScheduler(pipeline.scheduler, crf, bypass=BYPASS)
+    latents = sample(pipeline, prompts, seeds, scheduler=scheduler, bf16=False)
+    return to_pixels(decode(pipeline, latents, bf16=False))
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> float:
+    """Mean absolute difference, in levels of 255."""
+    return float(np.abs(a.astype(int) - b.astype(int)).mean())
+
+
+def test_a_generation_is_the_stored_one(pipeline: StableDiffusionPipeline, crf: LatentCRF) -> None:
+    stored = np.asarray(Image.open(REFERENCE))
+    (drawn,) = draw(pipeline, crf, [PROMPT], [SEED])
+    assert drawn.shape == stored.shape == (128, 128, 3)
+    assert difference(drawn, stored) < 2.0
+    # the tolerance is for other machines' arithmetic, not for other images
+    (other,) = draw(pipeline, crf, [PROMPT], [SEED + 1])
+    assert difference(other, stored) > 4.0
+
+
+def test_the_batch_size_does_not_change_the_images(pipeline: StableDiffusionPipeline, crf: LatentCRF) -> None:
+    prompts, seeds = ["red heart", "full moon", "rocket"], [3, 4, 5]
+    together = draw(pipeline, crf, prompts, seeds)
+    for index, image in enumerate(together):
+        (alone,) = draw(pipeline, crf, prompts[index : index + 1], seeds[index : index + 1])
+        assert difference(alone, image) < 0.5
+    assert np.array_equal(draw(pipeline, crf, prompts[:1], seeds[:1]), draw(pipeline, crf, prompts[:1], seeds[:1]))
+
+
+def test_34_calls_of_50_and_a_tenth_of_the_parameters(pipeline: StableDiffusionPipeline, crf: LatentCRF) -> None:
+    with counted(pipeline.unet) as calls:
+        draw(pipeline, crf, [PROMPT], [SEED])
+    assert len(calls) == 34
+    size = {model: sum(p.numel() for p in model.parameters()) for model in (crf, pipeline.unet)}
+    assert size[crf] <= size[pipeline.unet] / 10
+    assert size[pipeline.unet] <= 30e6
+
+
+def test_the_trained_energy_never_rises_and_the_solver_converges(
+    pipeline: StableDiffusionPipeline, crf: LatentCRF
+) -> None:
+    scheduler = LatentCRFScheduler(pipeline.scheduler, crf, bypass=BYPASS)
+    sample(pipeline, ["red heart", "rocket", "dog face"], [0, 1, 2], scheduler=scheduler, bf16=False)
+    with torch.inference_mode():
+        potentials = crf.potentials(scheduler.last_hand_over.observation)
+        iterates = list(crf.solve(potentials, 50))
+        energies = torch.stack([crf.energy(y, potentials)["total"] for y in iterates])
+    scale = energies.abs().amax(0).clamp(min=1.0)
+    assert ((energies.diff(dim=0) / scale) < 1e-5).all()
+    steps = torch.stack([(b - a).flatten(1).norm(dim=1) / a.flatten(1).norm(dim=1) for a, b in pairwise(iterates)])
+    assert (steps[4] <= steps[0] / 10).all() or (steps[:5] < 1e-6).all()
+
+
+def test_the_ldm_is_an_ordinary_pipeline_folder() -> None:
+    loaded = StableDiffusionPipeline.from_pretrained(MODELS / "emoji-ldm", use_safetensors=True, local_files_only=True)
+    assert loaded.safety_checker is None
+    assert loaded.vae.config.scaling_factor == 1.0 and loaded.tokenizer.model_max_length == 16
+    assert loaded.scheduler.config.rescale_betas_zero_snr and loaded.scheduler.config.timestep_spacing == "trailing"
+    files = [path for path in (MODELS / "emoji-ldm").rglob("*") if path.is_file()]
+    assert all(path.suffix not in (".bin", ".pt", ".pth", ".ckpt") for path in files)
+    assert max(path.stat().st_size for path in files) <= 60e6
