@@ -9,7 +9,7 @@ import gradio as gr
 from app import html
 from app.png import read_png
 from app.services import ModelsError, Services
-from app.settings import LIMITS, MAX_PROMPT, NAMES, Settings, SettingsError
+from app.settings import LIMITS, NAMES, Settings, SettingsError
 
 DEFAULTS = Settings("red apple")
 # Copies the address that makes this comparison again, and shows it where the browser does not let us copy.
@@ -29,7 +29,7 @@ class Form:
     values: list[gr.components.Component]
     random_seed: gr.Checkbox
     previews: gr.Checkbox
-    steps_before: gr.State
+    shares: gr.State
     status: gr.HTML
     strip: gr.HTML
 
@@ -69,12 +69,9 @@ def load_link(request: gr.Request) -> list[Any]:
 
 
 def filled(settings: Settings, text: str) -> list[Any]:
-    """For each control its value, then the random switch, the steps, the status and the plan."""
-    values = settings.as_dict() | {
-        "bypass_start": gr.update(value=settings.bypass_start, maximum=settings.steps - 1),
-        "bypass_end": gr.update(value=settings.bypass_end, maximum=settings.steps),
-    }
-    return [*values.values(), False, settings.steps, html.message(text), html.plan(settings)]
+    """For each control its value, then the random switch, the bypass' shares, the status and the plan."""
+    shares = shares_of(settings.steps, settings.bypass_start, settings.bypass_end)
+    return [*settings.as_dict().values(), False, shares, html.message(text), html.plan(settings)]
 
 
 def unchanged(status: Any) -> list[Any]:
@@ -82,13 +79,24 @@ def unchanged(status: Any) -> list[Any]:
     return [*[gr.skip()] * (len(NAMES) + 2), status, gr.skip()]
 
 
-def move_bypass(steps: float, start: float, end: float, before: float) -> tuple[Any, Any, int]:
-    """The bypass at the same share of another number of steps, and that number."""
-    n, before = int(steps), max(2, int(before))
-    first = min(max(1, round(start * n / before)), n - 1)
-    # The LDM keeps at least one last step if it had one, and the bypass is never empty.
-    last = n if end >= before else max(first + 1, min(round(end * n / before), n - 1))
-    return gr.update(value=first, maximum=n - 1), gr.update(value=last, maximum=n), n
+def shares_of(steps: float, start: float, end: float) -> Any:
+    """The bypass as shares of the run, (start, end) of 1; unchanged while the numbers make no sense."""
+    try:
+        settings = Settings.parse({"prompt": "-", "steps": steps, "bypass_start": start, "bypass_end": end})
+    except SettingsError:
+        return gr.skip()
+    return settings.bypass_start / settings.steps, settings.bypass_end / settings.steps
+
+
+def move_bypass(steps: float, shares: tuple[float, float]) -> tuple[Any, Any]:
+    """Bypass start and end of a run of so many steps, at the same shares as before."""
+    try:
+        n = int(LIMITS["steps"].check(steps))
+    except SettingsError:  # "1" on the way to "100"
+        return gr.skip(), gr.skip()
+    start = min(max(1, round(shares[0] * n)), n - 1)
+    # The LDM keeps at least one last step if it had one, unless the bypass would be empty.
+    return start, n if shares[1] >= 1 else max(start + 1, min(round(shares[1] * n), n - 1))
 
 
 def plan(steps: float, start: float, end: float) -> str:
@@ -102,11 +110,11 @@ def plan(steps: float, start: float, end: float) -> str:
 # ------------------------------------------------------------------------------------------ layout
 
 
-def slider(name: str, info: str, **settings: Any) -> gr.Slider:
-    """A slider over a setting's accepted range, at its default."""
+def number(name: str, info: str) -> gr.Number:
+    """A number box at a setting's default. Its range is in its words only: the one check is `Settings.parse`."""
     limit = LIMITS[name]
-    arguments = {"minimum": limit.low, "maximum": limit.high, "step": limit.step, "value": getattr(DEFAULTS, name)}
-    return gr.Slider(**{**arguments, **settings}, label=limit.name, info=info, elem_id=name)
+    # gradio's own bounds would answer with a sentence that does not name the field
+    return gr.Number(getattr(DEFAULTS, name), label=limit.name, info=info, step=limit.step, min_width=130, elem_id=name)
 
 
 def build_prompt() -> gr.Textbox:
@@ -115,7 +123,6 @@ def build_prompt() -> gr.Textbox:
         label="Prompt",
         show_label=False,
         placeholder="What shall be drawn? For example: red apple",
-        max_length=MAX_PROMPT,
         lines=1,
         max_lines=1,
         autofocus=True,
@@ -129,22 +136,16 @@ def build_settings(services: Services, prompt: gr.Textbox, status: gr.HTML, stri
     """The controls in their accordion, with the events among themselves."""
     with gr.Accordion("Settings", open=False, elem_id="settings"):
         with gr.Row():
-            seed = gr.Number(
-                DEFAULTS.seed, label="Seed", info="of the initial noise; shows the last one used", elem_id="seed"
-            )
-            with gr.Column(min_width=200):
+            seed = number("seed", "of the initial noise; shows the last one used")
+            with gr.Column(min_width=180):
                 random_seed = gr.Checkbox(True, label="Random seed each time", elem_id="random-seed")
                 reuse = gr.Button("Reuse last seed", size="sm", elem_id="reuse-seed")
-            guidance = slider("guidance", "how closely the image follows the prompt; 1 is none")
-            iterations = slider("iterations", "of the CRF's solver; it has converged after about 4")
+            guidance = number("guidance", "1 to 15: how closely the image follows the prompt")
+            iterations = number("iterations", "1 to 20; the solver has converged after about 4")
         with gr.Row():
-            steps = slider("steps", "U-Net calls of the full LDM")
-            start = slider("bypass_start", "U-Net calls before the CRF takes over", maximum=DEFAULTS.steps - 1)
-            end = slider(
-                "bypass_end",
-                "step after which the U-Net takes over again; equal to the steps: never",
-                maximum=DEFAULTS.steps,
-            )
+            steps = number("steps", "2 to 200: U-Net calls of the full LDM")
+            start = number("bypass_start", "U-Net calls before the CRF takes over")
+            end = number("bypass_end", "step at which the U-Net takes over again; equal to Steps: never")
         with gr.Row():
             previews = gr.Checkbox(
                 True, label="Previews while it runs", info="they are not in the measured time", elem_id="previews"
@@ -153,13 +154,14 @@ def build_settings(services: Services, prompt: gr.Textbox, status: gr.HTML, stri
             copy = gr.Button("Copy link to these settings", size="sm", elem_id="copy-link")
             link = gr.Textbox(label="Link", interactive=False, buttons=["copy"], visible="hidden", elem_id="link")
     values = [prompt, seed, steps, guidance, iterations, start, end]
-    steps_before = gr.State(DEFAULTS.steps)
-    form = Form(values, random_seed, previews, steps_before, status, strip)
+    shares = gr.State(shares_of(DEFAULTS.steps, DEFAULTS.bypass_start, DEFAULTS.bypass_end))
+    form = Form(values, random_seed, previews, shares, status, strip)
 
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    outputs = [*values, random_seed, steps_before, status, strip]
+    outputs = [*values, random_seed, shares, status, strip]
     upload.upload(partial(load_png, services), upload, outputs, **private)
-    steps.release(move_bypass, [steps, start, end, steps_before], [start, end, steps_before], queue=False, **private)
+    steps.input(move_bypass, [steps, shares], [start, end], queue=False, **private)
+    gr.on([start.input, end.input], shares_of, [steps, start, end], shares, queue=False, **private)
     gr.on(
         [steps.change, start.change, end.change],
         plan,

@@ -70,14 +70,12 @@ def cards(result: Comparison | None) -> str:
     return (
         '<div class="cards">'
         + _card("U-Net calls", _bars(calls, "{:.0f}"), "")
-        + _card("Sampler time", _bars(seconds, "{:.2f} s"), "without reading the prompt, decoding and previews")
-        + _card(
-            "Speed-up", f'<output id="speed-up">{speed_up}</output>', "full LDM's time over LatentCRF's, in this run"
-        )
+        + _card("Sampler time", _bars(seconds, "{:.2f} s"), "the U-Net's loop and the CRF; no previews")
+        + _card("Speed-up", f'<output id="speed-up">{speed_up}</output>', "full LDM's time over LatentCRF's")
         + _card(
             "Difference",
             f'<output id="lpips">{distance}</output>',
-            "LPIPS of the two: 0 the same, over 0.5 another image",
+            "LPIPS of the two; 0: the same image",
         )
         + "</div>"
     )

@@ -18,7 +18,7 @@ over a part of a latent diffusion model's work.</p></header>"""
 def build_app(services: Services) -> gr.Blocks:
     """The page as a `gr.Blocks`; launch it with `launch_arguments()`."""
     # Files made for a visitor (images, previews) are swept every 30 minutes once they are 4 hours old.
-    with gr.Blocks(title="LatentCRF", analytics_enabled=False, delete_cache=(1800, 14400)) as app:
+    with gr.Blocks(title="LatentCRF", analytics_enabled=False, delete_cache=(1800, 14400), fill_width=True) as app:
         gr.HTML(HEADER, elem_id="header", padding=False)
         with gr.Tabs():
             for title, build in TABS:

@@ -167,10 +167,9 @@ def test_a_downloaded_png_brings_the_same_image_back(services: Services) -> None
     """Run, download, load the settings back into the form, run again: the same pixels, bit for bit."""
     first = run(services, FEW)[-1]
     values = form.load_png(services, first.latentcrf)
-    *fields, random_seed, steps, status, _ = values
-    assert random_seed is False and steps == 8 and "same image" in status
-    plain = [field["value"] if isinstance(field, dict) else field for field in fields]
-    again = list(compare.run(services, *plain, random_seed, True, None))[-1]
+    *fields, random_seed, _, status, _ = values
+    assert fields == list(FEW.as_dict().values()) and random_seed is False and "same image" in status
+    again = list(compare.run(services, *fields, random_seed, True, None))[-1]
     for method in ("full", "latentcrf"):
         assert np.array_equal(pixels(getattr(again, method)), pixels(getattr(first, method)))
 
@@ -267,7 +266,7 @@ def test_what_a_visitor_typed_is_escaped() -> None:
 
 def test_links_fill_the_form_or_say_why_not() -> None:
     filled = form.load_link(SimpleNamespace(query_params={"prompt": "blue heart", "seed": "7", "steps": "20", "bypass_start": "5", "bypass_end": "20", "x": "y"}))  # fmt: skip
-    assert filled[0] == "blue heart" and filled[1] == 7 and filled[6] == {**filled[6], "value": 20, "maximum": 20}
+    assert filled[0] == "blue heart" and filled[1] == 7 and filled[6] == 20 and filled[8] == (0.25, 1.0)
     refused = form.load_link(SimpleNamespace(query_params={"prompt": "a", "steps": "0"}))
     assert refused[0] == gr.skip() and "Steps must be" in refused[-2]
     assert form.load_link(SimpleNamespace(query_params={}))[-2] == gr.skip()
@@ -276,12 +275,16 @@ def test_links_fill_the_form_or_say_why_not() -> None:
 @pytest.mark.parametrize("n", [2, 3, 4, 10, 25, 49, 51, 100, 200])
 @pytest.mark.parametrize(("start", "end"), [(33, 49), (33, 50), (1, 2), (1, 50), (49, 50), (48, 49)])
 def test_the_bypass_moves_with_the_steps(n: int, start: int, end: int) -> None:
-    first, last, steps = form.move_bypass(n, start, end, 50)
-    settings = Settings.parse({"prompt": "a", "steps": n, "bypass_start": first["value"], "bypass_end": last["value"]})
-    assert steps == n and first["maximum"] == n - 1 and last["maximum"] == n
+    first, last = form.move_bypass(n, form.shares_of(50, start, end))
+    settings = Settings.parse({"prompt": "a", "steps": n, "bypass_start": first, "bypass_end": last})
     assert abs(settings.bypass_start / n - start / 50) <= 1 / n
     if end == 50:
         assert settings.bypass_end == n
+
+
+def test_half_typed_numbers_move_nothing() -> None:
+    assert form.move_bypass(1, (0.66, 0.98)) == (gr.skip(), gr.skip())
+    assert form.shares_of(50, None, 49) == gr.skip()  # type: ignore[arg-type]
 
 
 def test_the_plan_draws_a_cell_for_each_call() -> None:

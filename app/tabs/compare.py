@@ -236,7 +236,7 @@ def build(services: Services) -> None:
         None,
         load_link,
         None,
-        [*form.values, form.random_seed, form.steps_before, status, strip],
+        [*form.values, form.random_seed, form.shares, status, strip],
         api_visibility="private",
         show_progress="hidden",
     )
