@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 
 from app.png import write_png
+from app.results import Comparison
 from app.services import ModelsError, Services
 from app.settings import NAMES, Settings, SettingsError
 
@@ -51,6 +52,7 @@ def compare(services: Services, values: dict[str, Any]) -> dict[str, Any]:
     try:
         settings = Settings.parse(values)
         *_, result = services.compare(settings, previews=False)
+        assert isinstance(result, Comparison)
     except (SettingsError, ModelsError) as error:
         raise gr.Error(str(error), print_exception=False) from None
     except Exception:

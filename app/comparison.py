@@ -82,7 +82,8 @@ def compare(
         results[method] = _generate(models, settings, method, scheduler, prompt, noise, previews, report)
         report(results[method])
     jump = schedulers["latentcrf"].last_hand_over
-    distance = lpips(models.lpips, *(_as_tensor(result.image, pipeline.device) for result in results.values()))
+    ours, full = (_as_tensor(results[method].image, pipeline.device) for method in ("latentcrf", "full"))
+    distance = lpips(models.lpips, ours, full)
     report(
         Comparison(
             settings,

@@ -26,7 +26,7 @@ COPY_LINK_JS = """(...values) => {
 class Form:
     """The controls, `values` in the order of `NAMES`; `strip` shows the plan of the steps."""
 
-    values: list[gr.components.Component]
+    values: list[Any]
     random_seed: gr.Checkbox
     previews: gr.Checkbox
     shares: gr.State

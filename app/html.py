@@ -60,7 +60,8 @@ def caption(method: str, text: str) -> str:
 def cards(result: Comparison | None) -> str:
     """The four figures of a comparison; dashes before there is one."""
     if result is None:
-        calls = seconds = {"full": None, "latentcrf": None}
+        calls: dict[str, float | None] = {"full": None, "latentcrf": None}
+        seconds = dict(calls)
         speed_up = distance = WAITING
     else:
         both = (result.full, result.latentcrf)
@@ -85,7 +86,7 @@ def _card(title: str, body: str, note: str) -> str:
     return f'<section class="card"><h3>{title}</h3>{body}{f"<p>{note}</p>" if note else ""}</section>'
 
 
-def _bars(values: dict[str, float] | dict[str, None], form: str) -> str:
+def _bars(values: dict[str, float | None], form: str) -> str:
     longest = max((value for value in values.values() if value is not None), default=1)
     rows = []
     for method, value in values.items():

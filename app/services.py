@@ -79,6 +79,11 @@ class Services:
                         raise ModelsError(f"{path} is damaged ({error}). {advice}") from None
 
     @property
+    def loaded(self) -> bool:
+        """Whether the models are there already."""
+        return "_models" in self.__dict__
+
+    @property
     def models(self) -> "Models":
         """The models on the best device there is.
 

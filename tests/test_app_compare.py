@@ -44,7 +44,7 @@ def result(services: Services) -> Comparison:
 
 def run(services: Any, settings: Settings, shown: Any = None, **changed: Any) -> list[compare.View]:
     values = settings.as_dict() | changed
-    return list(compare.run(services, *(values[name] for name in NAMES), False, True, shown))
+    return list(compare.run(services, *(values[name] for name in NAMES), False, True, shown, 1, compare.Turns(asked=1)))
 
 
 def pixels(image: Image.Image | str) -> np.ndarray:
@@ -169,7 +169,7 @@ def test_a_downloaded_png_brings_the_same_image_back(services: Services) -> None
     values = form.load_png(services, first.latentcrf)
     *fields, random_seed, _, status, _ = values
     assert fields == list(FEW.as_dict().values()) and random_seed is False and "same image" in status
-    again = list(compare.run(services, *fields, random_seed, True, None))[-1]
+    again = list(compare.run(services, *fields, random_seed, True, None, 1, compare.Turns()))[-1]
     for method in ("full", "latentcrf"):
         assert np.array_equal(pixels(getattr(again, method)), pixels(getattr(first, method)))
 
@@ -205,6 +205,8 @@ def test_the_endpoint_answers_and_refuses_like_the_page(services: Services, resu
 class Failing:
     """Stands where the models would be, to see what a visitor is told when they fail."""
 
+    loaded = True
+
     def __init__(self, error: Exception) -> None:
         self.error = error
 
@@ -239,19 +241,57 @@ def test_a_failure_is_a_sentence_and_the_images_come_back(tmp_path: Path) -> Non
 
 
 def test_after_cancelling_the_previous_images_are_back(tmp_path: Path) -> None:
-    shown = previous(tmp_path)
-    view = compare.cancel(shown)
+    shown, turns = previous(tmp_path), compare.Turns()
+    compare.begin(turns)
+    view = compare.cancel(turns, shown)
     assert (view.full, view.latentcrf, view.cards) == (shown["full"], shown["latentcrf"], "c")
     assert view.start["interactive"] is True and view.cancel["interactive"] is False
-    assert compare.cancel(None).full is None
+    assert compare.cancel(turns, None).full is None
     Path(shown["full"]).unlink()  # as the sweep of old files does
-    assert compare.cancel(shown).full is None
+    assert compare.cancel(turns, shown).full is None
+
+
+class Endless:
+    """Reports steps for ever, and whether it was closed."""
+
+    loaded, closed, steps = True, False, 0
+
+    def compare(self, settings: Settings, previews: bool = True) -> Iterator[Any]:
+        try:
+            while True:
+                self.steps += 1
+                yield Progress("full", self.steps, 10**9)
+        finally:
+            self.closed = True
+
+
+def test_cancelling_ends_the_run_at_its_next_step(tmp_path: Path) -> None:
+    services, turns, shown = Endless(), compare.Turns(), previous(tmp_path)
+    ticket = compare.begin(turns).ticket
+    views = compare.run(services, *FEW.as_dict().values(), False, True, shown, ticket, turns)  # type: ignore[arg-type]
+    next(views), next(views)
+    made = services.steps
+    compare.cancel(turns, shown)
+    (last,) = list(views)
+    assert "Stopped" in last.status and last.full == shown["full"]
+    assert services.closed and services.steps <= made + 1
+
+
+def test_a_run_cancelled_while_it_waited_never_starts_and_the_next_one_does(tmp_path: Path) -> None:
+    services, turns = Endless(), compare.Turns()
+    first = compare.begin(turns).ticket
+    compare.cancel(turns, None)
+    second = compare.begin(turns).ticket
+    values = FEW.as_dict().values()
+    assert list(compare.run(services, *values, False, True, None, first, turns)) == []  # type: ignore[arg-type]
+    assert services.steps == 0
+    assert next(compare.run(services, *values, False, True, None, second, turns)).cancel["interactive"]  # type: ignore[arg-type]
 
 
 def test_random_seeds_differ_and_are_shown() -> None:
     services = Failing(ZeroDivisionError())
     seeds = {
-        next(compare.run(services, *FEW.as_dict().values(), True, True, None)).seed  # type: ignore[arg-type]
+        next(compare.run(services, *FEW.as_dict().values(), True, True, None, 1, compare.Turns())).seed  # type: ignore[arg-type]
         for _ in range(5)
     }
     assert len(seeds) > 1 and all(0 <= seed < 1_000_000 for seed in seeds)

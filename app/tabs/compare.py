@@ -3,6 +3,7 @@
 import logging
 import secrets
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +42,18 @@ class View(NamedTuple):
     shown: Any = gr.skip()
     start: Any = gr.skip()
     cancel: Any = gr.skip()
+    ticket: Any = gr.skip()
+
+
+@dataclass
+class Turns:
+    """A visitor's runs, numbered as they are asked for; those up to `stopped` are to end.
+
+    gradio's own way to cancel an event lets a step's message that is under way overwrite what comes after it.
+    """
+
+    asked: int = 0
+    stopped: int = 0
 
 
 IDLE: dict[str, Any] = {"start": gr.update(interactive=True), "cancel": gr.update(interactive=False)}
@@ -62,10 +75,12 @@ def run(
     random_seed: bool,
     previews: bool,
     shown: dict[str, str] | None,
+    ticket: float,
+    turns: Turns,
 ) -> Iterator[View]:
     """Run both methods and yield what changes on the page, step by step.
 
-    `shown` are the files of the previous run (see `save`), put back if this one fails.
+    `shown` are the files of the previous run (see `save`), put back if this one fails or is stopped.
     """
     if random_seed:
         seed = secrets.randbelow(1_000_000)  # short enough to be read aloud
@@ -76,9 +91,16 @@ def run(
         yield View(html.message(str(error), "error"), **IDLE)
         return
     done = {"full": 0, "latentcrf": 0}
+    events = services.compare(settings, bool(previews))
     try:
-        yield View(html.message("Starting…"), html.plan(settings, done), seed=settings.seed, **BUSY)
-        for event in services.compare(settings, bool(previews)):
+        if ticket <= turns.stopped:  # while it waited
+            return
+        text = "Starting…" if services.loaded else "The models are loading: the first comparison waits for them…"
+        yield View(html.message(text), html.plan(settings, done), seed=settings.seed, **BUSY)
+        for event in events:
+            if ticket <= turns.stopped:
+                yield stopped(shown)
+                return
             if isinstance(event, Progress):
                 done[event.method] = event.done
                 picture = {} if event.preview is None else {event.method: event.preview}
@@ -94,15 +116,25 @@ def run(
     except Exception:
         log.exception("comparison failed")
         yield View(html.message(api.SORRY, "error"), **pictures(shown), **IDLE)
+    finally:
+        events.close()  # stops the work on the device
 
 
-def begin() -> View:
-    """At once after the click, before the device is free."""
-    return View(html.message("Waiting for the device: one comparison runs at a time…"), **BUSY)
+def begin(turns: Turns) -> View:
+    """At once after the click, before the device is free; the ticket goes to `run`."""
+    turns.asked += 1
+    text = "Waiting for the device: one comparison runs at a time…"
+    return View(html.message(text), **BUSY, ticket=turns.asked)
 
 
-def cancel(shown: dict[str, str] | None) -> View:
-    """After the run was stopped: the previous images again, if there were any."""
+def cancel(turns: Turns, shown: dict[str, str] | None) -> View:
+    """Stop what was asked for so far, and show the previous images again, if there were any."""
+    turns.stopped = turns.asked
+    return stopped(shown)
+
+
+def stopped(shown: dict[str, str] | None) -> View:
+    """The page after a run was stopped."""
     text = "Stopped. The images are those of the run before." if shown else "Stopped."
     return View(html.message(text), **pictures(shown), **IDLE)
 
@@ -196,6 +228,8 @@ def build(services: Services) -> None:
             gr.HTML(html.about(), padding=False)
 
     shown: gr.State = gr.State(None)
+    turns: gr.State = gr.State(Turns())
+    ticket = gr.Number(0, visible="hidden")
     form = build_settings(services, prompt, status, strip)
 
     outputs = [
@@ -212,26 +246,23 @@ def build(services: Services) -> None:
         form.values[1],
         shown,
     ]
-    outputs += [start, stop]
-    inputs = [*form.values, form.random_seed, form.previews, shown]
+    outputs += [start, stop, ticket]
+    inputs = [*form.values, form.random_seed, form.previews, shown, ticket, turns]
     computing: dict[str, Any] = {
         "concurrency_id": "device",
         "concurrency_limit": 1,
         "api_visibility": "private",
-        "show_progress": "minimal",  # the place in the queue, in the status line
-        "show_progress_on": status,
+        "show_progress": "hidden",
     }
     handler = partial(run, services)
     waiting: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
-    runs = [
-        gr.on([start.click, prompt.submit], begin, None, outputs, **waiting).then(
-            handler, inputs, outputs, **computing
-        ),
-        examples.click(lambda sample: sample[0], examples, prompt, **waiting)
-        .then(begin, None, outputs, **waiting)
-        .then(handler, inputs, outputs, **computing),
-    ]
-    stop.click(cancel, shown, outputs, cancels=runs, **waiting)
+    asked = gr.on([start.click, prompt.submit], begin, turns, outputs, **waiting)
+    chosen = examples.click(lambda sample: sample[0], examples, prompt, **waiting).then(
+        begin, turns, outputs, **waiting
+    )
+    for event in (asked, chosen):
+        event.then(handler, inputs, outputs, **computing)
+    stop.click(cancel, [turns, shown], outputs, **waiting)
     gr.on(
         None,
         load_link,

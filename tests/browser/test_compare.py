@@ -38,7 +38,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if missing:
         pytest.skip(f"the trained models are not there yet: {', '.join(missing)}")
     folder = tmp_path_factory.mktemp("app")
-    with served(log=folder / "app.log") as url:
+    with served("--models", str(MODELS), log=folder / "app.log") as url:
         yield url
     assert "Traceback" not in (folder / "app.log").read_text()
 
