@@ -134,8 +134,8 @@ def observe_run(runs: Trajectories, chosen: Tensor, first: Tensor, last: Tensor)
 
 
 def to_device(observation: Observation, device: torch.device) -> Observation:
-    levels = (torch.as_tensor(alpha).to(device) for alpha in (observation.alpha_in, observation.alpha_out))
-    return Observation(observation.latents.to(device), observation.denoised.to(device), *levels)
+    at = (torch.as_tensor(alpha).to(device) for alpha in (observation.alpha_in, observation.alpha_out))
+    return Observation(observation.latents.to(device), observation.denoised.to(device), *at)
 
 
 @torch.no_grad()
@@ -218,8 +218,8 @@ def train(options: argparse.Namespace) -> None:
             observation, target = observe_run(runs, chosen, *random_hand_over(len(chosen), runs.steps))
             observation, target = to_device(observation, device), target.to(device)
             y = crf(observation, random_iterations())
-            levels = (torch.as_tensor(alpha) for alpha in (observation.alpha_in, observation.alpha_out))
-            loss = distillation_loss(y, observation.latents, target, *levels)
+            at = (torch.as_tensor(alpha) for alpha in (observation.alpha_in, observation.alpha_out))
+            loss = distillation_loss(y, observation.latents, target, *at)
             optimise(loss, crf, optimizer)
             run.count(len(chosen), distillation=loss.detach())
         ema.update()

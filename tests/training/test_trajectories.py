@@ -8,8 +8,8 @@ from diffusers import DDIMScheduler
 
 from latentcrf.emoji.train_unet import build_scheduler
 from latentcrf.model import hand_over
-from latentcrf.training.losses import distillation_loss, ideal_latents, return_gain
 from latentcrf.training.loop import RunError
+from latentcrf.training.losses import distillation_loss, ideal_latents, return_gain
 from latentcrf.training.train import observe_run, random_hand_over, random_iterations
 from latentcrf.training.trajectories import Recording, Trajectories, levels, load_trajectories
 
