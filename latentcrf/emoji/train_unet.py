@@ -280,6 +280,8 @@ def export(pipeline: StableDiffusionPipeline, folder: Path) -> None:
         name: copy.deepcopy(part).half() if isinstance(part, nn.Module) else part
         for name, part in pipeline.components.items()
     }
+    for part in (halves["vae"], halves["unet"]):
+        part.register_to_config(_name_or_path="")  # where they were loaded from is nobody's business
     with replacing_folder(folder) as temporary:
         StableDiffusionPipeline(**halves, requires_safety_checker=False).save_pretrained(temporary)
 
