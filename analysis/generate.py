@@ -24,9 +24,7 @@ def load_pipeline(folder: str | Path = MODELS / "emoji-ldm", device: str = "cpu"
     """
     if not Path(folder, "model_index.json").is_file():
         raise FileNotFoundError(f"{folder} is no pipeline folder: it has no model_index.json.")
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        folder, use_safetensors=True, local_files_only=True
-    )
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, use_safetensors=True, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device, torch.float32)
 

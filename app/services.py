@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,7 +146,9 @@ class Services:
         except ModelsError as error:
             log.error("%s", error)
 
-    def compare(self, settings: Settings, previews: bool = True) -> Iterator[Progress | Generated | Comparison]:
+    def compare(
+        self, settings: Settings, previews: bool = True
+    ) -> Generator[Progress | Generated | Comparison, None, None]:
         """Both methods from the same noise: a `Progress` each step, a `Generated` each image, at last a `Comparison`.
 
         Closing the generator stops the work within one step.
@@ -156,7 +158,9 @@ class Services:
         """
         yield from self._compare(settings, previews)
 
-    def _compare_on_device(self, settings: Settings, previews: bool) -> Iterator[Progress | Generated | Comparison]:
+    def _compare_on_device(
+        self, settings: Settings, previews: bool
+    ) -> Generator[Progress | Generated | Comparison, None, None]:
         def work(report: Callable[[Any], None]) -> None:
             from app.comparison import compare
 

@@ -276,7 +276,7 @@ def train(options: argparse.Namespace) -> None:
 
 def export(pipeline: StableDiffusionPipeline, folder: Path) -> None:
     """Save the pipeline's folder in fp16; the pipeline itself is left as it is."""
-    halves = {
+    halves: dict[str, Any] = {
         name: copy.deepcopy(part).half() if isinstance(part, nn.Module) else part
         for name, part in pipeline.components.items()
     }
