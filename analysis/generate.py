@@ -1,6 +1,7 @@
 """Generation for measurements: the same noise for a seed whatever the batch, latents and images kept apart."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,13 @@ def load_pipeline(folder: str | Path = MODELS / "emoji-ldm", device: str = "cpu"
     """
     if not Path(folder, "model_index.json").is_file():
         raise FileNotFoundError(f"{folder} is no pipeline folder: it has no model_index.json.")
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+    with warnings.catch_warnings():  # diffusers 0.42 prefers `dtype`, which those before it do not know
+        warnings.filterwarnings("ignore", message=".*torch_dtype", category=FutureWarning)
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
+        )
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device, torch.float32)
+    return pipeline.to(device)
 
 
 def initial_noise(pipeline: StableDiffusionPipeline, seeds: Sequence[int]) -> Tensor:

@@ -133,7 +133,7 @@ def ldm(options: argparse.Namespace) -> None:
 def time_ratios(run: Callable[[Any], Any], first: Any, second: Any, rounds: int) -> tuple[np.ndarray, np.ndarray]:
     """Seconds of `run(first)` and of `run(second)`, interleaved A B A B after one warm-up each: two arrays (rounds,)."""
     seconds = []
-    for _ in range(rounds + 1):
+    for _ in tqdm(range(rounds + 1), desc="timing", unit="pair", disable=None):
         pair = []
         for argument in (first, second):
             begin = time.perf_counter()
