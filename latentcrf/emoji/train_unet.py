@@ -21,14 +21,14 @@ from diffusers.utils import logging
 from torch import Tensor, nn
 
 from latentcrf.emoji.dataset import DatasetError, contact_sheet, load
-from latentcrf.emoji.parts import text_encoder
+from latentcrf.emoji.parts import PartsError, text_encoder
 from latentcrf.files import replacing, replacing_folder
 from latentcrf.training.loop import (
     EMA,
     Run,
-    RunError,
     best_device,
     check_run_arguments,
+    explained,
     optimise,
     run_arguments,
     set_learning_rate,
@@ -313,12 +313,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--batch-size {options.batch_size} is out of range: 1 to 4096.")
     if not (math.isfinite(options.learning_rate) and 0 < options.learning_rate <= 0.1):
         parser.error(f"--learning-rate {options.learning_rate} is out of range: above 0, at most 0.1.")
-    try:
-        train(options)
-    except (DatasetError, RunError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return explained(train, options, DatasetError, PartsError)
 
 
 if __name__ == "__main__":

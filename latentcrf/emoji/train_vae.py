@@ -30,9 +30,9 @@ from latentcrf.perceptual import load_lpips
 from latentcrf.training.loop import (
     EMA,
     Run,
-    RunError,
     best_device,
     check_run_arguments,
+    explained,
     optimise,
     run_arguments,
     set_learning_rate,
@@ -236,12 +236,7 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(f"--{name.replace('_', '-')} {getattr(options, name)} is out of range: 0 to 1.")
     if not (math.isfinite(options.learning_rate) and 0 < options.learning_rate <= 0.1):
         parser.error(f"--learning-rate {options.learning_rate} is out of range: above 0, at most 0.1.")
-    try:
-        train(options)
-    except (DatasetError, RunError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return explained(train, options, DatasetError)
 
 
 if __name__ == "__main__":

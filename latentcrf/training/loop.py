@@ -12,6 +12,7 @@ used and random state.
 import argparse
 import csv
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -249,3 +250,13 @@ def check_run_arguments(parser: argparse.ArgumentParser, options: argparse.Names
         parser.error(f"--checkpoint-seconds {options.checkpoint_seconds} is out of range: 1 to 3600.")
     if not 0 <= options.seed < 2**63:
         parser.error(f"--seed {options.seed} is out of range: 0 to 2^63 - 1.")
+
+
+def explained(train: Callable[[argparse.Namespace], Any], options: argparse.Namespace, *errors: type[Exception]) -> int:
+    """Run `train(options)`; a `RunError`, an `OSError` or one of `errors` becomes a sentence. Returns the exit status."""
+    try:
+        train(options)
+    except (RunError, OSError) + errors as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -28,9 +28,9 @@ from latentcrf.model import LatentCRF, Observation, hand_over
 from latentcrf.training.loop import (
     EMA,
     Run,
-    RunError,
     best_device,
     check_run_arguments,
+    explained,
     optimise,
     run_arguments,
     set_learning_rate,
@@ -252,12 +252,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--stage1-until {options.stage1_until} is out of range: 0 to 1.")
     if not 16 <= options.runs <= 1_000_000:
         parser.error(f"--runs {options.runs} is out of range: 16 to 1000000.")
-    try:
-        train(options)
-    except (DatasetError, RunError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return explained(train, options, DatasetError)
 
 
 if __name__ == "__main__":
