@@ -122,3 +122,123 @@ def summary(measured: dict[str, tuple[Sequence[float] | np.ndarray, Callable[...
         value, low, high = bootstrap(values, statistic)
         rows.append({"measure": measure, "value": value, "low": low, "high": high, "n": len(values)})
     return pd.DataFrame(rows)
+
+
+def edge_strength(images: Tensor) -> Tensor:
+    """Mean gradient magnitude (B,) of the grey image, by Sobel filters, per pixel in units of [-1, 1]: blur lowers it."""
+    grey = images.float().mean(1, keepdim=True)
+    sobel = grey.new_tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 8
+    gradient = F.conv2d(grey, torch.stack([sobel, sobel.T])[:, None])
+    return gradient.norm(dim=1).mean((1, 2))
+
+
+def radial_spectrum(images: Tensor) -> Tensor:
+    """Mean power (B, side / 2) of square images' or latents' frequencies 1, 2, ..., side / 2 cycles an image."""
+    side = images.shape[-1]
+    if images.shape[-2] != side:
+        raise ValueError(f"square images are wanted, got {tuple(images.shape)}.")
+    power = torch.fft.fft2(images.float(), norm="ortho").abs().square().mean(1)
+    frequency = torch.fft.fftfreq(side, 1 / side)
+    radius = (frequency[:, None] ** 2 + frequency[None] ** 2).sqrt().round().long()
+    rings = [power[:, radius == ring].mean(1) for ring in range(1, side // 2 + 1)]
+    return torch.stack(rings, dim=1)
+
+
+def spectrum_error(images: Tensor, reference: Tensor) -> float:
+    """Mean distance, in dB over all frequencies, between the mean radial spectra of two sets of images."""
+    a, b = (10 * torch.log10(radial_spectrum(each).mean(0).clamp(min=1e-12)) for each in (images, reference))
+    return (a - b).abs().mean().item()
+
+
+def cluster_weights(clusters: int, resamples: int = 2000, seed: int = 0) -> np.ndarray:
+    """How often each of `clusters` prompts is drawn: (1 + resamples, clusters), the first row all ones (the estimate).
+
+    The same rows for every method: resampled together, their differences are paired.
+    """
+    if clusters < 1:
+        raise ValueError("at least one prompt is wanted.")
+    drawn = np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), size=resamples)
+    return np.concatenate([np.ones((1, clusters), dtype=drawn.dtype), drawn])
+
+
+class RealFeatures:
+    """Features (N, D) of real images, prepared for `kid_draws` and `frechet_draws`."""
+
+    def __init__(self, features: Tensor) -> None:
+        if features.ndim != 2 or len(features) < 2:
+            raise ValueError(f"features of at least 2 images (N, D) are wanted, got {tuple(features.shape)}.")
+        self.features = features.double()
+        kernel = _cubic(self.features, self.features)
+        count = len(features)
+        self.within = ((kernel.sum() - kernel.trace()) / (count * (count - 1))).item()
+        self.mean = self.features.mean(0)
+        covariance = self.features.T.cov()
+        values, vectors = torch.linalg.eigh(covariance)
+        self.root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+        self.trace = covariance.trace().item()
+
+
+def _cubic(a: Tensor, b: Tensor) -> Tensor:
+    """The kernel of KID, (a b / D + 1)^3."""
+    return (a @ b.T / a.shape[1] + 1) ** 3
+
+
+def kid_draws(features: Tensor, clusters: np.ndarray, real: RealFeatures, weights: np.ndarray) -> np.ndarray:
+    """Kernel distance (squared MMD, arXiv 1801.01401) to the real images for each row of `weights` (R, C) -> (R,).
+
+    With all weights 1 it is the unbiased estimate over all images at once, without subsets.
+
+    Args:
+        features: of the generated images (N, D).
+        clusters: the prompt of each, 0..C-1, (N,).
+        weights: as from `cluster_weights`. An image drawn twice is not compared with itself.
+    """
+    x = features.double()
+    w = torch.as_tensor(weights, dtype=torch.float64)
+    member = F.one_hot(torch.as_tensor(clusters), w.shape[1]).double()  # (N, C)
+    kernel = _cubic(x, x)
+    between = member.T @ kernel @ member  # (C, C) sums over pairs
+    itself = member.T @ kernel.diagonal()
+    sizes = member.sum(0)
+    count = w @ sizes
+    pairs = count**2 - (w**2) @ sizes
+    within = (((w @ between) * w).sum(1) - (w**2) @ itself) / pairs
+    cross = w @ (member.T @ _cubic(x, real.features).mean(1)) / count
+    return (within - 2 * cross + real.within).numpy()
+
+
+def frechet_draws(features: Tensor, clusters: np.ndarray, real: RealFeatures, weights: np.ndarray) -> np.ndarray:
+    """Frechet distance (arXiv 1706.08500) to the real images for each row of `weights` (R, C) -> (R,).
+
+    |m - m_r|^2 + tr S + tr S_r - 2 tr (S_r^1/2 S S_r^1/2)^1/2. Biased upwards at small N: compare at equal N only.
+    The trace of the root is the sum of the singular values of X S_r^1/2, X the centred features; they come from the
+    N x N matrix of scalar products, so that a resample costs no D x D decomposition.
+    """
+    x = features.double()
+    turned = x @ real.root
+    products = turned @ turned.T
+    draws = []
+    for row in np.asarray(weights):
+        w = torch.as_tensor(row[clusters], dtype=torch.float64)
+        kept = w > 0
+        w, g = w[kept], products[kept][:, kept]
+        total = w.sum()
+        mean = w @ x[kept] / total
+        side = g @ w / total
+        centred = g - side[:, None] - side[None] + (w @ side) / total
+        scale = (w / (total - 1)).sqrt()
+        roots = torch.linalg.eigvalsh(scale[:, None] * centred * scale[None]).clamp(min=0).sqrt().sum()
+        spread = w @ (x[kept] - mean).square().sum(1) / (total - 1)
+        draws.append(((mean - real.mean).square().sum() + spread + real.trace - 2 * roots).item())
+    return np.array(draws)
+
+
+def mean_draws(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mean of one value a prompt (C,) for each row of `weights` (R, C) -> (R,)."""
+    return weights @ np.asarray(values, dtype=float) / weights.sum(1)
+
+
+def interval(draws: np.ndarray) -> tuple[float, float, float]:
+    """(estimate, low, high): the first of the draws, and the 2.5th and 97.5th percentile of the others."""
+    low, high = np.quantile(draws[1:], [0.025, 0.975])
+    return float(draws[0]), float(low), float(high)

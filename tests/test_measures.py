@@ -157,3 +157,70 @@ def test_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureF
         main(["ldm", "--out", str(tmp_path), "--batch-size", "0"])
     assert "--batch-size 0 is out of range: 1 or more" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_edges_and_spectrum_of_a_wave() -> None:
+    x = torch.arange(32) / 32
+    waves = torch.stack([torch.cos(2 * math.pi * k * x).expand(3, 32, 32) for k in (2, 5)])
+    spectrum = measures.radial_spectrum(waves)
+    assert spectrum.shape == (2, 16) and spectrum.argmax(1).tolist() == [1, 4]  # rings 2 and 5
+    soft = torch.nn.functional.avg_pool2d(waves, 5, 1)
+    assert (measures.edge_strength(soft) < measures.edge_strength(waves)).all()
+    ramp = torch.linspace(-1, 1, 33)[:32].expand(1, 3, 32, 32)  # 1/16 a pixel
+    assert measures.edge_strength(ramp).item() == pytest.approx(1 / 16, rel=1e-5)
+    noise = torch.randn(4, 3, 32, 32)
+    assert measures.spectrum_error(noise, noise) == 0
+    assert measures.spectrum_error(2 * noise, noise) == pytest.approx(20 * math.log10(2), abs=1e-4)
+
+
+def _features() -> tuple[torch.Tensor, np.ndarray, measures.RealFeatures]:
+    generator = torch.Generator().manual_seed(2)
+    made = torch.randn(12, 5, generator=generator) + 0.5
+    real = torch.randn(30, 5, generator=generator) * 1.5
+    return made, np.repeat(np.arange(4), 3), measures.RealFeatures(real)
+
+
+def test_kid_against_all_pairs_one_by_one() -> None:
+    made, clusters, real = _features()
+    weights = np.array([[1, 1, 1, 1], [2, 0, 1, 1]])
+
+    def k(a: torch.Tensor, b: torch.Tensor) -> float:
+        return (float(a.double() @ b.double()) / 5 + 1) ** 3
+
+    r = real.features
+    real_pairs = np.mean([k(r[i], r[j]) for i in range(30) for j in range(30) if i != j])
+    for row, found in zip(weights, measures.kid_draws(made, clusters, real, weights), strict=True):
+        chosen = [i for i in range(12) for _ in range(row[clusters[i]])]
+        pairs = np.mean([k(made[i], made[j]) for i in chosen for j in chosen if i != j])
+        cross = np.mean([k(made[i], b) for i in chosen for b in r])
+        # an image drawn twice has four pairs with itself, none of which counts
+        assert found == pytest.approx(pairs - 2 * cross + real_pairs, rel=1e-9)
+
+
+def test_frechet_against_a_matrix_root() -> None:
+    from scipy.linalg import sqrtm
+
+    made, clusters, real = _features()
+    weights = np.array([[1, 1, 1, 1], [2, 0, 1, 1]])
+    b = real.features.numpy()
+    for row, found in zip(weights, measures.frechet_draws(made, clusters, real, weights), strict=True):
+        a = made.double().numpy()[[i for i in range(12) for _ in range(row[clusters[i]])]]
+        s, s_r = np.cov(a.T), np.cov(b.T)
+        expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(s + s_r - 2 * np.real(sqrtm(s @ s_r)))
+        assert found == pytest.approx(expected, rel=1e-6)
+    same = measures.RealFeatures(made)
+    assert measures.frechet_draws(made, clusters, same, weights[:1])[0] == pytest.approx(0, abs=1e-6)
+
+
+def test_draws_over_prompts() -> None:
+    weights = measures.cluster_weights(40, resamples=3000, seed=1)
+    assert weights.shape == (3001, 40) and (weights.sum(1) == 40).all() and (weights[0] == 1).all()
+    assert np.array_equal(weights, measures.cluster_weights(40, resamples=3000, seed=1))
+    values = np.random.default_rng(0).normal(3.0, 2.0, 40)
+    estimate, low, high = measures.interval(measures.mean_draws(values, weights))
+    assert estimate == pytest.approx(values.mean())
+    error = values.std() / math.sqrt(40)
+    assert (low, high) == (
+        pytest.approx(estimate - 1.96 * error, abs=0.1),
+        pytest.approx(estimate + 1.96 * error, abs=0.1),
+    )
