@@ -33,6 +33,7 @@ from latentcrf.files import replacing
 from latentcrf.perceptual import MODELS, load_features, load_lpips
 
 STEPS, BYPASS = 50, (33, 49)
+DEFAULT_PROMPTS = {"ldm": 200, "crf": 100}
 
 
 def write(name: str, items: pd.DataFrame, summary: pd.DataFrame, out: Path) -> None:
@@ -44,18 +45,42 @@ def write(name: str, items: pd.DataFrame, summary: pd.DataFrame, out: Path) -> N
     print(f"written: {out / name}.csv, {out / name}-summary.csv")
 
 
+def core_subjects(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """The core subjects seen in training: (subject, code_point)."""
+    table = pd.DataFrame(rows)
+    return table[table["core"] & (table["split"] == "train")][["subject", "code_point"]].drop_duplicates()
+
+
 def draw_prompts(rows: list[dict[str, Any]], count: int, seed: int) -> pd.DataFrame:
     """`count` subjects (subject, code_point) drawn without repetition from the core subjects seen in training.
 
     Raises:
         ValueError: there are not so many.
     """
-    table = pd.DataFrame(rows)
-    seen = table[table["core"] & (table["split"] == "train")][["subject", "code_point"]].drop_duplicates()
-    if not 1 <= count <= len(seen):
-        raise ValueError(f"--prompts {count} is out of range: 1 to {len(seen)}, the number of core subjects.")
-    chosen = np.random.default_rng(seed).choice(len(seen), size=count, replace=False)
-    return seen.iloc[chosen].reset_index(drop=True)
+    return _draw(core_subjects(rows), count, seed)
+
+
+def remaining_prompts(rows: list[dict[str, Any]], count: int, seed: int) -> pd.DataFrame:
+    """As `draw_prompts`, but from the subjects that none of this module's commands draws by default.
+
+    Choices are made on those; what has been chosen is reported on these.
+
+    Raises:
+        ValueError: there are not so many.
+    """
+    subjects = core_subjects(rows)
+    for drawn in DEFAULT_PROMPTS.values():
+        if drawn <= len(subjects):
+            used = _draw(core_subjects(rows), drawn, 0)
+            subjects = subjects[~subjects["code_point"].isin(used["code_point"])]
+    return _draw(subjects, count, seed)
+
+
+def _draw(subjects: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
+    if not 1 <= count <= len(subjects):
+        raise ValueError(f"--prompts {count} is out of range: 1 to {len(subjects)}, the number of core subjects.")
+    chosen = np.random.default_rng(seed).choice(len(subjects), size=count, replace=False)
+    return subjects.iloc[chosen].reset_index(drop=True)
 
 
 def captioned_sheet(pixels: np.ndarray, captions: list[str], columns: int = 8) -> Image.Image:
@@ -207,7 +232,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m analysis.quality", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="{autoencoder,ldm,crf}")
-    for run, prompts in ((autoencoder, 0), (ldm, 200), (crf, 100)):
+    for run in (autoencoder, ldm, crf):
+        prompts = DEFAULT_PROMPTS.get(run.__name__)
         sub = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
         sub.set_defaults(run=run)
         add = sub.add_argument
