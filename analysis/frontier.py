@@ -69,7 +69,8 @@ def figure(table: pd.DataFrame, measure: str = "kid") -> go.Figure:
         held = [name for name in AXES if name in table]
         raise ValueError(f"measure {measure!r} is not in the table; accepted are {', '.join(held)}.")
     title, higher = AXES[measure]
-    rows = table.dropna(subset=[measure]).fillna({"refiner": "", "bypass": ""}).reset_index(drop=True)
+    rows = table.dropna(subset=[measure]).reset_index(drop=True)
+    rows = rows.assign(refiner=rows["refiner"].astype(object).fillna(""))  # an empty cell is read as NaN
     rows = rows.assign(family=rows.apply(family, axis=1))
     factor = FACTORS.get(measure, 1.0)
     value, low, high = (factor * rows[name] for name in (measure, f"{measure}_low", f"{measure}_high"))

@@ -1,0 +1,161 @@
+"""The benchmark: methods, intervals and comparisons on known numbers, the figure, and one small run for real."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import benchmark, frontier
+from analysis.benchmark import FULL, Method, all_methods, compare, main, markdown, row_of
+from analysis.generate import load_pipeline
+from analysis.quality import core_subjects, draw_prompts, remaining_prompts
+from latentcrf import LatentCRFScheduler
+
+
+def subject_rows(count: int) -> list[dict[str, Any]]:
+    return [
+        {"subject": f"subject {i}", "code_point": f"{i:x}", "style": style, "core": True, "split": "train",
+         "pixels_sha256": f"{i}-{style}"}
+        for i in range(count) for style in ("flat", "noto")
+    ]  # fmt: skip
+
+
+def test_methods_have_names_of_their_own_and_the_full_run_comes_first() -> None:
+    methods = all_methods(("bypass", "LatentCRF", "plain"))
+    assert methods[0].name == FULL
+    assert len({method.name for method in methods}) == len({method.file for method in methods}) == len(methods)
+    assert Method("DDIM", 50, (33, 49), "LatentCRF").name == "DDIM-50 LatentCRF (33, 49)"
+
+
+def test_schedulers_make_as_many_calls_as_their_method_says() -> None:
+    pipeline = load_pipeline()
+    for method in all_methods(("bypass",)):
+        scheduler = benchmark.scheduler_of(method, pipeline, {"bypass": None})
+        scheduler.set_timesteps(method.steps)
+        left_out = 0 if method.bypass is None else method.bypass[1] - method.bypass[0]
+        assert len(scheduler.timesteps) == method.steps - left_out, method.name
+        assert isinstance(scheduler, LatentCRFScheduler) == (method.bypass is not None)
+
+
+def test_reported_prompts_are_not_those_of_choices() -> None:
+    rows = subject_rows(400)
+    reported = set(remaining_prompts(rows, 100, 0)["code_point"])
+    assert len(reported) == 100
+    for count in (100, 200):
+        assert not reported & set(draw_prompts(rows, count, 0)["code_point"])
+    assert reported <= set(core_subjects(rows)["code_point"])
+    with pytest.raises(ValueError, match="out of range: 1 to "):
+        remaining_prompts(rows, 400, 0)
+
+
+def kept(ratio: float, kid: float, r_at_5: float) -> dict[str, np.ndarray]:
+    spread = np.linspace(-0.1, 0.1, 201)
+    draws = {
+        name: np.concatenate([[value], value + spread * value])
+        for name, value in (("kid", kid), ("r_at_5", r_at_5), ("pairwise_lpips", 0.3), ("vendi", 3.0))
+    }
+    return {
+        **{f"draws_{name}": values for name, values in draws.items()},
+        "ratios": np.full(5, ratio),
+        "calls": np.array(8),
+        "spectrum_error": np.array(0.5),
+    }
+
+
+def test_latentcrf_is_compared_with_the_best_that_takes_no_more_time() -> None:
+    ours = Method("DDIM", 9, (8, 9), "LatentCRF")
+    methods = [Method("DDIM", 50), Method("DDIM", 8), Method("UniPC", 6), Method("UniPC", 8), ours]
+    found = dict(
+        zip(
+            [method.name for method in methods],
+            [kept(1, 0.1, 0.6), kept(0.16, 0.5, 0.3), kept(0.12, 0.4, 0.2), kept(0.2, 0.1, 0.9), kept(0.18, 0.2, 0.5)],
+            strict=True,
+        )
+    )
+    table = compare(methods, found)
+    assert set(table["method"]) == {ours.name}
+    kid = table[table["measure"] == "kid, difference"].set_index("against")
+    assert set(kid.index) == {FULL, "UniPC-6"}  # UniPC-8 takes longer, DDIM-8 is worse
+    assert kid.loc["UniPC-6", "value"] == pytest.approx(-0.2)
+    assert kid.loc["UniPC-6", "low"] == pytest.approx(-0.2 - 0.2 * 0.095)
+    assert kid.loc["UniPC-6", "better"] and not kid.loc[FULL, "better"]
+    found_subject = table[table["measure"] == "r_at_5, difference"].set_index("against")
+    assert set(found_subject.index) == {FULL, "DDIM-8"}
+    assert found_subject.loc["DDIM-8", "better"] and not found_subject.loc[FULL, "better"]
+    ratio = table[table["measure"] == "vendi, ratio"].iloc[0]
+    assert (ratio["value"], ratio["low"], ratio["high"]) == (1, 1, 1)
+
+
+def test_table_markdown_and_figure() -> None:
+    methods = [Method("DDIM", 50), Method("UniPC", 6), Method("DDIM", 9, (8, 9), "LatentCRF")]
+    table = pd.DataFrame(
+        [
+            row_of(method, kept(r, k, 0.5), 20, 4)
+            for method, r, k in zip(methods, (1, 0.2, 0.1), (0.1, 0.3, 0.2), strict=True)
+        ]
+    )
+    text = markdown(table)
+    assert "| DDIM-9 LatentCRF (8, 9) | 8 | 0.10 (0.10 to 0.10) | 200.0 (181.0 to 219.0) |" in text
+    figure = frontier.figure(table, "kid")
+    traces = {trace.name: trace for trace in figure.data}
+    assert set(traces) == {"Pareto front", "DDIM", "UniPC", "LatentCRF"}
+    assert traces["LatentCRF"].y[0] == pytest.approx(200) and traces["LatentCRF"].error_y.array[0] == pytest.approx(19)
+    assert list(traces["Pareto front"].x) == [0.1, 1.0]  # UniPC-6 is slower and worse than LatentCRF
+    assert "KID" in figure.layout.yaxis.title.text and "time" in figure.layout.xaxis.title.text.lower()
+    with pytest.raises(ValueError, match="'lpips_full' is not in the table; accepted are kid, r_at_5"):
+        frontier.figure(table, "lpips_full")
+
+
+def test_pareto_front() -> None:
+    times, values = np.array([1.0, 2.0, 2.0, 3.0, 4.0]), np.array([5.0, 4.0, 6.0, 6.0, 7.0])
+    assert frontier.pareto(times, values, higher_is_better=True).tolist() == [0, 2, 4]
+    assert frontier.pareto(times, values, higher_is_better=False).tolist() == [0, 1]
+
+
+def test_frontier_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert frontier.main(["--table", str(tmp_path / "none.csv"), "--out", str(tmp_path / "figure")]) == 1
+    assert "none.csv" in capsys.readouterr().err
+    table = pd.DataFrame([row_of(Method("DDIM", 50), kept(1, 0.1, 0.5), 20, 4)])
+    table.to_csv(tmp_path / "table.csv", index=False)
+    assert frontier.main(["--table", str(tmp_path / "table.csv"), "--out", str(tmp_path / "figure")]) == 0
+    assert (tmp_path / "figure.html").stat().st_size > 1_000_000  # opens offline: Plotly is in it
+    assert (tmp_path / "figure.png").exists() or "figure.png is not written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", (["--prompts", "1"], ["--seeds", "0"], ["--rounds", "0"]))
+def test_wrong_numbers_are_met_with_the_accepted_range(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--out", str(tmp_path), *arguments])
+    assert f"{arguments[0]} {arguments[1]} is out of range" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_small_benchmark_goes_on_where_it_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = subject_rows(8)
+    pixels = np.random.default_rng(0).integers(0, 256, (len(rows), 128, 128, 3), dtype=np.uint8)
+    monkeypatch.setattr(benchmark, "load", lambda folder: (rows, pixels))
+    arguments = ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--prompts", "2", "--seeds", "2"]
+    arguments += ["--rounds", "1", "--only", "DDIM-4", "DDIM-5 LatentCRF (4, 5)"]
+    assert main(arguments) == 0
+    table = pd.read_csv(tmp_path / "out" / "benchmark.csv").set_index("method")
+    assert table["unet_calls"].to_dict() == {FULL: 50, "DDIM-4": 4, "DDIM-5 LatentCRF (4, 5)": 4}
+    assert table.loc[FULL, "lpips_full"] == pytest.approx(0, abs=1e-6) and table.loc["DDIM-4", "latent_mse_full"] > 0
+    assert table.loc["DDIM-4", "time_ratio"] < 0.5
+    assert {"comparisons.csv", "benchmark.md", "frontier.html"} <= {path.name for path in (tmp_path / "out").iterdir()}
+
+    def never(*_: Any) -> None:
+        raise AssertionError("what has been measured is measured again")
+
+    monkeypatch.setattr(benchmark, "measure", never)
+    assert main(arguments) == 0
+    assert pd.read_csv(tmp_path / "out" / "benchmark.csv").set_index("method").equals(table)
+    assert main([*arguments, "--guidance", "2"]) == 1
+    assert "holds a benchmark of other settings" in capsys.readouterr().err
+    assert main([*arguments, "--only", "DDIM-3"]) == 1
+    assert "--only 'DDIM-3' is not a method; accepted are DDIM-50, DDIM-34" in capsys.readouterr().err
