@@ -135,27 +135,25 @@ def test_wrong_numbers_are_met_with_the_accepted_range(
 
 @pytest.mark.slow
 def test_a_small_benchmark_goes_on_where_it_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = subject_rows(8)
-    pixels = np.random.default_rng(0).integers(0, 256, (len(rows), 128, 128, 3), dtype=np.uint8)
-    monkeypatch.setattr(benchmark, "load", lambda folder: (rows, pixels))
-    arguments = ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--prompts", "2", "--seeds", "2"]
-    arguments += ["--rounds", "1", "--only", "DDIM-4", "DDIM-5 LatentCRF (4, 5)"]
+    out = tmp_path / "out"
+    arguments = ["--data", str(small_data), "--out", str(out), "--prompts", "2", "--seeds", "2"]
+    arguments += ["--rounds", "1", "--threads", "1", "--only", "DDIM-4", "DDIM-5 LatentCRF (4, 5)"]
     assert main(arguments) == 0
-    table = pd.read_csv(tmp_path / "out" / "benchmark.csv").set_index("method")
+    table = pd.read_csv(out / "benchmark.csv").set_index("method")
     assert table["unet_calls"].to_dict() == {FULL: 50, "DDIM-4": 4, "DDIM-5 LatentCRF (4, 5)": 4}
     assert table.loc[FULL, "lpips_full"] == pytest.approx(0, abs=1e-6) and table.loc["DDIM-4", "latent_mse_full"] > 0
     assert table.loc["DDIM-4", "time_ratio"] < 0.5
-    assert {"comparisons.csv", "benchmark.md", "frontier.html"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"comparisons.csv", "benchmark.md", "frontier.html"} <= {path.name for path in out.iterdir()}
 
     def never(*_: Any) -> None:
         raise AssertionError("what has been measured is measured again")
 
     monkeypatch.setattr(benchmark, "measure", never)
     assert main(arguments) == 0
-    assert pd.read_csv(tmp_path / "out" / "benchmark.csv").set_index("method").equals(table)
+    assert pd.read_csv(out / "benchmark.csv").set_index("method").equals(table)
     assert main([*arguments, "--guidance", "2"]) == 1
     assert "holds a benchmark of other settings" in capsys.readouterr().err
-    assert main([*arguments, "--only", "DDIM-3"]) == 1
+    assert main([*arguments, "DDIM-3"]) == 1
     assert "--only 'DDIM-3' is not a method; accepted are DDIM-50, DDIM-34" in capsys.readouterr().err

@@ -10,7 +10,8 @@ Three parts of the time budget, in this order:
 3. from `--adversarial-from` on, the decoder alone against a patch discriminator, for sharp edges. The encoder is
    frozen then: a refined decoder costs no training of the U-Net.
 
-The folder `vae` of the run is an ordinary AutoencoderKL with the latents' shift and scale folded in.
+The folder `vae` of the run is an ordinary AutoencoderKL with the latents' shift and scale folded in. A finished one is
+refined with `--init-from FOLDER --decoder-only`: encoder and latents stay exactly as they are, and so does the U-Net's worth.
 """
 
 import argparse
@@ -153,6 +154,9 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
         else build_vae()
     ).to(device)
     vae.train()
+    if options.decoder_only:
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
     discriminator = PatchDiscriminator().to(device)
     lpips = load_lpips().to(device)
     ema = EMA(vae, decay=0.999)
@@ -164,7 +168,7 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
         with ema.applied():
             measured, _ = held_out(vae, to_float(unseen[:100]), lpips)
             _, rebuilt = held_out(vae, sheet_images, lpips)
-            export(vae, to_float(pictures[::10]), options.out / "vae")
+            export(vae, None if options.decoder_only else to_float(pictures[::10]), options.out / "vae")
         pairs = [to_pil(image) for pair in zip(sheet_images, rebuilt, strict=True) for image in pair]
         with replacing(options.out / f"sample-{run.step:06d}.png") as temporary:
             contact_sheet(pairs, columns=16).save(temporary)
@@ -174,13 +178,13 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
     run = Run(options.out, parts, options.minutes, options.resume, report, options.checkpoint_seconds)
     for step in run.steps():
         adversarial = run.fraction >= options.adversarial_from
-        crops = not adversarial and run.fraction < options.crops_until
+        crops = not adversarial and not options.decoder_only and run.fraction < options.crops_until
         batch = pictures[torch.randint(len(pictures), (32 if crops else 16,))]
         images = random_view(to_float(batch), CROP if crops else 128, smallest=0.5 if crops else 0.8)
         set_learning_rate(optimizer, options.learning_rate * warm_cosine(step, run.fraction))
 
         with torch.autocast(device.type, torch.bfloat16):
-            with torch.set_grad_enabled(not adversarial):
+            with torch.set_grad_enabled(not (adversarial or options.decoder_only)):
                 posterior = vae.encode(images).latent_dist
             rebuilt = vae.decode(posterior.sample()).sample.float()
             perceptual = lpips(rebuilt, images).mean()
@@ -204,11 +208,15 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
     return AutoencoderKL.from_pretrained(options.out / "vae")
 
 
-def export(vae: AutoencoderKL, images: Tensor, folder: Path) -> None:
-    """Write the folded autoencoder to `folder` (fp16 safetensors); `vae` itself is left as it is."""
-    folded = AutoencoderKL.from_config(vae.config).to(images.device)
+def export(vae: AutoencoderKL, images: Tensor | None, folder: Path) -> None:
+    """Write the autoencoder to `folder` (fp16 safetensors), the moments of `images`' latents folded in.
+
+    Without images nothing is folded and the latents stay as they are. `vae` itself is left as it is.
+    """
+    folded = AutoencoderKL.from_config(vae.config).to(vae.device)
     folded.load_state_dict(vae.state_dict())
-    fold(folded, *latent_moments(folded.eval(), images))
+    if images is not None:
+        fold(folded, *latent_moments(folded.eval(), images))
     with replacing_folder(folder) as temporary:
         folded.half().save_pretrained(temporary)
 
@@ -229,7 +237,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--adversarial-from", type=float, default=0.75, help="share of the time at which part 3 begins (default 0.75)"
     )
+    parser.add_argument(
+        "--decoder-only", action="store_true", help="refine the decoder of --init-from; its encoder stays as it is"
+    )
     options = parser.parse_args(arguments)
+    if options.decoder_only and not options.init_from:
+        parser.error("--decoder-only needs --init-from FOLDER, the autoencoder whose decoder is refined.")
     check_run_arguments(parser, options)
     for name in ("crops_until", "adversarial_from"):
         if not 0 <= getattr(options, name) <= 1:

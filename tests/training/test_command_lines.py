@@ -48,6 +48,14 @@ def test_the_autoencoder_resumes_after_a_kill(small_data: Path, tmp_path: Path) 
     assert list((tmp_path / "vae").glob("sample-*.png")) and (tmp_path / "vae" / "log.csv").exists()
 
 
+def test_refining_the_decoder_leaves_the_latents_as_they_are(small_data: Path, tmp_path: Path) -> None:
+    arguments = ["--data", small_data, "--out", tmp_path / "run", "--init-from", LDM / "vae", "--decoder-only"]
+    assert train_vae.main([*map(str, arguments), "--minutes", "0.01", "--adversarial-from", "0.5"]) == 0
+    before, after = (AutoencoderKL.from_pretrained(path).state_dict() for path in (LDM / "vae", tmp_path / "run/vae"))
+    changed = {name for name, weight in after.items() if not weight.equal(before[name])}
+    assert changed and all(name.startswith(("decoder.", "post_quant_conv.")) for name in changed)
+
+
 @pytest.mark.slow
 def test_the_unet_resumes_after_a_kill(small_data: Path, tmp_path: Path) -> None:
     arguments = ("--data", small_data, "--vae", LDM / "vae", "--init-from", LDM, "--batch-size", 4)
@@ -74,6 +82,7 @@ def test_the_crf_resumes_after_a_kill(small_data: Path, tmp_path: Path) -> None:
         (train_vae.main, ["--data", "x", "--crops-until", "2"], "--crops-until 2.0 is out of range: 0 to 1"),
         (train_vae.main, ["--data", "x", "--learning-rate", "nan"], "--learning-rate nan is out of range"),
         (train_vae.main, ["--data", "x", "--checkpoint-seconds", "0"], "--checkpoint-seconds 0.0 is out of range"),
+        (train_vae.main, ["--data", "x", "--decoder-only"], "--decoder-only needs --init-from FOLDER"),
         (train_unet.main, ["--data", "x", "--vae", "x", "--batch-size", "0"], "--batch-size 0 is out of range"),
         (train.main, ["--data", "x", "--base", "x", "--runs", "1"], "--runs 1 is out of range: 16 to"),
         (train.main, ["--data", "x", "--base", "x", "--stage1-until", "-1"], "is out of range: 0 to 1"),
