@@ -76,7 +76,7 @@ class SelfAttention(nn.Module):
 class ConditioningNetwork(nn.Module):
     """A small residual U-Net whose work is mostly at half resolution.
 
-    Maps (B, in_channels, H, W), two noise levels (B, 2) and, where `prompt_dim` is given, the prompt's token states
+    Maps (B, in_channels, H, W), noise levels (B, num_levels) and, where `prompt_dim` is given, the prompt's token states
     (B, tokens, prompt_dim) to features (B, channels, H, W). No position enters, so any grid size will do; odd sizes
     are padded by repeating the border.
     """
@@ -88,10 +88,11 @@ class ConditioningNetwork(nn.Module):
         coarse_channels: int,
         num_coarse_blocks: int,
         embedding_dim: int = 96,
+        num_levels: int = 3,
         prompt_dim: int | None = None,
     ) -> None:
         super().__init__()
-        self.levels = LevelEmbedding(2, embedding_dim)
+        self.levels = LevelEmbedding(num_levels, embedding_dim)
         self.prompt = nn.Linear(prompt_dim, embedding_dim) if prompt_dim else None
         self.stem = nn.Conv2d(in_channels, channels, 3, padding=1)
         self.fine_in = ResidualBlock(channels, embedding_dim)

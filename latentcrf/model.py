@@ -33,7 +33,9 @@ class Observation:
 
     latents, denoised: (B, C, H, W), the noisy latents at level `alpha_in` and the LDM's own clean estimate, guidance
     included. alpha_in, alpha_out: the levels of hand-over and return, in [0, 1], numbers or tensors (B,);
-    alpha_out = 1 where the LDM does not take over again. prompt_embeds: (B, tokens, D) or None.
+    alpha_out = 1 where the LDM does not take over again. prompt_embeds: (B, tokens, D) or None. alpha_denoised: the level
+    of the U-Net's last call, whose estimate `denoised` is, alike; below alpha_in by the length of one step, which tells
+    a few-step run from one of many. None: alpha_in.
 
     Raises:
         ValueError: shapes that do not fit each other.
@@ -44,6 +46,7 @@ class Observation:
     alpha_in: Tensor | float
     alpha_out: Tensor | float
     prompt_embeds: Tensor | None = None
+    alpha_denoised: Tensor | float | None = None
 
     def __post_init__(self) -> None:
         if self.latents.ndim != 4 or self.latents.shape != self.denoised.shape:
@@ -52,8 +55,9 @@ class Observation:
                 f"they have {tuple(self.latents.shape)} and {tuple(self.denoised.shape)}."
             )
         batch = self.latents.shape[0]
-        for name in ("alpha_in", "alpha_out"):
-            shape = tuple(torch.as_tensor(getattr(self, name)).shape)
+        for name in ("alpha_in", "alpha_out", "alpha_denoised"):
+            level = getattr(self, name)
+            shape = () if level is None else tuple(torch.as_tensor(level).shape)
             if shape not in ((), (1,), (batch,)):
                 raise ValueError(
                     f"{name} must be a number or have shape ({batch},), one level a sample; it has {shape}."
@@ -99,6 +103,7 @@ class LatentCRF(ModelMixin, ConfigMixin):
         channels, coarse_channels, num_coarse_blocks: the network's width at full resolution, and its width and depth
             at half resolution (conditional form).
         prompt_dim: D of the prompt's token states, or None for a CRF that does not see the prompt.
+        reads_estimate_level: whether the network is told `Observation.alpha_denoised` (conditional form).
 
     A fresh model is nearly the identity on x0_hat: u = x0_hat, lambda = 1, the other terms small. Training thus
     starts from the bypass without parameters.
@@ -122,6 +127,7 @@ class LatentCRF(ModelMixin, ConfigMixin):
         coarse_channels: int = 144,
         num_coarse_blocks: int = 4,
         prompt_dim: int | None = None,
+        reads_estimate_level: bool = True,
     ) -> None:
         super().__init__()
         if form not in FORMS:
@@ -137,6 +143,7 @@ class LatentCRF(ModelMixin, ConfigMixin):
 
         self.latent_channels, self.form, self.target, self.prompt_dim = latent_channels, form, target, prompt_dim
         self.num_experts, self.pairwise_rank = num_experts, pairwise_rank
+        self.reads_estimate_level = reads_estimate_level
         if pairwise_rank:
             self.mixing = nn.Parameter(torch.eye(latent_channels))
         if num_experts:
@@ -152,7 +159,12 @@ class LatentCRF(ModelMixin, ConfigMixin):
                 self.position = PositionFeatures(pairwise_rank)
         else:
             self.network = ConditioningNetwork(
-                2 * latent_channels, channels, coarse_channels, num_coarse_blocks, prompt_dim=prompt_dim
+                2 * latent_channels,
+                channels,
+                coarse_channels,
+                num_coarse_blocks,
+                num_levels=3 if reads_estimate_level else 2,
+                prompt_dim=prompt_dim,
             )
             # one map for lambda, then those for phi, alpha, b and the correction of x0_hat
             self.head_sizes = [1, pairwise_rank, num_experts, num_experts, latent_channels]
@@ -215,11 +227,20 @@ class LatentCRF(ModelMixin, ConfigMixin):
         sigma = (1 - a_in).sqrt()
         noise = (x - a_in.sqrt() * x0) / sigma.clamp(min=1e-2)
         inputs = torch.cat([x0, noise], dim=1).to(self.dtype)
-        levels = torch.cat([a_in, a_out], dim=1)[:, :, 0, 0]
-        maps = self.head(self.network(inputs, levels, prompt)).float().split(self.head_sizes, dim=1)
+        levels = [a_in, a_out]
+        uncertainty = sigma
+        if self.reads_estimate_level:
+            a_denoised = a_in if o.alpha_denoised is None else as_level(o.alpha_denoised, x)
+            levels.append(a_denoised)
+            uncertainty = (1 - a_denoised).sqrt()
+        maps = (
+            self.head(self.network(inputs, torch.cat(levels, dim=1)[:, :, 0, 0], prompt))
+            .float()
+            .split(self.head_sizes, dim=1)
+        )
         weight, features, reliability, response, correction = maps
         return (
-            x0 + sigma * correction,  # the less noise is left, the less there is to correct
+            x0 + uncertainty * correction,  # the less noise there was, the less there is to correct
             1e-3 + F.softplus(weight + math.log(math.e - 1)),  # 1 at the start
             F.softplus(features),
             F.softplus(reliability),

@@ -205,13 +205,15 @@ class LatentCRFScheduler(SchedulerMixin):
         first, last = self._gap
         into, back = coefficients(self.scheduler, first), coefficients(self.scheduler, last)
         (alpha_in, scale_in), (alpha_out, scale_out) = level(*into), level(*back)
+        alpha_denoised, _ = level(*coefficients(self.scheduler, first - 1))
 
         # LCM calls its clean estimate `denoised`; DPM-Solver and UniPC return none.
         denoised = getattr(output, "pred_original_sample", getattr(output, "denoised", None))
         if denoised is None:
             denoised = clean_estimate(self.scheduler, first - 1, model_output, sample)
         latents = output.prev_sample / scale_in
-        observation = Observation(latents, denoised.to(latents.dtype), alpha_in, alpha_out, self._prompt(latents))
+        denoised, prompt = denoised.to(latents.dtype), self._prompt(latents)
+        observation = Observation(latents, denoised, alpha_in, alpha_out, prompt, alpha_denoised)
 
         y = observation.denoised
         if self.crf is not None:

@@ -209,6 +209,16 @@ def test_wrong_settings(settings: dict, message: str) -> None:
         LatentCRF(**settings)
 
 
+def test_the_estimates_level_is_read_where_the_model_is_told_to() -> None:
+    o = observe()
+    early = replace(o, alpha_denoised=torch.as_tensor(o.alpha_in) / 2)
+    told, untold = (stirred(LatentCRF(**SMALL, reads_estimate_level=reads)) for reads in (True, False))
+    with torch.no_grad():
+        assert torch.equal(untold(o), untold(early))
+        assert not torch.allclose(told(o), told(early), atol=1e-3)
+        assert torch.equal(told(o), told(replace(o, alpha_denoised=o.alpha_in)))  # what None stands for
+
+
 def test_wrong_observations() -> None:
     x = torch.zeros(2, 4, 8, 8)
     for arguments, message in [
@@ -216,6 +226,7 @@ def test_wrong_observations() -> None:
         ((x[0], x[0], 0.5, 1.0), "one shape"),
         ((x, x, torch.ones(3), 1.0), r"alpha_in must be a number or have shape \(2,\)"),
         ((x, x, 0.5, torch.ones(2, 1)), "alpha_out must be a number"),
+        ((x, x, 0.5, 1.0, None, torch.ones(5)), r"alpha_denoised must be a number or have shape \(2,\)"),
         ((x, x, 0.5, 1.0, torch.ones(2, 6)), r"prompt_embeds must have shape \(2, tokens, D\)"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -135,6 +135,9 @@ def test_every_scheduler_runs_with_the_crf(pipe, crf, kind, bypass, calls) -> No
     assert seen.observation.latents.shape == seen.y.shape == seen.latents.shape == (2, 4, 8, 8)
     if bypass[1] in (10, 1.0):
         assert torch.equal(latents, seen.y) and seen.observation.alpha_out == 1
+    first = round(bypass[0] * 10) if isinstance(bypass[0], float) else bypass[0]
+    assert seen.observation.alpha_denoised == level(*coefficients(scheduler.scheduler, first - 1))[0]
+    assert seen.observation.alpha_denoised < seen.observation.alpha_in < seen.observation.alpha_out
     # the next run starts afresh
     assert torch.equal(run(pipe, scheduler), latents)
 

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from latentcrf.model import Observation
+
 
 def return_gain(alpha_in: Tensor, alpha_out: Tensor) -> Tensor:
     """How much a change of y changes the latents that are handed back: d x_out / d y, (B,).
@@ -19,24 +21,27 @@ def ideal_latents(latents: Tensor, returned: Tensor, alpha_in: Tensor, alpha_out
     return (returned - kept * latents) / return_gain(alpha_in, alpha_out).view(-1, 1, 1, 1)
 
 
-def level_weight(alpha_in: Tensor) -> Tensor:
-    """Weight of a squared error on y, (B,): the error to be expected grows with the variance of the noise left."""
-    return 1 / (1 - alpha_in + 0.02)
+def level_weight(alpha_denoised: Tensor) -> Tensor:
+    """Weight of a squared error on y, (B,): the error to be expected grows with the noise that the U-Net last saw."""
+    return 1 / (1 - alpha_denoised + 0.02)
 
 
-def denoising_loss(y: Tensor, clean: Tensor, alpha_in: Tensor) -> Tensor:
+def denoising_loss(y: Tensor, clean: Tensor, alpha_denoised: Tensor) -> Tensor:
     """Stage 1: weighted squared distance of y to the real image's latents, mean over the batch."""
-    return (level_weight(alpha_in) * (y - clean).square().mean((1, 2, 3))).mean()
+    return (level_weight(alpha_denoised) * (y - clean).square().mean((1, 2, 3))).mean()
 
 
-def distillation_loss(y: Tensor, latents: Tensor, returned: Tensor, alpha_in: Tensor, alpha_out: Tensor) -> Tensor:
+def distillation_loss(y: Tensor, observation: Observation, returned: Tensor) -> Tensor:
     """Stage 2: weighted squared distance of y to the ideal one, with which the LDM would go on exactly as without a bypass.
 
-    Short bypasses hardly depend on y (the gain is near 0): they weigh less.
+    Short bypasses hardly depend on y (the gain is near 0): they weigh less. Levels are tensors (B,).
     """
-    gain = return_gain(alpha_in, alpha_out)
-    error = (y - ideal_latents(latents, returned, alpha_in, alpha_out)).square().mean((1, 2, 3))
-    return (level_weight(alpha_in) * gain.square() / (gain.square() + 0.01) * error).mean()
+    o = observation
+    a_in, a_out = torch.as_tensor(o.alpha_in), torch.as_tensor(o.alpha_out)
+    gain = return_gain(a_in, a_out)
+    error = (y - ideal_latents(o.latents, returned, a_in, a_out)).square().mean((1, 2, 3))
+    before = a_in if o.alpha_denoised is None else torch.as_tensor(o.alpha_denoised)
+    return (level_weight(before) * gain.square() / (gain.square() + 0.01) * error).mean()
 
 
 def generator_loss(discriminator: nn.Module, y: Tensor) -> Tensor:

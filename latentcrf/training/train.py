@@ -13,7 +13,7 @@ The folder `latentcrf` of the run is the trained model (averaged weights, fp16),
 
 import argparse
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -47,6 +47,7 @@ from latentcrf.training.trajectories import Recording, Trajectories, levels, loa
 
 VALIDATION_SHARE = 0.1  # of the recorded runs
 PAPER_BYPASS = (33, 49)  # of 50 steps, where progress is measured
+COARSEST = 12  # recorded steps in one: 12 of 50 are about those of a four-step run
 
 
 @dataclass(frozen=True)
@@ -73,15 +74,18 @@ def random_iterations() -> int:
     return int(torch.randint(1, 11, (2,)).min())
 
 
-def random_hand_over(count: int, steps: int) -> tuple[Tensor, Tensor]:
-    """First bypassed steps and steps of return (count,) each, 2 <= first < last <= steps.
+def random_hand_over(count: int, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Steps of the U-Net's last call, first bypassed steps and steps of return (count,), 1 <= call < first < last <= steps.
 
-    Half of the returns are at the last step but one or at the end, where bypasses usually end.
+    Half of the calls are one step before the hand-over, as in a run of `steps`; the others up to `COARSEST` steps, as in
+    a run of fewer. Half of the returns are at the last step but one or at the end, where bypasses usually end.
     """
     first = torch.randint(2, steps, (count,))
+    longer = 1 + (torch.rand(count) * (first - 1).clamp(max=COARSEST)).long()
+    call = first - torch.where(torch.rand(count) < 0.5, 1, longer)
     anywhere = first + 1 + (torch.rand(count) * (steps - first)).long()
     late = torch.where(torch.rand(count) < 0.7, steps - 1, steps).maximum(first + 1)
-    return first, torch.where(torch.rand(count) < 0.5, late, anywhere).clamp(max=steps)
+    return call, first, torch.where(torch.rand(count) < 0.5, late, anywhere).clamp(max=steps)
 
 
 @dataclass(frozen=True)
@@ -109,11 +113,11 @@ def observe_real(
     guided call, and a DDIM step takes them to the level of the hand-over. The first of the token states `states`
     (B + 1, tokens, D) are those of the empty caption.
     """
-    first, last = random_hand_over(len(clean), len(alphas) - 1)
-    before, a_in, a_out = (alphas[index].to(clean.device) for index in (first - 1, first, last))
+    call, first, last = random_hand_over(len(clean), len(alphas) - 1)
+    before, a_in, a_out = (alphas[index].to(clean.device) for index in (call, first, last))
     keep, spoil = before.view(-1, 1, 1, 1).sqrt(), (1 - before).view(-1, 1, 1, 1).sqrt()
     noisy = keep * clean + spoil * torch.randn(clean.shape).to(clean.device)
-    timesteps = ldm.scheduler.timesteps.to(clean.device)[first - 1]
+    timesteps = ldm.scheduler.timesteps.to(clean.device)[call]
     empty, captions = states[:1].expand(len(clean), -1, -1), states[1:]
     with torch.autocast(clean.device.type, torch.bfloat16):
         both = ldm.unet(torch.cat([noisy, noisy]), timesteps.repeat(2), torch.cat([empty, captions])).sample
@@ -123,31 +127,46 @@ def observe_real(
         denoised = keep * noisy - spoil * predicted
     else:
         denoised = (noisy - spoil * predicted) / keep
-    return Observation(hand_over(noisy, denoised, before, a_in), denoised, a_in, a_out)
+    return Observation(hand_over(noisy, denoised, before, a_in), denoised, a_in, a_out, alpha_denoised=before)
 
 
-def observe_run(runs: Trajectories, chosen: Tensor, first: Tensor, last: Tensor) -> tuple[Observation, Tensor]:
-    """What the LDM handed over in the recorded runs `chosen` (B,), and its own latents at the step of return."""
-    denoised = runs.denoised(chosen, first - 1)
-    observation = Observation(runs.latents[chosen, first], denoised, runs.alphas[first], runs.alphas[last])
+def observe_run(
+    runs: Trajectories, chosen: Tensor, call: Tensor, first: Tensor, last: Tensor
+) -> tuple[Observation, Tensor]:
+    """What the LDM handed over in the recorded runs `chosen` (B,), and its own latents at the step of return.
+
+    From the step `call` it goes to `first` in one DDIM step, whatever its length.
+    """
+    denoised, before, a_in = runs.denoised(chosen, call), runs.alphas[call], runs.alphas[first]
+    latents = hand_over(runs.latents[chosen, call], denoised, before, a_in)
+    observation = Observation(latents, denoised, a_in, runs.alphas[last], alpha_denoised=before)
     return observation, runs.latents[chosen, last]
 
 
 def to_device(observation: Observation, device: torch.device) -> Observation:
-    at = (torch.as_tensor(alpha).to(device) for alpha in (observation.alpha_in, observation.alpha_out))
-    return Observation(observation.latents.to(device), observation.denoised.to(device), *at)
+    """The observation, its levels tensors, on `device`."""
+    parts = {
+        field.name: None if value is None else torch.as_tensor(value).to(device)
+        for field in fields(observation)
+        for value in (getattr(observation, field.name),)
+    }
+    return Observation(**parts)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
 def validate(crf: LatentCRF, runs: Trajectories, device: torch.device) -> dict[str, float]:
-    """Latent MSE to the LDM's own latents after the hand-over, on recorded runs, for the CRF and without parameters."""
-    first, last = (torch.full((len(runs),), step) for step in PAPER_BYPASS)
-    observation, target = observe_run(runs, torch.arange(len(runs)), first, last)
-    observation = to_device(observation, device)
+    """Latent MSE to the LDM's own latents after the hand-over, on recorded runs, for the CRF and without parameters.
+
+    For the paper's bypass (`mse_*`) and for the last of four fifths of a five-step run, to the end (`few_*`).
+    """
     measured = {}
-    for name, y in (("crf", crf(observation)), ("no_parameters", observation.denoised)):
-        back = hand_over(observation.latents, y, observation.alpha_in, observation.alpha_out)
-        measured[f"mse_{name}"] = (back.cpu() - target).square().mean().item()
+    for kind, steps in (("mse", (PAPER_BYPASS[0] - 1, *PAPER_BYPASS)), ("few", (30, 40, 50))):
+        call, first, last = (torch.full((len(runs),), step) for step in steps)
+        observation, target = observe_run(runs, torch.arange(len(runs)), call, first, last)
+        observation = to_device(observation, device)
+        for name, y in (("crf", crf(observation)), ("no_parameters", observation.denoised)):
+            back = hand_over(observation.latents, y, observation.alpha_in, observation.alpha_out)
+            measured[f"{kind}_{name}"] = (back.cpu() - target).square().mean().item()
     return measured
 
 
@@ -206,7 +225,7 @@ def train(options: argparse.Namespace) -> None:
             states = torch.cat([real.captions.states[:1].float(), captions]).to(device)
             observation = observe_real(ldm, clean.to(device), states, alphas, preset.guidance)
             y = crf(observation, random_iterations())
-            loss = denoising = denoising_loss(y, clean.to(device), torch.as_tensor(observation.alpha_in))
+            loss = denoising = denoising_loss(y, clean.to(device), torch.as_tensor(observation.alpha_denoised))
             share = preset.adversarial_weight * adversarial_active(step)
             if share > 0:
                 loss = loss + share * generator_loss(discriminator, y)
@@ -218,8 +237,7 @@ def train(options: argparse.Namespace) -> None:
             observation, target = observe_run(runs, chosen, *random_hand_over(len(chosen), runs.steps))
             observation, target = to_device(observation, device), target.to(device)
             y = crf(observation, random_iterations())
-            at = (torch.as_tensor(alpha) for alpha in (observation.alpha_in, observation.alpha_out))
-            loss = distillation_loss(y, observation.latents, target, *at)
+            loss = distillation_loss(y, observation, target)
             optimise(loss, crf, optimizer)
             run.count(len(chosen), distillation=loss.detach())
         ema.update()

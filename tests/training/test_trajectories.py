@@ -10,7 +10,7 @@ from latentcrf.emoji.train_unet import build_scheduler
 from latentcrf.model import hand_over
 from latentcrf.training.loop import RunError
 from latentcrf.training.losses import distillation_loss, ideal_latents, return_gain
-from latentcrf.training.train import observe_run, random_hand_over, random_iterations
+from latentcrf.training.train import COARSEST, observe_run, random_hand_over, random_iterations
 from latentcrf.training.trajectories import Recording, Trajectories, levels, load_trajectories
 
 
@@ -46,14 +46,16 @@ def test_with_the_ideal_latents_the_ldm_goes_on_as_without_a_bypass() -> None:
     scheduler = build_scheduler()
     path, _ = ddim_run(scheduler, 50)
     runs = Trajectories(path, levels(scheduler, 50))
-    for first, last in ((33, 49), (10, 30), (20, 50), (45, 46)):
-        observation, target = observe_run(runs, torch.tensor([0]), torch.tensor([first]), torch.tensor([last]))
+    for steps in ((32, 33, 49), (9, 10, 30), (19, 20, 50), (44, 45, 46), (30, 40, 50)):
+        observation, target = observe_run(runs, torch.tensor([0]), *(torch.tensor([step]) for step in steps))
+        if steps[0] + 1 == steps[1]:
+            assert torch.allclose(observation.latents, path[:, steps[1]], atol=1e-5)
         y = ideal_latents(observation.latents, target, observation.alpha_in, observation.alpha_out)
         back = hand_over(observation.latents, y, observation.alpha_in, observation.alpha_out)
         assert torch.allclose(back, target, atol=1e-4)
-        loss = distillation_loss(y, observation.latents, target, observation.alpha_in, observation.alpha_out)
+        loss = distillation_loss(y, observation, target)
         assert loss < 1e-6
-        worse = distillation_loss(y + 0.1, observation.latents, target, observation.alpha_in, observation.alpha_out)
+        worse = distillation_loss(y + 0.1, observation, target)
         assert worse > 100 * loss.clamp(min=1e-9)
 
 
@@ -66,8 +68,11 @@ def test_return_gain_is_the_derivative_of_the_hand_over() -> None:
 
 def test_random_hand_overs_and_iteration_counts_cover_their_ranges() -> None:
     torch.manual_seed(0)
-    first, last = random_hand_over(4000, 50)
+    call, first, last = random_hand_over(4000, 50)
     assert first.min() == 2 and first.max() == 49
+    assert call.min() == 1 and (call < first).all()
+    assert set((first - call).tolist()) == set(range(1, COARSEST + 1))
+    assert 0.4 < ((first - call) == 1).float().mean() < 0.7
     assert (first < last).all() and last.max() == 50
     assert {int(x) for x in last} >= set(range(10, 51))
     assert {random_iterations() for _ in range(500)} == set(range(1, 11))
