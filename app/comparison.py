@@ -17,7 +17,7 @@ from analysis.measures import lpips, to_images, to_pixels
 from app.results import Comparison, Generated, Progress
 from app.settings import Settings
 from latentcrf import LatentCRF, LatentCRFScheduler
-from latentcrf.levels import coefficients
+from latentcrf.levels import clean_between, coefficients
 
 PREVIEW_SECONDS = 0.6  # at least this long from one preview to the next
 
@@ -115,7 +115,7 @@ def _generate(
         with stopwatch.paused():
             preview, total = None, len(scheduler.timesteps)
             if previews and index + 1 < total and time.monotonic() - last_preview > PREVIEW_SECONDS:
-                preview = _image(pipeline, clean_estimate(scheduler, index, latents, tensors["latents"]))
+                preview = _image(pipeline, _clean(scheduler, index, latents, tensors["latents"]))
                 last_preview = time.monotonic()
             latents = tensors["latents"]
             report(Progress(method, index + 1, total, preview))
@@ -138,14 +138,10 @@ def _generate(
     return Generated(method, _image(pipeline, final), len(calls), seconds)
 
 
-def clean_estimate(scheduler: Any, index: int, latents: Tensor, following: Tensor) -> Tensor:
-    """x0_hat (B, C, h, w) from the latents before and after step `index` of the run that `scheduler` is set to.
-
-    Both are a x0_hat + s eps_hat with their own (a, s): two equations for two unknowns. Exact for deterministic
-    first-order steps such as DDIM's, and across the CRF's jump, where it gives y.
-    """
-    (a, s), (a_next, s_next) = coefficients(scheduler, index), coefficients(scheduler, index + 1)
-    return (s * following.float() - s_next * latents.float()) / (s * a_next - s_next * a)
+def _clean(scheduler: Any, index: int, latents: Tensor, following: Tensor) -> Tensor:
+    """x0_hat of step `index`, (B, C, h, w)."""
+    here, after = coefficients(scheduler, index), coefficients(scheduler, index + 1)
+    return clean_between(latents.float(), following.float(), here, after)
 
 
 def _image(pipeline: StableDiffusionPipeline, latents: Tensor) -> Image.Image:

@@ -59,6 +59,16 @@ def clean_estimate(scheduler: Any, index: int, model_output: Tensor, sample: Ten
     )
 
 
+def clean_between(latents: Tensor, following: Tensor, here: tuple[Any, Any], after: tuple[Any, Any]) -> Tensor:
+    """x0_hat (B, C, H, W) of the step from `latents` to `following`, whose coefficients (a, s) are `here` and `after`.
+
+    Both are a x0_hat + s eps_hat with their own (a, s), numbers or tensors that broadcast: two equations for two
+    unknowns. Exact for deterministic first-order steps such as DDIM's, and across the CRF's jump, where it gives y.
+    """
+    (a, s), (a_after, s_after) = here, after
+    return (s * following - s_after * latents) / (s * a_after - s_after * a)
+
+
 def check_scheduler(scheduler: Any) -> None:
     """Raise a ValueError that says why, where `scheduler` cannot be split by a bypass."""
     name = type(scheduler).__name__

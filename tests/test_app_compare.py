@@ -23,6 +23,7 @@ from app.services import MODELS, PARTS, ModelsError, Services
 from app.settings import NAMES, Settings
 from app.tabs import compare
 from app.ui import build_app
+from latentcrf.levels import clean_between, coefficients
 
 FEW = Settings("red apple", seed=3, steps=8, iterations=3, bypass_start=4, bypass_end=7)
 
@@ -122,15 +123,14 @@ def test_previews_come_before_the_image_and_cost_no_measured_time(services: Serv
 
 def test_the_clean_estimate_is_the_schedulers_own(services: Services) -> None:
     """From two neighbouring latents of a DDIM step alone: against DDIMScheduler's pred_original_sample."""
-    from app.comparison import clean_estimate
-
     scheduler = services.models.pipeline.scheduler
     scheduler.set_timesteps(10)
     generator = torch.Generator().manual_seed(0)
     for index in (0, 4, 9):
         latents, output = torch.randn(2, 1, 4, 16, 16, generator=generator)
         step = scheduler.step(output, scheduler.timesteps[index], latents)
-        estimate = clean_estimate(scheduler, index, latents, step.prev_sample)
+        here, after = coefficients(scheduler, index), coefficients(scheduler, index + 1)
+        estimate = clean_between(latents, step.prev_sample, here, after)
         assert torch.allclose(estimate, step.pred_original_sample, atol=1e-4)
 
 

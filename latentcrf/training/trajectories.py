@@ -2,7 +2,7 @@
 
 A chunk file holds the latents of a few runs at every level: `latents` (n, S + 1, C, H, W), float32, from pure noise to
 the final latents; its metadata say how they were made. A run's clean estimates are not stored: two neighbouring
-latents of a DDIM run determine them (`clean_estimate`).
+latents of a DDIM run determine them (`levels.clean_between`).
 """
 
 import json
@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from latentcrf.files import replacing
+from latentcrf.levels import clean_between
 from latentcrf.training.loop import RunError
 
 FIRST_SEED = 1_000_000  # far from the small seeds that measurements use
@@ -49,18 +50,12 @@ class Trajectories:
 
     def denoised(self, runs: Tensor, steps: Tensor) -> Tensor:
         """The LDM's clean estimate (B, C, H, W) at step `steps` (B,) of runs `runs` (B,), guidance included."""
-        here, after = self.latents[runs, steps], self.latents[runs, steps + 1]
-        return clean_estimate(here, after, self.alphas[steps], self.alphas[steps + 1])
+        here, after = ((abar.sqrt(), (1 - abar).sqrt()) for abar in (self._level(steps), self._level(steps + 1)))
+        latents, following = (self.latents[runs, index].double() for index in (steps, steps + 1))
+        return clean_between(latents, following, here, after).to(self.latents.dtype)
 
-
-def clean_estimate(latents: Tensor, after: Tensor, alpha: Tensor, alpha_after: Tensor) -> Tensor:
-    """x0_hat of a deterministic DDIM step from `latents` (level alpha) to `after` (level alpha_after), (B, C, H, W).
-
-    Both are mixtures of the same x0_hat and eps_hat; eps_hat is eliminated.
-    """
-    a, b = (level.double().view(-1, 1, 1, 1) for level in (alpha, alpha_after))
-    numerator = (1 - a).sqrt() * after.double() - (1 - b).sqrt() * latents.double()
-    return (numerator / ((b * (1 - a)).sqrt() - (a * (1 - b)).sqrt())).to(latents.dtype)
+    def _level(self, steps: Tensor) -> Tensor:
+        return self.alphas[steps].double().view(-1, 1, 1, 1)
 
 
 def levels(scheduler: DDIMScheduler, steps: int) -> Tensor:
