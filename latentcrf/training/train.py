@@ -43,10 +43,11 @@ from latentcrf.training.losses import (
     distillation_loss,
     generator_loss,
 )
-from latentcrf.training.trajectories import Recording, Trajectories, levels, load_trajectories, record
+from latentcrf.training.trajectories import Recording, Trajectories, clean_estimate, levels, load_trajectories, record
 
 VALIDATION_SHARE = 0.1  # of the recorded runs
 PAPER_BYPASS = (33, 49)  # of 50 steps, where progress is measured
+COARSE_SHARE = 0.4  # of the batches of stage 2
 COARSEST = 12  # recorded steps in one: 12 of 50 are about those of a four-step run
 
 
@@ -66,7 +67,15 @@ class Preset:
     guidance: float = 3.0
 
 
-PRESETS = {"emoji": Preset(), "emoji-static": Preset(form="static")}
+# The others are for comparison: what each part of the method adds. "emoji-plain" has no field at all: the network's u.
+PRESETS = {
+    "emoji": Preset(),
+    "emoji-static": Preset(form="static"),
+    "emoji-plain": Preset(num_experts=0, pairwise_rank=0),
+    "emoji-pairwise": Preset(num_experts=0),
+    "emoji-experts": Preset(pairwise_rank=0),
+    "emoji-no-adversary": Preset(adversarial_weight=0.0),
+}
 
 
 def random_iterations() -> int:
@@ -143,6 +152,18 @@ def observe_run(
     return observation, runs.latents[chosen, last]
 
 
+def observe_coarse(runs: Trajectories, chosen: Tensor) -> tuple[Observation, Tensor]:
+    """What coarse runs handed over at their steps `chosen` (B,), and where the precise runs arrived."""
+    assert runs.coarse is not None
+    steps = runs.coarse
+    latents, following, at, after = (
+        part[chosen] for part in (steps.latents, steps.following, steps.alphas, steps.alphas_after)
+    )
+    denoised = clean_estimate(latents, following, at, after)
+    observation = Observation(following, denoised, after, torch.ones_like(after), alpha_denoised=at)
+    return observation, runs.latents[steps.runs[chosen], -1]
+
+
 def to_device(observation: Observation, device: torch.device) -> Observation:
     """The observation, its levels tensors, on `device`."""
     parts = {
@@ -157,12 +178,16 @@ def to_device(observation: Observation, device: torch.device) -> Observation:
 def validate(crf: LatentCRF, runs: Trajectories, device: torch.device) -> dict[str, float]:
     """Latent MSE to the LDM's own latents after the hand-over, on recorded runs, for the CRF and without parameters.
 
-    For the paper's bypass (`mse_*`) and for the last of four fifths of a five-step run, to the end (`few_*`).
+    For the paper's bypass (`mse_*`) and, to the end, for the recorded steps of coarse runs (`few_*`).
     """
+    assert runs.coarse is not None
+    call, first, last = (torch.full((len(runs),), step) for step in (PAPER_BYPASS[0] - 1, *PAPER_BYPASS))
+    handed = {
+        "mse": observe_run(runs, torch.arange(len(runs)), call, first, last),
+        "few": observe_coarse(runs, torch.arange(len(runs.coarse))),
+    }
     measured = {}
-    for kind, steps in (("mse", (PAPER_BYPASS[0] - 1, *PAPER_BYPASS)), ("few", (30, 40, 50))):
-        call, first, last = (torch.full((len(runs),), step) for step in steps)
-        observation, target = observe_run(runs, torch.arange(len(runs)), call, first, last)
+    for kind, (observation, target) in handed.items():
         observation = to_device(observation, device)
         for name, y in (("crf", crf(observation)), ("no_parameters", observation.denoised)):
             back = hand_over(observation.latents, y, observation.alpha_in, observation.alpha_out)
@@ -184,8 +209,7 @@ def train(options: argparse.Namespace) -> None:
     record(ldm, prompts, options.out / "runs", options.runs, recording)
     runs = load_trajectories(options.out / "runs", ldm.scheduler, recording)
     num_validation = max(1, round(VALIDATION_SHARE * len(runs)))
-    validation = Trajectories(runs.latents[:num_validation], runs.alphas)
-    runs = Trajectories(runs.latents[num_validation:], runs.alphas)
+    validation, runs = runs.split(num_validation)
 
     means, stds = encode_images(ldm.vae, torch.from_numpy(pixels[seen]).permute(0, 3, 1, 2))
     real = RealLatents(means, stds, build_captions(ldm, [table[index] for index in seen]))
@@ -233,8 +257,13 @@ def train(options: argparse.Namespace) -> None:
             optimise(discriminator_loss(discriminator, clean.to(device), y), discriminator, critic)
             run.count(len(clean), denoising=denoising.detach())
         else:
-            chosen = torch.randint(len(runs), (preset.batch_size,))
-            observation, target = observe_run(runs, chosen, *random_hand_over(len(chosen), runs.steps))
+            assert runs.coarse is not None
+            if torch.rand(()) < COARSE_SHARE:
+                chosen = torch.randint(len(runs.coarse), (preset.batch_size,))
+                observation, target = observe_coarse(runs, chosen)
+            else:
+                chosen = torch.randint(len(runs), (preset.batch_size,))
+                observation, target = observe_run(runs, chosen, *random_hand_over(len(chosen), runs.steps))
             observation, target = to_device(observation, device), target.to(device)
             y = crf(observation, random_iterations())
             loss = distillation_loss(y, observation, target)

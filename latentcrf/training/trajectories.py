@@ -1,7 +1,8 @@
 """The LDM's own trajectories, recorded once, so that distilling them is cheap.
 
 A chunk file holds the latents of a few runs at every level: `latents` (n, S + 1, C, H, W), float32, from pure noise to
-the final latents; its metadata say how they were made. A run's clean estimates are not stored: two neighbouring
+the final latents, and `coarse` (n, s + 1, C, H, W), the same runs with fewer steps; its metadata say how they were made.
+What a few-step run hands over is mended towards where the precise run from the same noise arrives. A run's clean estimates are not stored: two neighbouring
 latents of a DDIM run determine them (`levels.clean_between`).
 """
 
@@ -27,11 +28,29 @@ FIRST_SEED = 1_000_000  # far from the small seeds that measurements use
 
 @dataclass(frozen=True)
 class Recording:
-    """How trajectories are made: DDIM steps, guidance scales (one drawn for each chunk), runs a chunk."""
+    """How trajectories are made: DDIM steps, those of the coarse runs and guidance scales (in turn), runs a chunk."""
 
     steps: int = 50
-    guidances: tuple[float, ...] = (2.0, 3.0, 3.0, 4.0)
+    coarse: tuple[int, ...] = (4, 5, 6, 8, 10, 12)
+    guidances: tuple[float, ...] = (3.0, 1.0, 3.0, 5.0, 2.0, 7.0, 4.0)
     chunk: int = 16
+
+
+@dataclass(frozen=True)
+class CoarseSteps:
+    """Steps of coarse runs, each (M, ...): from `latents` (M, C, H, W) at level `alphas` (M,) to `following`.
+
+    `following` is at level `alphas_after` (M,); `runs` (M,) are the numbers of the precise runs from the same noise.
+    """
+
+    latents: Tensor
+    following: Tensor
+    alphas: Tensor
+    alphas_after: Tensor
+    runs: Tensor
+
+    def __len__(self) -> int:
+        return len(self.latents)
 
 
 @dataclass(frozen=True)
@@ -40,6 +59,7 @@ class Trajectories:
 
     latents: Tensor
     alphas: Tensor
+    coarse: CoarseSteps | None = None
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -48,14 +68,29 @@ class Trajectories:
     def steps(self) -> int:
         return self.latents.shape[1] - 1
 
+    def split(self, count: int) -> tuple["Trajectories", "Trajectories"]:
+        """The first `count` runs and the others, coarse steps with them."""
+        parts = []
+        for first, end in ((0, count), (count, len(self))):
+            coarse = self.coarse
+            if coarse is not None:
+                own = (coarse.runs >= first) & (coarse.runs < end)
+                tensors = (coarse.latents, coarse.following, coarse.alphas, coarse.alphas_after, coarse.runs - first)
+                coarse = CoarseSteps(*(tensor[own] for tensor in tensors))
+            parts.append(Trajectories(self.latents[first:end], self.alphas, coarse))
+        return parts[0], parts[1]
+
     def denoised(self, runs: Tensor, steps: Tensor) -> Tensor:
         """The LDM's clean estimate (B, C, H, W) at step `steps` (B,) of runs `runs` (B,), guidance included."""
-        here, after = ((abar.sqrt(), (1 - abar).sqrt()) for abar in (self._level(steps), self._level(steps + 1)))
-        latents, following = (self.latents[runs, index].double() for index in (steps, steps + 1))
-        return clean_between(latents, following, here, after).to(self.latents.dtype)
+        latents, following = (self.latents[runs, index] for index in (steps, steps + 1))
+        return clean_estimate(latents, following, self.alphas[steps], self.alphas[steps + 1])
 
-    def _level(self, steps: Tensor) -> Tensor:
-        return self.alphas[steps].double().view(-1, 1, 1, 1)
+
+def clean_estimate(latents: Tensor, following: Tensor, alphas: Tensor, alphas_after: Tensor) -> Tensor:
+    """x0_hat (B, C, H, W) of deterministic DDIM steps between levels `alphas` and `alphas_after` (B,)."""
+    levels = (alpha.double().view(-1, 1, 1, 1) for alpha in (alphas, alphas_after))
+    here, after = ((abar.sqrt(), (1 - abar).sqrt()) for abar in levels)
+    return clean_between(latents.double(), following.double(), here, after).to(latents.dtype)
 
 
 def levels(scheduler: DDIMScheduler, steps: int) -> Tensor:
@@ -88,33 +123,59 @@ def record(
         noise = torch.stack(
             [torch.randn(shape, generator=torch.Generator().manual_seed(FIRST_SEED + i)) for i in places]
         )
-        path_so_far = [noise]
-
-        def keep(
-            _: Any, step: int, timestep: int, tensors: dict[str, Tensor], kept: list[Tensor] = path_so_far
-        ) -> dict:
-            kept.append(tensors["latents"].float().cpu())
-            return {}
-
-        with torch.autocast(pipeline.device.type, torch.bfloat16):
-            pipeline(
-                [prompts[i % len(prompts)] for i in places],
-                num_inference_steps=recording.steps,
-                guidance_scale=recording.guidances[index % len(recording.guidances)],
-                latents=noise.to(pipeline.device),
-                output_type="latent",
-                callback_on_step_end=keep,
-            )
+        texts = [prompts[i % len(prompts)] for i in places]
+        guidance = recording.guidances[index % len(recording.guidances)]
+        coarse = recording.coarse[index % len(recording.coarse)]
+        recorded = {
+            name: _path(pipeline, texts, noise, steps, guidance)
+            for name, steps in (("latents", recording.steps), ("coarse", coarse))
+        }
         with replacing(path) as temporary:
-            save_file({"latents": torch.stack(path_so_far, dim=1)}, temporary, metadata=settings)
+            save_file(recorded, temporary, metadata=settings)
+
+
+def _path(
+    pipeline: StableDiffusionPipeline, prompts: Sequence[str], noise: Tensor, steps: int, guidance: float
+) -> Tensor:
+    """Latents (n, steps + 1, C, H, W), float32 on the CPU, of a DDIM run from `noise` (n, C, H, W), itself the first."""
+    path = [noise]
+
+    def keep(_: Any, step: int, timestep: int, tensors: dict[str, Tensor]) -> dict:
+        path.append(tensors["latents"].float().cpu())
+        return {}
+
+    with torch.autocast(pipeline.device.type, torch.bfloat16):
+        pipeline(
+            list(prompts),
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            latents=noise.to(pipeline.device),
+            output_type="latent",
+            callback_on_step_end=keep,
+        )
+    return torch.stack(path, dim=1)
 
 
 def load_trajectories(folder: Path, scheduler: DDIMScheduler, recording: Recording) -> Trajectories:
-    """All chunks of `folder`, in order."""
-    parts = []
+    """All chunks of `folder`, in order.
+
+    Raises:
+        RunError: there are none.
+    """
+    parts: list[Tensor] = []
+    steps: list[tuple[Tensor, ...]] = []
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
-            parts.append(file.get_tensor("latents"))
+            latents, coarse = file.get_tensor("latents"), file.get_tensor("coarse")
+        first = sum(map(len, parts))
+        parts.append(latents)
+        # The first call is at pure noise; after the last step there is nothing left to bypass.
+        kept = torch.arange(1, coarse.shape[1] - 2)
+        alphas = levels(scheduler, coarse.shape[1] - 1)
+        runs = torch.arange(first, first + len(latents)).repeat_interleave(len(kept))
+        at, after = (alphas[index].repeat(len(latents)) for index in (kept, kept + 1))
+        steps.append((coarse[:, kept].flatten(0, 1), coarse[:, kept + 1].flatten(0, 1), at, after, runs))
     if not parts:
         raise RunError(f"{folder} holds no trajectories.")
-    return Trajectories(torch.cat(parts), levels(scheduler, recording.steps))
+    coarse_steps = CoarseSteps(*(torch.cat(column) for column in zip(*steps, strict=True)))
+    return Trajectories(torch.cat(parts), levels(scheduler, recording.steps), coarse_steps)

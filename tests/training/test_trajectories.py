@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from safetensors.torch import save_file
 
 from latentcrf.emoji.train_unet import build_scheduler
 from latentcrf.model import hand_over
 from latentcrf.training.loop import RunError
 from latentcrf.training.losses import distillation_loss, ideal_latents, return_gain
-from latentcrf.training.train import COARSEST, observe_run, random_hand_over, random_iterations
+from latentcrf.training.train import COARSEST, observe_coarse, observe_run, random_hand_over, random_iterations
 from latentcrf.training.trajectories import Recording, Trajectories, levels, load_trajectories
 
 
@@ -76,6 +77,27 @@ def test_random_hand_overs_and_iteration_counts_cover_their_ranges() -> None:
     assert (first < last).all() and last.max() == 50
     assert {int(x) for x in last} >= set(range(10, 51))
     assert {random_iterations() for _ in range(500)} == set(range(1, 11))
+
+
+def test_coarse_runs_hand_over_towards_where_the_precise_run_arrives(tmp_path: Path) -> None:
+    scheduler = build_scheduler()
+    for chunk, steps in enumerate((5, 4)):
+        precise, (coarse, _) = ddim_run(scheduler, 50)[0], ddim_run(scheduler, steps)
+        chunk_of = {"latents": precise.repeat(2, 1, 1, 1, 1) + chunk, "coarse": coarse.repeat(2, 1, 1, 1, 1)}
+        save_file(chunk_of, tmp_path / f"{chunk}.safetensors")
+    runs = load_trajectories(tmp_path, scheduler, Recording())
+    assert len(runs) == 4 and len(runs.coarse) == 2 * 3 + 2 * 2  # steps 1, 2, 3 of 5; 1, 2 of 4
+    _, denoised = ddim_run(scheduler, 5)
+    observation, target = observe_coarse(runs, torch.arange(3))
+    alphas = levels(scheduler, 5)
+    assert torch.equal(observation.alpha_denoised, alphas[1:4]) and torch.equal(observation.alpha_in, alphas[2:5])
+    assert torch.allclose(observation.denoised, torch.cat(denoised[1:4]), atol=2e-4)
+    assert torch.equal(target, runs.latents[[0, 0, 0], -1])
+    assert distillation_loss(target, observation, target) < 1e-6
+    first, others = runs.split(1)
+    assert len(first) == 1 and len(others) == 3 and len(first.coarse) == 3 and len(others.coarse) == 7
+    assert others.coarse.runs.tolist() == [0, 0, 0, 1, 1, 2, 2]
+    assert torch.equal(observe_coarse(others, torch.tensor([6]))[1], runs.latents[[3], -1])
 
 
 def test_an_empty_folder_of_trajectories_is_named(tmp_path: Path) -> None:
