@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from analysis import frontier, measures
+from analysis.export import write_figure
 from analysis.gallery import embed, load_gallery
 from analysis.generate import GUIDANCE, counted, decode, load_pipeline, sample
 from analysis.quality import draw_prompts, remaining_prompts, time_ratios
@@ -371,7 +372,7 @@ def benchmark(options: argparse.Namespace) -> pd.DataFrame:
             frame.to_csv(temporary, index=False, float_format="%.6g")
     with replacing(options.out / "benchmark.md") as temporary:
         temporary.write_text(markdown(table))
-    frontier.write(frontier.figure(table, "kid"), options.out / "frontier")
+    write_figure(frontier.figure(table, "kid"), options.out / "frontier")
     print(markdown(table))
     print(f"written: {options.out}/benchmark.csv, comparisons.csv, benchmark.md, frontier.html")
     return table

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from latentcrf.files import replacing
+from analysis.export import write_figure
 
 # Measure -> (title of its axis, whether higher is better).
 AXES = {
@@ -40,7 +40,6 @@ FAMILIES = {
     "LatentCRF": ("#d55e00", "star"),
 }
 REFINERS = {"bypass": "Bypass without parameters", "plain": "Plain network", "LatentCRF": "LatentCRF"}
-CHROME = "kaleido draws PNGs with Chrome or Chromium; name its file in BROWSER_PATH"
 
 
 def family(row: pd.Series) -> str:
@@ -110,19 +109,6 @@ def figure(table: pd.DataFrame, measure: str = "kid") -> go.Figure:
     return drawn
 
 
-def write(drawn: go.Figure, path: Path) -> None:
-    """`path`.html, which opens offline, and `path`.png where Chrome or Chromium is found; says so where not."""
-    with replacing(path.with_suffix(".html")) as temporary:
-        drawn.write_html(temporary, include_plotlyjs=True)
-    try:
-        image = drawn.to_image("png", scale=2)
-    except (RuntimeError, ValueError, ImportError, OSError) as error:
-        print(f"{path}.png is not written: {CHROME} ({str(error).strip().splitlines()[0]})", file=sys.stderr)
-        return
-    with replacing(path.with_suffix(".png")) as temporary:
-        temporary.write_bytes(image)
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m analysis.frontier", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -134,7 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        write(figure(pd.read_csv(options.table), options.measure), options.out)
+        write_figure(figure(pd.read_csv(options.table), options.measure), options.out)
     except (OSError, ValueError, KeyError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""What all tests share: seeded random numbers; a small data set in the real one's format."""
+"""What all tests share: seeded random numbers, a small data set in the real one's format, a tiny pipeline."""
 
 import hashlib
 from pathlib import Path
@@ -8,7 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image, ImageDraw
+from transformers import BertConfig, BertModel, BertTokenizer
 
 COLOURS = ("red", "orange", "gold", "green", "teal", "blue", "purple", "brown")
 SHAPES = ("ellipse", "rectangle", "rounded_rectangle")
@@ -50,3 +52,30 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             )
     pq.write_table(pa.Table.from_pylist(rows).replace_schema_metadata({"size": "128"}), folder / "dataset.parquet")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_pipeline() -> StableDiffusionPipeline:
+    """A text-to-image pipeline of tiny random parts: latents (4, 8, 8), images of 16 px."""
+    torch.manual_seed(0)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "apple", "pizza"]
+    config = BertConfig(
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=8,
+    )  # fmt: skip
+    pipeline = StableDiffusionPipeline(
+        vae=AutoencoderKL(block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
+                          up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4, scaling_factor=0.5),
+        text_encoder=BertModel(config).eval(),
+        tokenizer=BertTokenizer(vocab={word: i for i, word in enumerate(words)}, model_max_length=8),
+        unet=UNet2DConditionModel(
+            sample_size=8, block_out_channels=(8, 16), layers_per_block=1, cross_attention_dim=16, norm_num_groups=4,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        ),
+        scheduler=DDIMScheduler(prediction_type="v_prediction", timestep_spacing="trailing", clip_sample=False,
+                                steps_offset=1, rescale_betas_zero_snr=True),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

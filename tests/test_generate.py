@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import BertConfig, BertModel, BertTokenizer
+from diffusers import StableDiffusionPipeline
 
 from analysis.generate import counted, decode, encode, initial_noise, load_pipeline, sample, scheduled
 from latentcrf import LatentCRFScheduler
@@ -13,30 +12,9 @@ from latentcrf import LatentCRFScheduler
 PROMPTS = ["red apple", "apple", "red", "pizza", ""]
 
 
-@pytest.fixture(scope="module")
-def pipeline() -> StableDiffusionPipeline:
-    torch.manual_seed(0)
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "apple", "pizza"]
-    config = BertConfig(
-        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-        max_position_embeddings=8,
-    )  # fmt: skip
-    pipeline = StableDiffusionPipeline(
-        vae=AutoencoderKL(block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2,
-                          up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4, scaling_factor=0.5),
-        text_encoder=BertModel(config).eval(),
-        tokenizer=BertTokenizer(vocab={word: i for i, word in enumerate(words)}, model_max_length=8),
-        unet=UNet2DConditionModel(
-            sample_size=8, block_out_channels=(8, 16), layers_per_block=1, cross_attention_dim=16, norm_num_groups=4,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        ),
-        scheduler=DDIMScheduler(prediction_type="v_prediction", timestep_spacing="trailing", clip_sample=False,
-                                steps_offset=1, rescale_betas_zero_snr=True),
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    )  # fmt: skip
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+@pytest.fixture
+def pipeline(tiny_pipeline: StableDiffusionPipeline) -> StableDiffusionPipeline:
+    return tiny_pipeline
 
 
 def test_noise_of_a_seed_does_not_depend_on_its_batch(pipeline: StableDiffusionPipeline) -> None:
