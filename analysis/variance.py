@@ -3,7 +3,7 @@
     python -m analysis.variance --data data/emoji --out results/variance --prompts 1000
 
 The full LDM and LatentCRF from the same noise: at each step the variance of the latents over all their dimensions, that
-of the clean estimate x0_hat, and the root mean square change of the latents in the step. Written to --out: runs.csv (a row a run and
+of the clean estimate x0_hat, and the root mean square change of the latents, a step of the full run. Written to --out: runs.csv (a row a run and
 step), variance.csv (mean, 5th and 95th percentile over the runs) and a figure of each quantity as HTML and PNG.
 """
 
@@ -34,7 +34,7 @@ from latentcrf.perceptual import MODELS
 QUANTITIES = {
     "variance": ("Variance of the latents", "Variance over all dimensions"),
     "estimate_variance": ("Variance of the clean estimate", "Variance of x0_hat over all dimensions"),
-    "change": ("Change of the latents a step", "Root mean square change to the next step"),
+    "change": ("Change of the latents a step", "Root mean square change a step of the full run"),
 }
 AXES = {"step": "Step of the full run", "timestep": "Timestep (999 is noise)", "log_snr": "log-SNR"}
 COLOURS = {"full LDM": "#0072b2", "LatentCRF": "#d55e00"}
@@ -85,7 +85,8 @@ def run_table(latents: list[Tensor], scheduler: Any, name: str, first_run: int) 
                 estimate = clean_between(here.float(), following.float(), own, after)
             difference = following / level(*after)[1] - here / scale
             row["estimate_variance"] = spread(estimate)
-            row["change"] = difference.float().square().flatten(1).mean(1).sqrt().cpu().numpy()
+            distance = difference.float().square().flatten(1).mean(1).sqrt().cpu().numpy()
+            row["change"] = distance / (steps[index + 1] - step)  # the CRF's jump is many steps long
         rows.append(pd.DataFrame(row))
     return pd.concat(rows, ignore_index=True)
 
