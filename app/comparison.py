@@ -25,13 +25,19 @@ PREVIEW_SECONDS = 0.6  # at least this long from one preview to the next
 @dataclass(frozen=True)
 class Models:
     """What a comparison needs, on its device: the sampler's networks compute in `precision`; `origin` says what made
-    the images (weights, device, precision)."""
+    the images (weights, device, precision); `features` are EfficientNet-Lite0's, for Vendi scores."""
 
     pipeline: StableDiffusionPipeline
     crf: LatentCRF
     lpips: nn.Module
+    features: nn.Module
     precision: torch.dtype
     origin: dict[str, str] = field(default_factory=dict)
+
+    def autocast(self) -> torch.autocast:
+        """The context in which the sampler computes; none for float32."""
+        low = self.precision if self.precision != torch.float32 else torch.bfloat16
+        return torch.autocast(self.pipeline.device.type, low, enabled=low is self.precision)
 
 
 class Stopwatch:
@@ -121,20 +127,17 @@ def _generate(
             report(Progress(method, index + 1, total, preview))
         return tensors
 
-    with scheduled(pipeline, scheduler), counted(pipeline.unet) as calls:
-        # torch.float32 is no autocast at all
-        low = models.precision if models.precision != torch.float32 else torch.bfloat16
-        with torch.autocast(pipeline.device.type, low, enabled=low is models.precision):
-            stopwatch = Stopwatch(pipeline.device)
-            final = pipeline(
-                **prompt,
-                latents=noise,
-                num_inference_steps=settings.steps,
-                guidance_scale=settings.guidance,
-                output_type="latent",
-                callback_on_step_end=on_step_end,
-            ).images
-            seconds = stopwatch.seconds
+    with scheduled(pipeline, scheduler), counted(pipeline.unet) as calls, models.autocast():
+        stopwatch = Stopwatch(pipeline.device)
+        final = pipeline(
+            **prompt,
+            latents=noise,
+            num_inference_steps=settings.steps,
+            guidance_scale=settings.guidance,
+            output_type="latent",
+            callback_on_step_end=on_step_end,
+        ).images
+        seconds = stopwatch.seconds
     return Generated(method, _image(pipeline, final), len(calls), seconds)
 
 

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +59,7 @@ class Services:
         self._device = threading.Lock()  # held while anything computes
         self._loading = threading.Lock()
         self._compare = on_gpu(duration=60)(self._compare_on_device)
+        self._stream = on_gpu(duration=120)(self._stream_on_device)
 
     def check(self) -> None:
         """See that all files are there and whole, without loading them.
@@ -111,7 +112,7 @@ class Services:
         from analysis.generate import load_pipeline
         from app.comparison import Models
         from latentcrf import LatentCRF
-        from latentcrf.perceptual import load_lpips
+        from latentcrf.perceptual import load_features, load_lpips
 
         for library in (diffusers_logging, transformers_logging):
             library.set_verbosity_error()  # the text encoder is not the one that pipelines expect: known, and right
@@ -129,7 +130,8 @@ class Services:
             "precision": str(precision).removeprefix("torch."),
             "torch": torch.__version__,
         }
-        return Models(pipeline, crf.to(device).eval(), load_lpips().to(device), precision, origin)
+        judges = load_lpips().to(device), load_features().to(device)
+        return Models(pipeline, crf.to(device).eval(), *judges, precision, origin)
 
     def warm_up(self) -> None:
         """Load the models and run a short comparison: the first run of anything is slow, and would be measured.
@@ -167,6 +169,20 @@ class Services:
             compare(self.models, settings, previews, report)
 
         yield from inverted(work, holding=self._device)
+
+    def stream(self, work: Callable[["Models", Callable[[Any], None]], None]) -> Generator[Any, None, None]:
+        """Run `work(models, report)` alone on the device and yield what it reports.
+
+        Closing the generator stops the work at its next report.
+
+        Raises:
+            ModelsError: a file of the models is missing or damaged.
+            Exception: whatever `work` raises.
+        """
+        yield from self._stream(work)
+
+    def _stream_on_device(self, work: Callable[["Models", Callable[[Any], None]], None]) -> Iterator[Any]:
+        yield from inverted(lambda report: work(self.models, report), holding=self._device)
 
 
 def best_precision(device: "torch.device") -> "torch.dtype":

@@ -1,16 +1,21 @@
 """The page: its tabs in order, its looks, its queue."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from app import api
+from app.page import COMPARE, Page
 from app.services import Services
 from app.tabs import compare
 
-TABS = (("Compare", compare.build),)
+# The analysis tabs after the compare tab: id, title, what builds it.
+TABS: tuple[tuple[str, str, Callable[[Page], None]], ...] = ()
 MAX_QUEUE = 32  # visitors waiting for the device; the next one is told that the queue is full
+# Larger type, and no controls (page.css); figures are drawn again by their own tabs.
+PRESENT_JS = "(on) => { document.body.classList.toggle('presentation', on); }"
 HEADER = """<header><h1>LatentCRF</h1><p>Fewer U-Net calls for the same picture: a small conditional random field takes
 over a part of a latent diffusion model's work.</p></header>"""
 
@@ -19,11 +24,19 @@ def build_app(services: Services) -> gr.Blocks:
     """The page as a `gr.Blocks`; launch it with `launch_arguments()`."""
     # Files made for a visitor (images, previews) are swept every 30 minutes once they are 4 hours old.
     with gr.Blocks(title="LatentCRF", analytics_enabled=False, delete_cache=(1800, 14400), fill_width=True) as app:
-        gr.HTML(HEADER, elem_id="header", padding=False)
-        with gr.Tabs():
-            for title, build in TABS:
-                with gr.Tab(title):
-                    build(services)
+        with gr.Row(elem_id="top"):
+            gr.HTML(HEADER, elem_id="header", padding=False)
+            presentation = gr.Checkbox(
+                False, label="Presentation", container=False, min_width=140, elem_id="presentation"
+            )
+        presentation.change(None, presentation, None, js=PRESENT_JS, queue=False, api_visibility="private")
+        with gr.Tabs() as tabs:
+            with gr.Tab("Compare", id=COMPARE):
+                form = compare.build(services)
+            page = Page(services, tabs, form, presentation)
+            for name, title, build in TABS:
+                with gr.Tab(title, id=name, elem_id=f"{name}-tab"):
+                    build(page)
         api.build(services)
     return app.queue(max_size=MAX_QUEUE, api_open=False)
 

@@ -63,7 +63,7 @@ def clean_between(latents: Tensor, following: Tensor, here: tuple[Any, Any], aft
     """x0_hat (B, C, H, W) of the step from `latents` to `following`, whose coefficients (a, s) are `here` and `after`.
 
     Both are a x0_hat + s eps_hat with their own (a, s), numbers or tensors that broadcast: two equations for two
-    unknowns. Exact for deterministic first-order steps such as DDIM's, and across the CRF's jump, where it gives y.
+    unknowns. Exact for deterministic first-order steps such as DDIM's; nearly y across the CRF's jump, which bends the line.
     """
     (a, s), (a_after, s_after) = here, after
     return (s * following - s_after * latents) / (s * a_after - s_after * a)

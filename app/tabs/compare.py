@@ -3,7 +3,6 @@
 import logging
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,8 @@ from gradio.processing_utils import save_bytes_to_cache
 from gradio.utils import get_upload_folder
 
 from app import api, html
-from app.form import DEFAULTS, build_prompt, build_settings, load_link
+from app.form import DEFAULTS, Form, build_prompt, build_settings, load_link
+from app.page import AT_ONCE, COMPUTING, Turns
 from app.png import write_png
 from app.results import METHODS, Comparison, Generated, Progress
 from app.services import ModelsError, Services
@@ -43,17 +43,6 @@ class View(NamedTuple):
     start: Any = gr.skip()
     cancel: Any = gr.skip()
     ticket: Any = gr.skip()
-
-
-@dataclass
-class Turns:
-    """A visitor's runs, numbered as they are asked for; those up to `stopped` are to end.
-
-    gradio's own way to cancel an event lets a step's message that is under way overwrite what comes after it.
-    """
-
-    asked: int = 0
-    stopped: int = 0
 
 
 IDLE: dict[str, Any] = {"start": gr.update(interactive=True), "cancel": gr.update(interactive=False)}
@@ -178,8 +167,8 @@ def summary(result: Comparison) -> str:
 # ------------------------------------------------------------------------------------------ layout
 
 
-def build(services: Services) -> None:
-    """Lay the tab out and connect it; call it within a `gr.Blocks`."""
+def build(services: Services) -> Form:
+    """Lay the tab out and connect it; call it within a `gr.Blocks`. Returns the form, for other tabs to fill."""
     with gr.Row(elem_id="ask"):
         prompt = build_prompt()
         start = gr.Button("Compare", variant="primary", scale=1, min_width=120, elem_id="compare")
@@ -248,21 +237,14 @@ def build(services: Services) -> None:
     ]
     outputs += [start, stop, ticket]
     inputs = [*form.values, form.random_seed, form.previews, shown, ticket, turns]
-    computing: dict[str, Any] = {
-        "concurrency_id": "device",
-        "concurrency_limit": 1,
-        "api_visibility": "private",
-        "show_progress": "hidden",
-    }
     handler = partial(run, services)
-    waiting: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
-    asked = gr.on([start.click, prompt.submit], begin, turns, outputs, **waiting)
-    chosen = examples.click(lambda sample: sample[0], examples, prompt, **waiting).then(
-        begin, turns, outputs, **waiting
+    asked = gr.on([start.click, prompt.submit], begin, turns, outputs, **AT_ONCE)
+    chosen = examples.click(lambda sample: sample[0], examples, prompt, **AT_ONCE).then(
+        begin, turns, outputs, **AT_ONCE
     )
     for event in (asked, chosen):
-        event.then(handler, inputs, outputs, **computing)
-    stop.click(cancel, [turns, shown], outputs, **waiting)
+        event.then(handler, inputs, outputs, **COMPUTING)
+    stop.click(cancel, [turns, shown], outputs, **AT_ONCE)
     gr.on(
         None,
         load_link,
@@ -271,3 +253,4 @@ def build(services: Services) -> None:
         api_visibility="private",
         show_progress="hidden",
     )
+    return form
