@@ -9,8 +9,8 @@ prompted subject), and its seeds with each other (diversity). The prompts are no
 which choices may be made; `--validation` takes those.
 
 Written to --out: benchmark.csv (a row a method), comparisons.csv (each LatentCRF run against the best rival that takes
-no more time), frontier.html and frontier.png, benchmark.md, and in `methods` what each method has been measured to,
-from which a broken-off benchmark goes on.
+no more time), frontier.html and frontier.png, benchmark.md, a row of images a method in `samples`, and in `methods`
+what each method has been measured to, from which a broken-off benchmark goes on.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UniPCMultistepScheduler,
 )
+from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -53,6 +54,7 @@ SOLVERS = {
 }
 RESAMPLES, FRECHET_RESAMPLES = 2000, 200
 FULL = "DDIM-50"
+SAMPLES = 6  # images shown of each method
 # In benchmark.csv each has a column of estimates and two of its 95 % interval.
 MEASURES = (
     *("kid", "frechet", "r_at_1", "r_at_5", "lpips_full", "psnr_full", "latent_mse_full", "pairwise_lpips", "vendi"),
@@ -372,10 +374,25 @@ def benchmark(options: argparse.Namespace) -> pd.DataFrame:
             frame.to_csv(temporary, index=False, float_format="%.6g")
     with replacing(options.out / "benchmark.md") as temporary:
         temporary.write_text(markdown(table))
+    write_samples(methods, kept, task, pipeline, options.out / "samples")
     write_figure(frontier.figure(table, "kid"), options.out / "frontier")
     print(markdown(table))
     print(f"written: {options.out}/benchmark.csv, comparisons.csv, benchmark.md, frontier.html")
     return table
+
+
+def write_samples(
+    methods: list[Method], kept: dict[str, dict[str, np.ndarray]], task: Task, pipeline: StableDiffusionPipeline,
+    folder: Path,
+) -> None:  # fmt: skip
+    """`folder`/METHOD.png: a row of the first `SAMPLES` prompts' first images, the same noise in every file."""
+    folder.mkdir(exist_ok=True)
+    first = [int(np.flatnonzero(task.prompt == prompt)[0]) for prompt in range(min(SAMPLES, task.prompt.max() + 1))]
+    for method in methods:
+        latents = torch.from_numpy(kept[method.name]["latents"][first])
+        row = np.concatenate(list(measures.to_pixels(decode(pipeline, latents, bf16=task.bf16))), axis=1)
+        with replacing(folder / f"{method.file}.png") as temporary:
+            Image.fromarray(row).save(temporary, "PNG")
 
 
 def build_parser() -> argparse.ArgumentParser:

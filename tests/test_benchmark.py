@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from analysis import benchmark, frontier
 from analysis.benchmark import FULL, Method, all_methods, compare, main, markdown, row_of
@@ -146,6 +147,8 @@ def test_a_small_benchmark_goes_on_where_it_stopped(
     assert table.loc[FULL, "lpips_full"] == pytest.approx(0, abs=1e-6) and table.loc["DDIM-4", "latent_mse_full"] > 0
     assert table.loc["DDIM-4", "time_ratio"] < 0.5
     assert {"comparisons.csv", "benchmark.md", "frontier.html"} <= {path.name for path in out.iterdir()}
+    rows = [Image.open(path) for path in (out / "samples").iterdir()]
+    assert [row.size for row in rows] == [(2 * 128, 128)] * 3
 
     def never(*_: Any) -> None:
         raise AssertionError("what has been measured is measured again")
