@@ -87,7 +87,7 @@ class Run:
         minutes: wall-clock budget of the whole run, what a resumed run has used included.
         resume: go on from the folder's checkpoint; without one the run starts fresh.
         checkpoint_seconds: how often the state is written.
-        report: called about every ten minutes and at the end, returns held-out measures for the log.
+        report: called every `report_seconds` and at the end, returns held-out measures for the log.
 
     Raises:
         RunError: the folder holds a run and `resume` is false, or its checkpoint is of another model.
@@ -101,8 +101,9 @@ class Run:
         resume: bool = False,
         report: Callable[[], dict[str, float]] | None = None,
         checkpoint_seconds: float = 240.0,
+        report_seconds: float = REPORT_SECONDS,
     ) -> None:
-        self.checkpoint_seconds = checkpoint_seconds
+        self.checkpoint_seconds, self.report_seconds = checkpoint_seconds, report_seconds
         self.folder, self.parts, self.budget, self.report = Path(folder), parts, 60.0 * minutes, report
         self.folder.mkdir(parents=True, exist_ok=True)
         self.step, self.images, self.seconds = 0, 0, 0.0
@@ -138,7 +139,7 @@ class Run:
                 bar.set_postfix_str(
                     ", ".join([rate, *(f"{name} {value}" for name, value in latest.items())]), refresh=False
                 )
-            if now - last_report > REPORT_SECONDS:
+            if now - last_report > self.report_seconds:
                 self._report()
                 last_report = time.monotonic()
             if now - last_save > self.checkpoint_seconds:

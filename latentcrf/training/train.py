@@ -8,10 +8,13 @@ LDM's own runs are recorded once (`--runs`, not counted in the minutes); from a 
 back latents with which the LDM goes on as if nothing had been bypassed. Hand-over levels and iteration counts
 are random in both, so that one CRF serves them all.
 
-The folder `latentcrf` of the run is the trained model (averaged weights, fp16), written at every report.
+The folder `latentcrf` of the run is the trained model (averaged weights, fp16), as it was at the report in which it did
+best on the recorded runs that are kept for validation: a CRF sees few runs and may learn them by heart.
 """
 
 import argparse
+import csv
+import math
 import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -195,6 +198,20 @@ def validate(crf: LatentCRF, runs: Trajectories, device: torch.device) -> dict[s
     return measured
 
 
+def score(measured: dict[str, float]) -> float:
+    """What the best weights have the least of: error over that without parameters, mean of the two kinds of hand-over."""
+    return sum(measured[f"{kind}_crf"] / measured[f"{kind}_no_parameters"] for kind in ("mse", "few")) / 2
+
+
+def best_score(log: Path) -> float:
+    """The least `score` in the run's log so far, infinity where there is none."""
+    if not log.exists():
+        return math.inf
+    with open(log, newline="") as file:
+        rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+    return min((score(row) for row in rows), default=math.inf)
+
+
 def train(options: argparse.Namespace) -> None:
     """Run the training that the command line describes."""
     preset, device = PRESETS[options.preset], best_device()
@@ -231,17 +248,19 @@ def train(options: argparse.Namespace) -> None:
 
     def report() -> dict[str, float]:
         crf.eval()
-        with ema.applied(), replacing_folder(options.out / "latentcrf") as temporary:
+        with ema.applied():
             measured = validate(crf, validation, device)
-            half = LatentCRF.from_config(crf.config)
-            half.load_state_dict(crf.state_dict())
-            half.half().save_pretrained(temporary)
+            if score(measured) < best_score(options.out / "log.csv"):
+                half = LatentCRF.from_config(crf.config)
+                half.load_state_dict(crf.state_dict())
+                with replacing_folder(options.out / "latentcrf") as temporary:
+                    half.half().save_pretrained(temporary)
         crf.train()
         return measured
 
     crf.train()
     parts = {"crf": crf, "ema": ema, "optimizer": optimizer, "discriminator": discriminator, "critic": critic}
-    run = Run(options.out, parts, options.minutes, options.resume, report, options.checkpoint_seconds)
+    run = Run(options.out, parts, options.minutes, options.resume, report, options.checkpoint_seconds, 120.0)
     for step in run.steps():
         set_learning_rate(optimizer, preset.learning_rate * warm_cosine(step, run.fraction))
         if run.fraction < options.stage1_until:
