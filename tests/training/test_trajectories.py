@@ -11,7 +11,14 @@ from latentcrf.emoji.train_unet import build_scheduler
 from latentcrf.model import hand_over
 from latentcrf.training.loop import RunError
 from latentcrf.training.losses import distillation_loss, ideal_latents, return_gain
-from latentcrf.training.train import COARSEST, observe_coarse, observe_run, random_hand_over, random_iterations
+from latentcrf.training.train import (
+    COARSEST,
+    best_score,
+    observe_coarse,
+    observe_run,
+    random_hand_over,
+    random_iterations,
+)
 from latentcrf.training.trajectories import Recording, Trajectories, levels, load_trajectories
 
 
@@ -103,3 +110,12 @@ def test_coarse_runs_hand_over_towards_where_the_precise_run_arrives(tmp_path: P
 def test_an_empty_folder_of_trajectories_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="holds no trajectories"):
         load_trajectories(tmp_path, build_scheduler(), Recording())
+
+
+def test_the_best_report_is_found_in_the_log(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    assert best_score(log) == float("inf")
+    rows = [(0.9, 1.0, 0.8, 1.0), (0.5, 1.0, 0.8, 1.0), (1.5, 1.0, 0.6, 1.0)]
+    lines = [",".join(map(str, ("", *row))) for row in rows]  # a stage that is over leaves its loss empty
+    log.write_text("denoising,mse_crf,mse_no_parameters,few_crf,few_no_parameters\n" + "\n".join(lines) + "\n")
+    assert best_score(log) == pytest.approx((0.5 + 0.8) / 2)
