@@ -119,12 +119,13 @@ def _as_arguments(parser: argparse.ArgumentParser, analysis: str, file: Path) ->
         parser.error(f"--from {file} cannot be read as the {SETTINGS} of an analysis: {error!r}.")
     if found != analysis:
         parser.error(f"--from {file} belongs to analysis.{found}; this is analysis.{analysis}.")
-    known = {action.dest: action for action in parser._actions if action.option_strings}
+    flags = (flag for action in parser._actions for flag in action.option_strings if flag.startswith("--"))
+    known = {flag[2:].replace("-", "_"): flag for flag in flags}
     line = []
     for name, value in options.items():
         if name not in known:
             parser.error(f"--from {file} names {name!r}, which is no option; accepted are {', '.join(sorted(known))}.")
-        flag = known[name].option_strings[-1]
+        flag = known[name]
         if isinstance(value, bool):
             line += [flag] if value else []
         elif isinstance(value, list):

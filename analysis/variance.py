@@ -21,9 +21,10 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 from tqdm import tqdm
 
-from analysis.export import write_figure
+from analysis.export import Results, parse, write_results
 from analysis.generate import GUIDANCE, encode, initial_noise, load_pipeline, scheduled
 from analysis.quality import BYPASS, STEPS, core_subjects
+from analysis.style import METHODS, styled, tint
 from latentcrf import LatentCRF, LatentCRFScheduler
 from latentcrf.emoji.dataset import DatasetError, load
 from latentcrf.files import replacing
@@ -37,7 +38,7 @@ QUANTITIES = {
     "change": ("Change of the latents a step", "Root mean square change a step of the full run"),
 }
 AXES = {"step": "Step of the full run", "timestep": "Timestep (999 is noise)", "log_snr": "log-SNR"}
-COLOURS = {"full LDM": "#0072b2", "LatentCRF": "#d55e00"}
+PROPOSED = "#009e73"
 
 
 def spread(latents: Tensor) -> np.ndarray:
@@ -170,9 +171,19 @@ def propose_bypass(summary: pd.DataFrame, threshold: float) -> tuple[int, int] |
 
 
 def figure(
-    summary: pd.DataFrame, quantity: str = "variance", bypass: tuple[int, int] = BYPASS, x: str = "step", log_y: bool = False
-) -> go.Figure:  # fmt: skip
+    summary: pd.DataFrame,
+    quantity: str = "variance",
+    bypass: tuple[int, int] = BYPASS,
+    x: str = "step",
+    log_y: bool = False,
+    proposal: tuple[int, int] | None = None,
+    **looks: bool,
+) -> go.Figure:
     """Mean with its band, both methods; the bypassed steps shaded, the CRF's jump drawn dashed.
+
+    Args:
+        proposal: steps to mark as proposed for a bypass (`propose_bypass`).
+        looks: presentation and on_page, as of `styled`.
 
     Raises:
         ValueError: a quantity or x-axis that is not one of `QUANTITIES`, `AXES`.
@@ -182,12 +193,12 @@ def figure(
             raise ValueError(f"{given!r} is not drawn; accepted are {', '.join(accepted)}.")
     title, axis = QUANTITIES[quantity]
     drawn = go.Figure()
-    for method, colour in COLOURS.items():
+    for method in ("full LDM", "LatentCRF"):
+        colour, symbol, _ = METHODS[method]
         own = summary[summary["method"] == method].sort_values("step").dropna(subset=[quantity, x])
-        tint = f"rgba({int(colour[1:3], 16)}, {int(colour[3:5], 16)}, {int(colour[5:], 16)}, 0.18)"
         drawn.add_scatter(
             x=[*own[x], *own[x][::-1]], y=[*own[f"{quantity}_high"], *own[f"{quantity}_low"][::-1]],
-            fill="toself", fillcolor=tint, line={"width": 0}, name=f"{method}, 5th to 95th percentile",
+            fill="toself", fillcolor=tint(colour), line={"width": 0}, name=f"{method}, 5th to 95th percentile",
             hoverinfo="skip", legendgroup=method, showlegend=False,
         )  # fmt: skip
         before, after = own[own["step"] < bypass[0]], own[own["step"] >= bypass[1]]
@@ -195,7 +206,7 @@ def figure(
         for index, part in enumerate(parts):
             drawn.add_scatter(
                 x=part[x], y=part[quantity], mode="lines+markers", name=method, legendgroup=method,
-                showlegend=index == 0, line={"color": colour, "width": 3}, marker={"size": 5},
+                showlegend=index == 0, line={"color": colour, "width": 3}, marker={"size": 7, "symbol": symbol},
                 hovertemplate=f"{method}<br>{AXES[x]} %{{x}}<br>%{{y:.4g}}<extra></extra>",
             )  # fmt: skip
         if method == "LatentCRF" and len(before) and len(after):
@@ -205,23 +216,26 @@ def figure(
                 line={"color": colour, "width": 3, "dash": "dash"}, hoverinfo="skip",
             )  # fmt: skip
     full = summary[summary["method"] == "full LDM"].sort_values("step").dropna(subset=[x])
-    edges = [full[full["step"] <= step][x].iloc[-1] for step in bypass]
-    drawn.add_vrect(
-        x0=edges[0], x1=edges[1], fillcolor="#888888", opacity=0.15, line_width=0,
-        annotation_text="bypassed", annotation_position="top left",
-    )  # fmt: skip
+    blocks = [(bypass, "#888888", "bypassed", "top left")]
+    if proposal is not None:
+        blocks.append((proposal, PROPOSED, "proposed", "bottom left"))
+    for block, colour, text, position in blocks:
+        begin, end = (full[full["step"] <= step][x].iloc[-1] for step in block)
+        drawn.add_vrect(
+            x0=begin, x1=end, fillcolor=colour, opacity=0.15, line_width=0,
+            annotation_text=text, annotation_position=position,
+        )  # fmt: skip
     drawn.update_xaxes(title=AXES[x], autorange="reversed" if x == "timestep" else True)
     drawn.update_yaxes(title=axis, type="log" if log_y else "linear")
-    drawn.update_layout(
-        title=f"{title}, mean and 5th to 95th percentile of {int(summary['n'].max()):,} runs",
-        template="plotly_white",
-        font={"size": 16},
-        legend={"orientation": "h", "yanchor": "top", "y": -0.16, "x": 0},
-        margin={"l": 90, "r": 30, "t": 70, "b": 110},
-        width=1180,
-        height=640,
-    )
-    return drawn
+    drawn.update_layout(legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0})
+    runs = int(summary["n"].max())
+    return styled(drawn, f"{title}: mean and 5th to 95th percentile of {runs:,} runs", **looks)
+
+
+def results(summary: pd.DataFrame, options: dict[str, Any], bypass: tuple[int, int] = BYPASS) -> Results:
+    """The summary and a figure of each quantity; `options` as of the command line."""
+    figures = {name: figure(summary, name, bypass) for name in QUANTITIES}
+    return Results("variance", options, {"variance": summary}, figures)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -234,17 +248,18 @@ def main(arguments: list[str] | None = None) -> int:
     add("--model", type=Path, default=MODELS / "emoji-ldm", metavar="FOLDER", help="pipeline (default: shipped)")
     add("--crf", type=Path, default=MODELS / "emoji-latentcrf", metavar="FOLDER", help="LatentCRF (default: shipped)")
     add("--prompts", type=int, default=1000, metavar="N", help="runs, one a prompt, in turn (default 1000)")
+    add("--text", nargs="+", metavar="PROMPT", help="the prompts (default: the data set's subjects)")
     add("--seed", type=int, default=0, help="of the first run (default 0)")
     add("--bypass", type=int, nargs=2, default=BYPASS, metavar=("FIRST", "LAST"), help="of 50 steps (default 33 49)")
     add("--guidance", type=float, default=GUIDANCE, help=f"guidance scale (default {GUIDANCE:g})")
     add("--batch-size", type=int, default=16, metavar="N", help="images at a time (default 16)")
     add("--fp32", dest="bf16", action="store_false", help="float32 networks instead of bfloat16")
-    options = parser.parse_args(arguments)
+    options = parse(parser, "variance", arguments)
     for name in ("prompts", "batch_size"):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} {getattr(options, name)} is out of range: 1 or more.")
     try:
-        subjects = core_subjects(load(options.data)[0])["subject"].tolist()
+        subjects = options.text or core_subjects(load(options.data)[0])["subject"].tolist()
         prompts = [subjects[index % len(subjects)] for index in range(options.prompts)]
         seeds = [options.seed + index for index in range(options.prompts)]
         bar = tqdm(total=2 * -(-options.prompts // options.batch_size), desc="variance", unit="batch")
@@ -258,17 +273,16 @@ def main(arguments: list[str] | None = None) -> int:
             bar.update()
         bar.close()
         runs = pd.concat(parts, ignore_index=True)
-        summary = summarize(runs)
-        options.out.mkdir(parents=True, exist_ok=True)
-        for name, table in (("runs", runs), ("variance", summary)):
-            with replacing(options.out / f"{name}.csv") as temporary:
-                table.to_csv(temporary, index=False, float_format="%.6g")
-        for name in QUANTITIES:
-            write_figure(figure(summary, name, tuple(options.bypass)), options.out / name)
+        named = {"prompts": options.prompts, "text": options.text, "seed": options.seed, "bypass": list(options.bypass),
+                 "guidance": options.guidance, "batch_size": options.batch_size, "fp32": not options.bf16}  # fmt: skip
+        made = results(summarize(runs), named, tuple(options.bypass))
+        names = write_results(made, options.out)
+        with replacing(options.out / "runs.csv") as temporary:
+            runs.to_csv(temporary, index=False, float_format="%.6g")
     except (DatasetError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"written: {options.out}/runs.csv, variance.csv, {', '.join(f'{name}.html' for name in QUANTITIES)}")
+    print(f"written: {options.out}/runs.csv, {', '.join(names)}")
     return 0
 
 

@@ -1,0 +1,208 @@
+"""The variance tab: where in a run little happens, and so what a bypass may leave out (paper, Fig. A.1)."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from app.page import AT_ONCE, COMPARE, Clock, Failed, Page, Turns, build_export, build_runner, note, said, watched
+from app.services import Services
+from app.settings import MAX_SEED, Limit, SettingsError, check_prompt
+
+if TYPE_CHECKING:
+    from analysis.export import Results
+    from app.comparison import Models
+
+SHIPPED = Path(__file__).parents[2] / "assets" / "results" / "variance"
+COMMAND = "python -m analysis.variance --data data/emoji --out results/variance"
+PROMPTS = ("red apple", "pizza", "grinning face", "dog face", "red heart", "blue heart", "rocket", "house")
+STEPS, BYPASS = 50, (33, 49)
+RUNS, SEED = Limit("Runs", 2, 64), Limit("First seed", 0, MAX_SEED)
+QUANTITIES = {
+    "Latents": "variance",
+    "Clean estimate": "estimate_variance",
+    "Change a step": "change",
+}
+AXES = {"Step": "step", "Timestep": "timestep", "log-SNR": "log_snr"}
+BATCH = 8
+READING = (
+    "Each line is the mean over the runs, the band reaches from the 5th to the 95th percentile. Grey: the steps that "
+    "LatentCRF leaves out; the dashed segment is the CRF's jump across them. Green: the block of steps in each of which the "
+    "mean changes by less than the threshold."
+)
+
+
+# ---------------------------------------------------------------------------------------- handlers
+
+
+def parse(text: str, runs: Any, seed: Any) -> tuple[list[str], list[int]]:
+    """Prompts and seeds, one a run: the lines of `text` in turn, seeds counted up from `seed`.
+
+    Raises:
+        SettingsError: a line that is no prompt, no line at all, numbers out of range.
+    """
+    count, first = int(RUNS.check(runs)), int(SEED.check(seed))
+    lines = [line for line in (text or "").splitlines() if line.strip()]
+    prompts = [check_prompt(line) for line in lines[:count]] or [check_prompt("")]
+    return [prompts[i % len(prompts)] for i in range(count)], [(first + i) % (MAX_SEED + 1) for i in range(count)]
+
+
+def work(prompts: list[str], seeds: list[int], models: "Models", report: Callable[[Any], None]) -> None:
+    """Report a table (see `analysis.variance.run_table`) for each batch and method."""
+    from analysis.variance import compute
+
+    low = str(models.precision) != "torch.float32"
+    for table in compute(
+        models.pipeline, prompts, seeds, models.crf, BYPASS, steps=STEPS, batch_size=BATCH, bf16=low
+    ):  # fmt: skip
+        report(table)
+
+
+def run(
+    services: Services, text: str, runs: float, seed: float, look: list[Any], ticket: float, turns: Turns
+) -> Iterator[list[Any]]:
+    """Yield status, buttons, the summary so far and its figure, a batch at a time."""
+    same = [gr.skip()] * 3
+    try:
+        prompts, seeds = parse(text, runs, seed)
+    except SettingsError as error:
+        yield [*said(str(error), error=True), *same]
+        return
+    import pandas as pd
+
+    from analysis.variance import summarize
+
+    tables: list[pd.DataFrame] = []
+    clock, made = Clock(len(prompts), "runs"), None
+    yield [*said("Drawing…", busy=True), *same]
+    for event in watched(services, partial(work, prompts, seeds), ticket, turns):
+        if isinstance(event, Failed):
+            yield [*said(event.sentence, error=True), *same]
+            return
+        tables.append(event)
+        done = min(len(prompts), BATCH * (len(tables) // 2))
+        if len(tables) % 2 == 0:
+            made = {"summary": summarize(pd.concat(tables)), "seed": seeds[0], "prompts": prompts}
+            finished = done == len(prompts)
+            text = f"{len(prompts)} runs." if finished else clock.told(done)
+            yield [*said(text, busy=not finished), made, *draw(made, *look)]
+    if made is None or turns.stopped >= ticket:
+        yield [*said("Stopped."), *same]
+
+
+def draw(
+    made: dict[str, Any] | None, quantity: str, axis: str, log_y: bool, threshold: float, presentation: bool
+) -> list[Any]:
+    """The figure, and the proposed bypass in words."""
+    if made is None:
+        return [gr.skip(), f"No table is shipped. Make it: <code>{COMMAND}</code>"]
+    from analysis.variance import figure, propose_bypass
+
+    found = propose_bypass(made["summary"], float(threshold) / 100)
+    drawn = figure(
+        made["summary"], QUANTITIES[quantity], BYPASS, AXES[axis], bool(log_y), proposal=found,
+        presentation=bool(presentation), on_page=True,
+    )  # fmt: skip
+    words = (
+        f"In no step does the mean variance change by less than {threshold:g} % of its range."
+        if found is None
+        else f"Proposed bypass: <b>{found[0]} to {found[1]}</b> of {STEPS} steps, {STEPS - found[1] + found[0]} U-Net calls "
+        f"left. In each of these steps the mean variance changes by at most {threshold:g} % of its range."
+    )
+    return [drawn, f'<p class="reading">{words}</p>']
+
+
+def shipped() -> dict[str, Any] | None:
+    """The table that comes with the project, or None."""
+    path = SHIPPED / "variance.csv"
+    if not path.is_file():
+        return None
+    import pandas as pd
+
+    return {"summary": pd.read_csv(path), "seed": 0, "prompts": None}
+
+
+def first(*look: Any) -> list[Any]:
+    """What the tab shows at first."""
+    made = shipped()
+    return [made, *draw(made, *look)]
+
+
+def take_over(made: dict[str, Any] | None, threshold: float) -> list[Any]:
+    """Steps, bypass and its shares for the compare tab's form, and the switch to that tab."""
+    from analysis.variance import propose_bypass
+
+    found = None if made is None else propose_bypass(made["summary"], float(threshold) / 100)
+    if found is None:
+        return [gr.skip()] * 5
+    return [STEPS, *found, (found[0] / STEPS, found[1] / STEPS), gr.Tabs(selected=COMPARE)]
+
+
+def results(made: dict[str, Any]) -> "Results":
+    """The export."""
+    from analysis.variance import results
+
+    options = {
+        "prompts": int(made["summary"]["n"].max()),
+        "seed": made["seed"],
+        "text": made["prompts"],
+        "bypass": list(BYPASS),
+    }
+    return results(made["summary"], options, BYPASS)
+
+
+# ------------------------------------------------------------------------------------------ layout
+
+
+def build(page: Page) -> None:
+    """Lay the tab out and connect it; call it within a `gr.Tab`."""
+    with gr.Row(elem_classes="controls"):
+        quantity = gr.Radio(list(QUANTITIES), value="Latents", label="Variance of", elem_id="variance-quantity")
+        axis = gr.Radio(list(AXES), value="Step", label="Horizontal axis", elem_id="variance-axis")
+        log_y = gr.Checkbox(False, label="Logarithmic", min_width=120, elem_id="variance-log")
+        threshold = gr.Slider(0.2, 10, 2, step=0.1, label="Threshold, % of the range", elem_id="variance-threshold")
+    figure = gr.Plot(show_label=False, container=False, elem_id="variance-figure")
+    with gr.Row():
+        proposal = gr.HTML(elem_id="variance-proposal", padding=False)
+        take = gr.Button("Use in Compare", size="sm", scale=0, min_width=150, elem_id="variance-use")
+    gr.HTML(
+        note(
+            READING,
+            f"Both methods from the same noise, DDIM with {STEPS} steps, guidance 3; at first the table that comes with the "
+            f"project, made by <code>{COMMAND}</code> (as many runs as the title says); after Draw your own runs.",
+        ),
+        padding=False,
+    )
+    with gr.Row(elem_classes="controls"):
+        prompts = gr.Textbox(
+            "\n".join(PROMPTS),
+            lines=3,
+            max_lines=6,
+            label="Prompts, one a line, in turn",
+            scale=4,
+            elem_id="variance-prompts",
+        )
+        runs = gr.Number(16, label="Runs", info="2 to 64", min_width=100, elem_id="variance-runs")
+        seed = gr.Number(0, label="First seed", info="the others follow", min_width=100, elem_id="variance-seed")
+        runner = build_runner(
+            "variance", "Draw", "Runs of your own prompts; 16 take about half a minute on two CPU cores."
+        )
+    runner.status.render()
+    made: gr.State = gr.State(None)
+    with gr.Row(elem_classes="controls"):
+        build_export("variance", made, results)
+
+    look: list[Any] = [quantity, axis, log_y, threshold, page.presentation]
+    drawn = [figure, proposal]
+
+    def handler(text: str, count: float, start: float, *rest: Any) -> Iterator[list[Any]]:
+        *chosen, ticket, turns = rest
+        yield from run(page.services, text, count, start, chosen, ticket, turns)
+
+    runner.connect(handler, [prompts, runs, seed, *look], [made, *drawn])
+    gr.on([choice.change for choice in look], draw, [made, *look], drawn, trigger_mode="always_last", **AT_ONCE)
+    gr.on(None, first, look, [made, *drawn], **AT_ONCE)
+    steps, start, end = (page.form.values[i] for i in (2, 5, 6))
+    take.click(take_over, [made, threshold], [steps, start, end, page.form.shares, page.tabs], **AT_ONCE)
