@@ -1,0 +1,242 @@
+"""How the CRF converges (paper, Fig. A.2): images, energy and residual after each iteration, and where in the image it acts.
+
+    python -m analysis.convergence --prompt "red apple" --seeds 4 --out results/convergence
+
+The LDM runs once up to the hand-over, the solver once from there: it yields its iterates. Written to --out:
+convergence.csv (a row a seed, solver and iteration), the energy and residual curves, the images after 0 (before the CRF:
+the LDM's own estimate) to 10 iterations, their difference to the last iterate, and maps of the energy.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import torch
+from diffusers import StableDiffusionPipeline
+from plotly.subplots import make_subplots
+from torch import Tensor
+
+from analysis.export import Results, parse, write_results
+from analysis.generate import GUIDANCE, decode, encode, initial_noise, load_pipeline, scheduled
+from analysis.grid import image_grid
+from analysis.measures import to_pixels
+from analysis.quality import BYPASS, STEPS
+from analysis.style import SERIES, styled
+from latentcrf import LatentCRF, LatentCRFScheduler
+from latentcrf.perceptual import MODELS
+from latentcrf.potentials import Potentials, degree, messages, respond
+from latentcrf.solver import SOLVERS
+
+ITERATIONS = 10
+SHOWN = (0, 1, 2, 3, 4, 5, 10)
+AMPLIFIED = 10  # times, in the difference images
+TERMS = {"total": "total", "unary": "unary", "pairwise": "pairwise", "higher_order": "higher-order"}
+
+
+@dataclass(frozen=True)
+class Convergence:
+    """What `compute` found, for n seeds.
+
+    Attributes:
+        table: columns seed, solver, iteration, unary, pairwise, higher_order, total, residual.
+        images: uint8 (len(SHOWN), n, H, W, 3), decoded: before the CRF, then after 1, 2, ... iterations.
+        maps: the energy of each site before the CRF and after the last iteration, (2, n, h, w).
+    """
+
+    prompt: str
+    seeds: list[int]
+    table: pd.DataFrame
+    images: np.ndarray
+    maps: np.ndarray
+
+
+def energy_map(y: Tensor, p: Potentials) -> Tensor:
+    """The energy of each site (B, h, w) for latents y (B, C, h, w); the sites' sum is the energy.
+
+    A pair's energy is shared evenly by its two sites, an expert's belongs to the centre of its clique:
+
+        e_i = lambda_i ||y_i - u_i||^2 / 2 + sum_j s_ij ||z_i - z_j||^2 / 4 + sum_k alpha_ki rho(r_ki),    z = W y
+        sum_j s_ij ||z_i - z_j||^2 = d_i ||z_i||^2 - 2 z_i . sum_j s_ij z_j + sum_j s_ij ||z_j||^2
+    """
+    site = (p.weight * (y - p.u).square()).sum(1) / 2
+    if p.pairwise is not None:
+        phi = p.pairwise.features
+        z = torch.einsum("mc,bchw->bmhw", p.pairwise.mixing, y)
+        z = z - z.mean(dim=(2, 3), keepdim=True)  # only differences count; centred, the sums hardly cancel
+        norm = z.square().sum(1, keepdim=True)
+        pairs = degree(phi) * norm - 2 * (z * messages(z, phi)).sum(1, keepdim=True) + messages(norm, phi)
+        site = site + pairs[:, 0] / 4
+    if p.experts is not None:
+        r = respond(y, p.experts.filters) - p.experts.response
+        site = site + (p.experts.reliability * torch.log1p(r.square() / 2)).sum(1)
+    return site
+
+
+@torch.inference_mode()
+def compute(
+    pipeline: StableDiffusionPipeline,
+    crf: LatentCRF,
+    prompt: str,
+    seeds: list[int],
+    *,
+    bypass: tuple[int, int] = BYPASS,
+    steps: int = STEPS,
+    guidance: float = GUIDANCE,
+    bf16: bool = True,
+    report: Callable[[int], None] = lambda done: None,
+) -> Convergence:
+    """Run the LDM once for all `seeds`, then both solvers from what it hands over.
+
+    `report` is called with the number of U-Net calls made so far, after each.
+
+    Raises:
+        ValueError: a bypass that does not fit the steps.
+    """
+    scheduler = LatentCRFScheduler(pipeline.scheduler, crf, bypass=bypass, num_iterations=0)
+    embeds = encode(pipeline, [prompt] * len(seeds))
+    scheduler.prompt_embeds = embeds["prompt_embeds"]
+
+    def told(pipe: Any, step: int, _: Any, tensors: dict[str, Tensor]) -> dict:
+        report(step + 1)
+        pipe._interrupt = scheduler.last_hand_over is not None  # what comes after the CRF is not looked at here
+        return {}
+
+    with scheduled(pipeline, scheduler), torch.autocast(pipeline.device.type, torch.bfloat16, enabled=bf16):
+        pipeline(
+            **embeds, latents=initial_noise(pipeline, seeds), num_inference_steps=steps, guidance_scale=guidance,
+            output_type="latent", callback_on_step_end=told,
+        )  # fmt: skip
+    assert scheduler.last_hand_over is not None
+    observation = scheduler.last_hand_over.observation
+    potentials = crf.potentials(observation)
+    rows, kept = [], {}
+    for solver in SOLVERS:
+        before = None
+        for iteration, y in enumerate(crf.solve(potentials, ITERATIONS, solver)):
+            row = {"seed": seeds, "solver": solver, "iteration": iteration}
+            row |= {name: term.cpu().numpy() for name, term in crf.energy(y, potentials).items()}
+            if before is not None:
+                change = (y - before).flatten(1).norm(dim=1) / before.flatten(1).norm(dim=1)
+                row["residual"] = change.cpu().numpy()
+            rows.append(pd.DataFrame(row))
+            before = y
+            if solver == "3mg":
+                kept[iteration] = y
+    pictures = [observation.denoised, *(kept[i] for i in SHOWN[1:])]
+    images = np.stack([to_pixels(decode(pipeline, latents.float(), bf16=False)) for latents in pictures])
+    ends = (observation.denoised.float(), kept[ITERATIONS])
+    maps = torch.stack([energy_map(y, potentials) for y in ends]).cpu().numpy()
+    return Convergence(prompt, seeds, pd.concat(rows, ignore_index=True), images, maps)
+
+
+def curves(table: pd.DataFrame, **looks: bool) -> go.Figure:
+    """Energy by term, and residual on a logarithmic axis, against the iteration: mean over the seeds."""
+    drawn = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08)
+    mean = table.groupby(["solver", "iteration"]).mean(numeric_only=True).reset_index()
+    for solver, dash in zip(SOLVERS, ("solid", "dot"), strict=True):
+        own = mean[mean["solver"] == solver]
+        for (name, title), colour in zip(TERMS.items(), SERIES, strict=False):
+            if solver != "3mg" and name != "total":
+                continue
+            drawn.add_scatter(
+                x=own["iteration"], y=own[name], mode="lines+markers", row=1, col=1,
+                name=title if solver == "3mg" else f"{title}, damped update",
+                line={"color": colour, "dash": dash, "width": 3}, marker={"size": 7},
+            )  # fmt: skip
+        drawn.add_scatter(
+            x=own["iteration"], y=own["residual"], mode="lines+markers", row=2, col=1,
+            name="residual" if solver == "3mg" else "residual, damped update",
+            line={"color": SERIES[-1], "dash": dash, "width": 3}, marker={"size": 7, "symbol": "diamond"},
+        )  # fmt: skip
+    drawn.update_xaxes(title="CRF iteration", dtick=1, row=2, col=1)
+    drawn.update_yaxes(title="Energy", row=1, col=1)
+    drawn.update_yaxes(title="Residual", type="log", exponentformat="power", row=2, col=1)
+    count = table["seed"].nunique()
+    title = f"The CRF has converged after about four iterations (mean of {count} seed{'s' if count > 1 else ''})"
+    return styled(
+        drawn, title if converged(table) else f"Energy and residual (mean of {count} seeds)", height=640, **looks
+    )
+
+
+def converged(table: pd.DataFrame) -> bool:
+    """Whether 99 % of the solver's whole energy descent is made by iteration 4, in the mean over the seeds."""
+    total = table[table["solver"] == "3mg"].groupby("iteration")["total"].mean()
+    fall = total.loc[0] - total.loc[ITERATIONS]
+    return bool(total.loc[4] - total.loc[ITERATIONS] <= 0.01 * max(fall, 1e-12))
+
+
+def figures(found: Convergence, **looks: bool) -> dict[str, go.Figure]:
+    """The curves, the images, their difference to the last iterate, and the energy maps, by name."""
+    rows = ["before", *(f"{i}" for i in SHOWN[1:])]
+    columns = [f"seed {seed}" for seed in found.seeds]
+    difference = np.abs(found.images.astype(int) - found.images[-1:].astype(int)) * AMPLIFIED
+    heat = go.Figure()
+    low, high = float(found.maps.min()), float(found.maps.max())
+    heat = make_subplots(rows=2, cols=len(found.seeds), row_titles=["before", f"after {ITERATIONS}"], column_titles=columns,
+                         horizontal_spacing=0.01, vertical_spacing=0.03)  # fmt: skip
+    for row, maps in enumerate(found.maps):
+        for column, sites in enumerate(maps):
+            heat.add_heatmap(
+                z=sites, zmin=low, zmax=high, colorscale="Cividis", row=row + 1, col=column + 1,
+                showscale=row + column == 0, colorbar={"title": {"text": "energy"}},
+                hovertemplate="site %{x}, %{y}<br>energy %{z:.3g}<extra></extra>",
+            )  # fmt: skip
+    styled(heat, "Energy of each site of the latents: where the CRF sees something to mend", **looks)
+    heat.update_xaxes(visible=False)
+    heat.update_yaxes(visible=False, autorange="reversed", constrain="domain")
+    return {
+        "curves": curves(found.table, **looks),
+        "images": image_grid(found.images, rows, columns, "Image after each CRF iteration", "CRF iteration", **looks),
+        "difference": image_grid(
+            255 - difference.clip(0, 255).astype(np.uint8), rows, columns,
+            f"Difference to the last iterate, {AMPLIFIED} times amplified; white: none", "CRF iteration", **looks,
+        ),
+        "energy-maps": heat,
+    }  # fmt: skip
+
+
+def results(found: Convergence, options: dict[str, Any]) -> Results:
+    """Table and figures; `options` as of the command line."""
+    return Results("convergence", options, {"convergence": found.table}, figures(found))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.convergence", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for tables and figures")
+    add("--prompt", default="red apple", help="(default: red apple)")
+    add("--seeds", type=int, default=4, metavar="N", help="number of seeds, 1 to 6 (default 4)")
+    add("--seed", type=int, default=0, help="the first (default 0)")
+    add("--bypass", type=int, nargs=2, default=BYPASS, metavar=("FIRST", "LAST"), help="of 50 steps (default 33 49)")
+    add("--guidance", type=float, default=GUIDANCE, help=f"guidance scale (default {GUIDANCE:g})")
+    add("--model", type=Path, default=MODELS / "emoji-ldm", metavar="FOLDER", help="pipeline (default: shipped)")
+    add("--crf", type=Path, default=MODELS / "emoji-latentcrf", metavar="FOLDER", help="LatentCRF (default: shipped)")
+    add("--fp32", action="store_true", help="float32 networks instead of bfloat16")
+    options = parse(parser, "convergence", arguments)
+    if not 1 <= options.seeds <= 6:
+        parser.error(f"--seeds {options.seeds} is out of range: 1 to 6.")
+    try:
+        found = compute(
+            load_pipeline(options.model), LatentCRF.from_pretrained(options.crf).eval(), options.prompt,
+            [options.seed + i for i in range(options.seeds)], bypass=tuple(options.bypass), guidance=options.guidance,
+            bf16=not options.fp32,
+        )  # fmt: skip
+        named = {name: getattr(options, name) for name in ("prompt", "seeds", "seed", "guidance", "fp32")}
+        names = write_results(results(found, named | {"bypass": list(options.bypass)}), options.out)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"written: {options.out}/{', '.join(names)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

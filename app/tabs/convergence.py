@@ -1,0 +1,128 @@
+"""The convergence tab: what each iteration of the CRF changes, and where (paper, Fig. A.2)."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from app.form import DEFAULTS
+from app.page import AT_ONCE, Clock, Failed, Page, Turns, build_export, build_runner, note, said, watched
+from app.services import Services
+from app.settings import Limit, Settings, SettingsError
+
+if TYPE_CHECKING:
+    from analysis.convergence import Convergence
+    from analysis.export import Results
+    from app.comparison import Models
+
+COUNT = Limit("Seeds", 1, 6)
+FIGURES = {
+    "images": note(
+        "A row an iteration, a column a seed. The first row is the LDM's own estimate, before the CRF. After about four "
+        "iterations nothing changes any more.",
+        "The LDM runs once a seed up to the hand-over; the CRF's solver then yields its iterates, each decoded by itself.",
+    ),
+    "curves": note(
+        "The energy falls at every iteration and then stands still; the residual is the length of an iteration's step over "
+        "the latents' own. Dotted: the plain damped mean-field update, which needs far more iterations.",
+        "Energy of equations (1) to (4) of <code>latentcrf/potentials.py</code>, summed over the sites, mean over the seeds.",
+    ),
+    "difference": note(
+        "White is no difference to the last iterate; what is dark the CRF has yet to mend.",
+        "Absolute difference of the 8-bit images, amplified as the title says.",
+    ),
+    "energy-maps": note(
+        "Yellow sites are those that the energy disagrees with; after the CRF they are darker. Each site is 8 x 8 pixels.",
+        "Each site's share: its unary term, half of its pairs, and the experts centred on it.",
+    ),
+}
+
+
+# ---------------------------------------------------------------------------------------- handlers
+
+
+def work(settings: Settings, seeds: list[int], models: "Models", report: Callable[[Any], None]) -> None:
+    """Report the number of U-Net calls made, after each, and at last a `Convergence`."""
+    from analysis.convergence import compute
+
+    found = compute(
+        models.pipeline, models.crf, settings.prompt, seeds, bypass=(settings.bypass_start, settings.bypass_end),
+        steps=settings.steps, guidance=settings.guidance, bf16=str(models.precision) != "torch.float32", report=report,
+    )  # fmt: skip
+    report(found)
+
+
+def run(
+    services: Services, prompt: str, seed: float, count: float, start: float, end: float, presentation: bool,
+    ticket: float, turns: Turns,
+) -> Iterator[list[Any]]:  # fmt: skip
+    """Yield status, buttons, what was found and its figures."""
+    same = [gr.skip()] * (1 + len(FIGURES))
+    try:
+        settings = Settings.parse({"prompt": prompt, "seed": seed, "bypass_start": start, "bypass_end": end})
+        number = int(COUNT.check(count))
+    except SettingsError as error:
+        yield [*said(str(error), error=True), *same]
+        return
+    seeds = [settings.seed + i for i in range(number)]
+    yield [*said("Drawing…", busy=True), *same]
+    clock = Clock(settings.bypass_start, "U-Net calls")
+    for event in watched(services, partial(work, settings, seeds), ticket, turns):
+        if isinstance(event, Failed):
+            yield [*said(event.sentence, error=True), *same]
+        elif isinstance(event, int):
+            yield [*said(clock.told(event), busy=True), *same]
+        else:
+            made = {"found": event, "settings": settings}
+            yield [*said(f"“{settings.prompt}”, {number} seeds from {settings.seed}."), made, *draw(made, presentation)]
+            return
+    if turns.stopped >= ticket:
+        yield [*said("Stopped."), *same]
+
+
+def draw(made: dict[str, Any] | None, presentation: bool) -> list[Any]:
+    """The figures, in the order of `FIGURES`."""
+    if made is None:
+        return [gr.skip()] * len(FIGURES)
+    from analysis.convergence import figures
+
+    drawn = figures(made["found"], presentation=bool(presentation), on_page=True)
+    return [drawn[name] for name in FIGURES]
+
+
+def results(made: dict[str, Any]) -> "Results":
+    """The export."""
+    from analysis.convergence import results
+
+    found: Convergence = made["found"]
+    s: Settings = made["settings"]
+    options = {"prompt": s.prompt, "seeds": len(found.seeds), "seed": s.seed, "guidance": s.guidance}
+    return results(found, options | {"bypass": [s.bypass_start, s.bypass_end]})
+
+
+# ------------------------------------------------------------------------------------------ layout
+
+
+def build(page: Page) -> None:
+    """Lay the tab out and connect it; call it within a `gr.Tab`."""
+    with gr.Row(elem_classes="controls"):
+        prompt = gr.Textbox(DEFAULTS.prompt, label="Prompt", max_lines=1, scale=4, elem_id="convergence-prompt")
+        seed = gr.Number(0, label="First seed", min_width=100, elem_id="convergence-seed")
+        count = gr.Number(4, label="Seeds", info="1 to 6", min_width=90, elem_id="convergence-seeds")
+        start = gr.Number(DEFAULTS.bypass_start, label="Bypass start", info=f"of {DEFAULTS.steps} steps", min_width=110)
+        end = gr.Number(DEFAULTS.bypass_end, label="Bypass end", info="above the start", min_width=110)
+        runner = build_runner(
+            "convergence", "Draw", "One run of the LDM a seed up to the CRF: about 3 seconds a seed on two CPU cores."
+        )
+    runner.status.render()
+    plots = []
+    for name, text in FIGURES.items():
+        plots.append(gr.Plot(show_label=False, container=False, elem_id=f"convergence-{name}"))
+        gr.HTML(text, padding=False)
+    made: gr.State = gr.State(None)
+    with gr.Row(elem_classes="controls"):
+        build_export("convergence", made, results)
+    inputs = [prompt, seed, count, start, end, page.presentation]
+    runner.connect(partial(run, page.services), inputs, [made, *plots])
+    page.presentation.change(draw, [made, page.presentation], plots, **AT_ONCE)

@@ -1,0 +1,96 @@
+"""CRF convergence: the site energies against brute force, the table against the solver, figures, settings."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from analysis import convergence
+from analysis.grid import GAP, compose, image_grid
+from latentcrf import LatentCRF
+from latentcrf.potentials import Experts, Pairwise, Potentials, energy
+
+SEEDS, GAP_STEPS = [4, 5], (5, 9)
+
+
+def random_potentials(side: int, batch: int = 2) -> Potentials:
+    return Potentials(
+        torch.randn(batch, 4, side, side),
+        torch.rand(batch, 1, side, side) + 0.1,
+        Pairwise(torch.rand(batch, 3, side, side), torch.randn(4, 4)),
+        Experts(torch.randn(5, 4, 3, 3), torch.rand(batch, 5, side, side), torch.randn(batch, 5, side, side)),
+    )
+
+
+@pytest.fixture(scope="module")
+def found(tiny_pipeline: StableDiffusionPipeline) -> convergence.Convergence:
+    crf = LatentCRF(channels=8, coarse_channels=8, num_coarse_blocks=1, num_experts=2, pairwise_rank=2).eval()
+    seen: list[int] = []
+    made = convergence.compute(
+        tiny_pipeline, crf, "red apple", SEEDS, bypass=GAP_STEPS, steps=10, bf16=False, report=seen.append
+    )
+    assert seen == [1, 2, 3, 4, 5]  # the U-Net calls before the CRF, and none after it
+    return made
+
+
+def test_the_sites_energies_sum_to_the_energy() -> None:
+    p = random_potentials(7)
+    y = torch.randn(2, 4, 7, 7)
+    torch.testing.assert_close(convergence.energy_map(y, p).sum((1, 2)), energy(y, p)["total"], rtol=1e-4, atol=1e-3)
+
+
+def test_a_pair_is_shared_by_its_sites_as_brute_force_does() -> None:
+    p = random_potentials(3, batch=1)
+    y = torch.randn(1, 4, 3, 3)
+    assert p.pairwise is not None
+    only = Potentials(y, p.weight, p.pairwise)  # u = y: no unary energy
+    z = torch.einsum("mc,chw->mhw", p.pairwise.mixing, y[0]).flatten(1)
+    phi = p.pairwise.features[0].flatten(1)
+    expected = torch.zeros(9)
+    for i in range(9):
+        for j in range(9):
+            if i != j:
+                expected[i] += (phi[:, i] @ phi[:, j]) * (z[:, i] - z[:, j]).square().sum() / 4
+    torch.testing.assert_close(convergence.energy_map(y, only).flatten(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_table_has_every_iteration_and_the_energy_never_rises(found: convergence.Convergence) -> None:
+    table = found.table
+    assert set(table["solver"]) == {"3mg", "damped"} and sorted(set(table["seed"])) == SEEDS
+    for _, run in table.groupby(["seed", "solver"]):
+        assert run["iteration"].tolist() == list(range(convergence.ITERATIONS + 1))
+        assert (np.diff(run["total"]) <= 1e-4 * run["total"].abs().max()).all()
+        assert np.allclose(run["unary"] + run["pairwise"] + run["higher_order"], run["total"], rtol=1e-4)
+        assert run["residual"].isna().tolist() == [True] + [False] * convergence.ITERATIONS
+    last = table[(table["solver"] == "3mg") & (table["iteration"] == convergence.ITERATIONS)]
+    np.testing.assert_allclose(found.maps[1].sum((1, 2)), last["total"], rtol=1e-3)
+
+
+def test_images_and_figures(found: convergence.Convergence) -> None:
+    assert found.images.shape == (len(convergence.SHOWN), 2, 16, 16, 3) and found.images.dtype == np.uint8
+    drawn = convergence.figures(found)
+    assert list(drawn) == ["curves", "images", "difference", "energy-maps"]
+    names = {trace.name for trace in drawn["curves"].data}
+    assert names == {"total", "unary", "pairwise", "higher-order", "residual", "total, damped update",
+                     "residual, damped update"}  # fmt: skip
+    assert drawn["curves"].layout.xaxis2.title.text == "CRF iteration"
+    assert drawn["curves"].layout.yaxis2.type == "log"
+    assert list(drawn["images"].layout.xaxis.ticktext) == ["seed 4", "seed 5"]
+    assert list(drawn["images"].layout.yaxis.ticktext) == ["before", "1", "2", "3", "4", "5", "10"]
+    assert "10 times amplified" in drawn["difference"].layout.title.text
+    assert len([trace for trace in drawn["energy-maps"].data if trace.type == "heatmap"]) == 4
+
+
+def test_a_sheet_keeps_every_pixel_where_it_belongs() -> None:
+    images = np.random.default_rng(0).integers(0, 255, (2, 3, 4, 5, 3), dtype=np.uint8)
+    sheet = compose(images)
+    assert sheet.shape == (2 * 4 + GAP, 3 * 5 + 2 * GAP, 3)
+    assert (sheet[4 + GAP :, 5 + GAP : 10 + GAP] == images[1, 1]).all()
+    with pytest.raises(ValueError, match="one name a row and a column: 2 x 3 images, 1 and 3 names"):
+        image_grid(images, ["a"], ["b", "c", "d"], "title")
+
+
+def test_wrong_numbers_are_met_with_the_accepted_range(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        convergence.main(["--out", "x", "--seeds", "7"])
+    assert "--seeds 7 is out of range: 1 to 6" in capsys.readouterr().err
