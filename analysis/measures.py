@@ -3,8 +3,8 @@
 Images are (B, 3, H, W) in [-1, 1], features (B, D), latents (B, C, h, w) unless said otherwise.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -48,14 +48,29 @@ def lpips(model: nn.Module, images: Tensor, reference: Tensor, batch_size: int =
     return torch.cat([model(a, b).flatten() for a, b in pairs])
 
 
+@torch.inference_mode()
+def lpips_matrix(model: nn.Module, images: Tensor, batch_size: int = 32) -> Tensor:
+    """LPIPS of all pairs of n images, symmetric (n, n): the network reads each image once, not each pair.
+
+    LPIPS sums over layers the mean over positions of sum_c w_c (f_c - g_c)^2, f and g of unit length (arXiv 1801.03924,
+    equation 1): squared distances between the features times sqrt(w).
+    """
+    layers: list[list[Tensor]] = [[] for _ in model.lins]
+    for batch in images.split(batch_size):
+        for layer, lin, features in zip(layers, model.lins, model.net(model.scaling_layer(batch)), strict=True):
+            unit = features / (features.square().sum(1, keepdim=True).sqrt() + 1e-10)
+            weighted = unit * lin.model[-1].weight.clamp(min=0).sqrt()
+            layer.append(weighted.flatten(1) / math.sqrt(features.shape[2] * features.shape[3]))
+    stacked = torch.cat([torch.cat(layer) for layer in layers], dim=1).double()
+    return torch.cdist(stacked, stacked, compute_mode="donot_use_mm_for_euclid_dist").square().float().cpu()
+
+
 def pairwise_lpips(model: nn.Module, images: Tensor, batch_size: int = 32) -> float:
     """Mean LPIPS over all n (n - 1) / 2 pairs of n images: a prompt's diversity over its seeds."""
-    if len(images) < 2:
-        raise ValueError(f"diversity needs at least 2 images, got {len(images)}.")
-    first, second = torch.tensor(list(combinations(range(len(images)), 2))).T
-    # index in batches: all pairs at once would be n times the images
-    chunks = zip(first.split(batch_size), second.split(batch_size), strict=True)
-    return torch.cat([lpips(model, images[i], images[j], batch_size) for i, j in chunks]).mean().item()
+    n = len(images)
+    if n < 2:
+        raise ValueError(f"diversity needs at least 2 images, got {n}.")
+    return lpips_matrix(model, images, batch_size).sum().item() / (n * (n - 1))
 
 
 def vendi(features: Tensor) -> float:

@@ -40,6 +40,9 @@ def test_lpips_in_batches_and_over_pairs() -> None:
     pairs = [model(images[i : i + 1], images[j : j + 1]).item() for i in range(4) for j in range(i)]
     assert measures.pairwise_lpips(model, images, batch_size=4) == pytest.approx(np.mean(pairs), rel=1e-4)
     assert measures.pairwise_lpips(model, images[:1].expand(3, -1, -1, -1)) == 0
+    matrix = measures.lpips_matrix(model, images, batch_size=3)
+    assert torch.equal(matrix, matrix.T) and matrix.diagonal().eq(0).all()
+    torch.testing.assert_close(matrix[1:, 0], torch.tensor(pairs)[[0, 1, 3]], rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match="at least 2 images, got 1"):
         measures.pairwise_lpips(model, images[:1])
 

@@ -1,9 +1,7 @@
 """The compare tab in a real Chromium, on the real app.py with the shipped models."""
 
 import io
-import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,51 +10,13 @@ from PIL import Image
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -r requirements-dev.txt")
 
-from playwright.sync_api import Browser, Page  # noqa: E402
+from playwright.sync_api import Page  # noqa: E402
 
-from app.services import MODELS, PARTS  # noqa: E402
-from tests.browser.driving import PATIENCE, ask, browsing, chromium, served, wait_until_done  # noqa: E402
+from tests.browser.driving import ask, wait_until_done  # noqa: E402
 
 pytestmark = pytest.mark.browser
 PROMPT = "#prompt textarea, #prompt input"
 QUICK = "seed=3&steps=12&bypass_start=6&bypass_end=11&iterations=3"  # a run of a second or two
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if chromium() is None:
-        reason = "no Chromium or Chrome found; on Debian: apt-get install -y chromium"
-        # Where the whole is tested, a browser belongs to it.
-        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-    with browsing() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    missing = [name for name in PARTS if not (MODELS / name).is_dir()]
-    if missing:
-        pytest.skip(f"the trained models are not there yet: {', '.join(missing)}")
-    folder = tmp_path_factory.mktemp("app")
-    with served("--models", str(MODELS), log=folder / "app.log") as url:
-        yield url
-    assert "Traceback" not in (folder / "app.log").read_text()
-
-
-@pytest.fixture
-def page(browser: Browser, url: str) -> Iterator[Page]:
-    """The page, at a desktop's size; whatever it asks of other hosts or reports as an error fails the test."""
-    page = browser.new_page(viewport={"width": 1440, "height": 900})
-    page.set_default_timeout(PATIENCE)
-    troubles: list[str] = []
-    page.on("pageerror", lambda error: troubles.append(f"error: {error}"))
-    page.on(
-        "request",
-        lambda request: None if request.url.startswith((url, "data:", "blob:")) else troubles.append(request.url),
-    )
-    yield page
-    page.close()
-    assert troubles == []
 
 
 def visit(page: Page, url: str, query: str = QUICK, prompt: str = "") -> None:
