@@ -194,7 +194,7 @@ def figures(rows: Sequence[Row], seeds: Sequence[int], **looks: bool) -> dict[st
     names = [row.method for row in rows]
     grid = image_grid(
         np.stack([row.images for row in rows]), names, [str(seed) for seed in seeds],
-        "The same noise in each column (its seed above): do the rows stay as varied as the first?", **looks,
+        "The same noise in each column (its seed above): do the rows stay as varied as the first?", "", **looks,
     )  # fmt: skip
     heat = make_subplots(rows=1, cols=len(rows), subplot_titles=names, horizontal_spacing=0.02, shared_yaxes=True)
     top = max(float(row.pairs.max()) for row in rows)

@@ -5,6 +5,7 @@ Images are (B, 3, H, W) in [-1, 1], features (B, D), latents (B, C, h, w) unless
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -49,7 +50,7 @@ def lpips(model: nn.Module, images: Tensor, reference: Tensor, batch_size: int =
 
 
 @torch.inference_mode()
-def lpips_matrix(model: nn.Module, images: Tensor, batch_size: int = 32) -> Tensor:
+def lpips_matrix(model: Any, images: Tensor, batch_size: int = 32) -> Tensor:
     """LPIPS of all pairs of n images, symmetric (n, n): the network reads each image once, not each pair.
 
     LPIPS sums over layers the mean over positions of sum_c w_c (f_c - g_c)^2, f and g of unit length (arXiv 1801.03924,

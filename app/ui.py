@@ -9,12 +9,13 @@ import gradio as gr
 from app import api
 from app.page import COMPARE, Page
 from app.services import Services
-from app.tabs import compare, convergence, variance
+from app.tabs import compare, convergence, diversity, variance
 
 # The analysis tabs after the compare tab: id, title, what builds it.
 TABS: tuple[tuple[str, str, Callable[[Page], None]], ...] = (
     ("variance", "Latent variance", variance.build),
     ("convergence", "CRF convergence", convergence.build),
+    ("diversity", "Diversity", diversity.build),
 )
 MAX_QUEUE = 32  # visitors waiting for the device; the next one is told that the queue is full
 # Larger type, and no controls (page.css); figures are drawn again by their own tabs.
