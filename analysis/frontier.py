@@ -3,19 +3,27 @@
     python -m analysis.frontier --table results/benchmark/benchmark.csv --out results/frontier --measure kid
 
 Time runs to the right, quality upwards or downwards as its axis says; the line joins the methods that no other beats in
-both.
+both. Written: PATH.html and PATH.png. Where --out is a folder (it exists, or ends in /): everything, that is settings,
+table, figure and the methods' rows of images.
 """
 
 import argparse
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from PIL import Image
 
-from analysis.export import write_figure
+from analysis.export import Results, parse, write_figure, write_results
+from analysis.style import styled
 
+SHIPPED = Path(__file__).parents[1] / "assets" / "results" / "benchmark" / "benchmark.csv"
+FULL = "DDIM-50"  # what times and distances are relative to
 # Measure -> (title of its axis, whether higher is better).
 AXES = {
     "kid": ("KID to real images x 1000, lower is better", False),
@@ -40,11 +48,61 @@ FAMILIES = {
     "LatentCRF": ("#d55e00", "star"),
 }
 REFINERS = {"bypass": "Bypass without parameters", "plain": "Plain network", "LatentCRF": "LatentCRF"}
+NEEDED = ("method", "solver", "steps", "bypass", "refiner", "unet_calls", "time_ratio")
 
 
 def family(row: pd.Series) -> str:
     """Which of `FAMILIES` a row of the benchmark's table belongs to."""
     return REFINERS.get(row["refiner"], row["solver"])
+
+
+def with_families(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with a column `family`, and empty cells of bypass and refiner as "" (a CSV gives NaN)."""
+    filled = {name: table[name].astype(object).fillna("") for name in ("refiner", "bypass") if name in table}
+    rows = table.assign(**filled).reset_index(drop=True)
+    return rows.assign(family=rows.apply(family, axis=1))
+
+
+def families_of(table: pd.DataFrame) -> list[str]:
+    """Those of `FAMILIES` that the table holds, in their order."""
+    held = set(with_families(table)["family"])
+    return [name for name in FAMILIES if name in held]
+
+
+def measures_of(table: pd.DataFrame) -> list[str]:
+    """Those of `AXES` that the table holds values of, in their order."""
+    return [name for name in AXES if name in table and table[name].notna().any()]
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """benchmark.csv as `analysis.benchmark` wrote it.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is no such table; the message names what is missing.
+    """
+    table = pd.read_csv(path)
+    missing = [name for name in NEEDED if name not in table]
+    if missing or table.empty or not measures_of(table):
+        lacks = f"column {missing[0]!r} is missing" if missing else "it has no measured rows"
+        raise ValueError(f"{path} is not a table of analysis.benchmark: {lacks}.")
+    return table
+
+
+def sample_file(method: str) -> str:
+    """The file in the benchmark's folder `samples` with a method's row of images, as `analysis.benchmark` names it."""
+    return "".join(letter if letter.isalnum() or letter in "+-" else "_" for letter in method) + ".png"
+
+
+def samples(folder: Path, methods: Sequence[str]) -> dict[str, np.ndarray]:
+    """Rows of images, uint8 (H, W, 3), by method, of those that have one in `folder`."""
+    found = {}
+    for method in methods:
+        path = folder / sample_file(method)
+        if path.is_file():
+            with Image.open(path) as image:
+                found[method] = np.asarray(image.convert("RGB"))
+    return found
 
 
 def pareto(times: np.ndarray, values: np.ndarray, higher_is_better: bool) -> np.ndarray:
@@ -58,55 +116,137 @@ def pareto(times: np.ndarray, values: np.ndarray, higher_is_better: bool) -> np.
     return np.array(front, dtype=int)
 
 
-def figure(table: pd.DataFrame, measure: str = "kid") -> go.Figure:
-    """Quality against time of the rows of benchmark.csv, with 95 % intervals.
+def chosen(table: pd.DataFrame, measure: str, families: Sequence[str] | None = None) -> pd.DataFrame:
+    """The rows that the figure shows, with their `family`; the full run's distance to itself is none of them.
 
     Raises:
-        ValueError: the table does not hold `measure`, or it is not one of `AXES`.
+        ValueError: the table does not hold `measure` or one of `families`, or nothing is left to show.
     """
-    if measure not in AXES or measure not in table:
-        held = [name for name in AXES if name in table]
+    held = measures_of(table)
+    if measure not in held:
         raise ValueError(f"measure {measure!r} is not in the table; accepted are {', '.join(held)}.")
+    rows = with_families(table).dropna(subset=[measure])
+    if families is not None:
+        known = families_of(table)
+        if unknown := [name for name in families if name not in known]:
+            raise ValueError(f"family {unknown[0]!r} is not in the table; accepted are {', '.join(known)}.")
+        rows = rows[rows["family"].isin(families)]
+    if measure.endswith("_full"):
+        rows = rows[rows["method"] != FULL]
+    if rows.empty:
+        raise ValueError("no method is left to show; choose at least one family.")
+    return rows.reset_index(drop=True)
+
+
+def figure(
+    table: pd.DataFrame, measure: str = "kid", families: Sequence[str] | None = None, **looks: bool
+) -> go.Figure:
+    """Quality against time of the rows of benchmark.csv, with 95 % intervals of both.
+
+    Args:
+        families: those of `FAMILIES` to show (default: all); the front is drawn among them.
+        looks: presentation and on_page, as of `styled`.
+
+    Raises:
+        ValueError: as of `chosen`.
+    """
+    rows = chosen(table, measure, families)
     title, higher = AXES[measure]
-    rows = table.dropna(subset=[measure]).reset_index(drop=True)
-    rows = rows.assign(refiner=rows["refiner"].astype(object).fillna(""))  # an empty cell is read as NaN
-    rows = rows.assign(family=rows.apply(family, axis=1))
     factor = FACTORS.get(measure, 1.0)
-    value, low, high = (factor * rows[name] for name in (measure, f"{measure}_low", f"{measure}_high"))
+    value = factor * rows[measure]
     drawn = go.Figure()
     front = pareto(rows["time_ratio"].to_numpy(), value.to_numpy(), higher)
     drawn.add_scatter(
         x=rows["time_ratio"].iloc[front], y=value.iloc[front], mode="lines", name="Pareto front",
         line={"color": "#666666", "dash": "dot", "width": 2}, hoverinfo="skip",
     )  # fmt: skip
+    texts = [_hover(row, measure, factor) for _, row in rows.iterrows()]
     for name, (colour, symbol) in FAMILIES.items():
         own = rows["family"] == name
         if not own.any():
             continue
-        y = value[own]
         drawn.add_scatter(
-            x=rows["time_ratio"][own], y=y, mode="markers", name=name,
-            marker={"color": colour, "symbol": symbol, "size": 14 if name == "LatentCRF" else 11,
+            x=rows["time_ratio"][own], y=value[own], mode="markers", name=name,
+            marker={"color": colour, "symbol": symbol, "size": 16 if name == "LatentCRF" else 11,
                     "line": {"color": "#333333", "width": 1}},
-            error_y={"type": "data", "symmetric": False, "array": high[own] - y, "arrayminus": y - low[own],
-                     "thickness": 1, "width": 3},
-            customdata=rows[own][["method", "unet_calls"]],
-            hovertemplate="%{customdata[0]}<br>%{customdata[1]} U-Net calls<br>time %{x:.2f} of the full run<br>"
-                          "%{y:.4g}<extra></extra>",
+            error_x=_bars(rows[own], "time_ratio", 1.0), error_y=_bars(rows[own], measure, factor),
+            customdata=[[text] for text, kept in zip(texts, own, strict=True) if kept],
+            hovertemplate="%{customdata[0]}<extra></extra>",
+        )  # fmt: skip
+    full = table[table["method"] == FULL]
+    if len(full) and not measure.endswith("_full") and pd.notna(full[measure].iloc[0]):
+        drawn.add_hline(
+            y=factor * full[measure].iloc[0], line={"color": FAMILIES["DDIM"][0], "width": 1, "dash": "dash"},
+            annotation_text="full LDM", annotation_position="top left",
         )  # fmt: skip
     drawn.update_xaxes(title="Sampler time / time of the full run (DDIM, 50 steps)", type="log", tickformat=".2g")
     drawn.update_xaxes(tickvals=[0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0])
     drawn.update_yaxes(title=title)
-    drawn.update_layout(
-        title=f"Quality against time: {title.split(',')[0]}",
-        template="plotly_white",
-        font={"size": 16},
-        legend={"orientation": "h", "yanchor": "top", "y": -0.18, "x": 0},
-        margin={"l": 90, "r": 30, "t": 70, "b": 150},
-        width=1180,
-        height=700,
+    drawn.update_layout(legend={"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0})
+    count = ""
+    if "prompts" in rows and "seeds" in rows:
+        count = f" ({int(rows['prompts'].iloc[0])} prompts x {int(rows['seeds'].iloc[0])} seeds, 95 % intervals)"
+    return styled(drawn, f"Quality against time: {title.split(',')[0]}{count}", height=640, **looks)
+
+
+def _bars(rows: pd.DataFrame, name: str, factor: float) -> dict[str, Any]:
+    """Plotly's error bars of a column with its interval; none where the table has none."""
+    if f"{name}_low" not in rows:
+        return {}
+    value, low, high = (factor * rows[column] for column in (name, f"{name}_low", f"{name}_high"))
+    return {"type": "data", "symmetric": False, "array": high - value, "arrayminus": value - low,
+            "thickness": 1, "width": 3}  # fmt: skip
+
+
+def _hover(row: pd.Series, measure: str, factor: float) -> str:
+    """A point's settings and values, line by line."""
+
+    def told(name: str, factor: float) -> str:
+        text = f"{factor * row[name]:.3g}"
+        if pd.notna(row.get(f"{name}_low")):
+            text += f" ({factor * row[f'{name}_low']:.3g} to {factor * row[f'{name}_high']:.3g})"
+        return text
+
+    lines = [f"<b>{row['method']}</b>", f"{row['solver']}, {row['steps']} steps, {row['unet_calls']} U-Net calls"]
+    if row["bypass"]:
+        lines.append(f"steps {row['bypass']} bypassed: {row['family']}")
+    return "<br>".join(
+        [*lines, f"time {told('time_ratio', 1.0)} of the full run", f"{measure} {told(measure, factor)}"]
     )
-    return drawn
+
+
+def shown(table: pd.DataFrame, measure: str, families: Sequence[str] | None = None) -> pd.DataFrame:
+    """The figure's rows as a table to read: method, family, U-Net calls, time, the measure and its interval.
+
+    Raises:
+        ValueError: as of `chosen`.
+    """
+    rows = chosen(table, measure, families)
+    factor = FACTORS.get(measure, 1.0)
+    label = AXES[measure][0].split(",")[0]
+    columns = {
+        "Method": rows["method"],
+        "Family": rows["family"],
+        "U-Net calls": rows["unet_calls"],
+        "Time / full run": rows["time_ratio"].round(3),
+        label: (factor * rows[measure]).round(4),
+    }
+    if f"{measure}_low" in rows:
+        low, high = (factor * rows[f"{measure}_{end}"] for end in ("low", "high"))
+        columns["95 % interval"] = pd.Series([f"{a:.4g} to {b:.4g}" for a, b in zip(low, high, strict=True)])
+    return pd.DataFrame(columns).sort_values("Time / full run", ignore_index=True)
+
+
+def results(
+    table: pd.DataFrame, measure: str, families: Sequence[str] | None = None, folder: Path | None = None
+) -> Results:
+    """The table, its figure, and the methods' rows of images where `folder` holds them."""
+    images = samples(folder, list(table["method"])) if folder else {}
+    options = {"measure": measure, "families": None if families is None else list(families)}
+    return Results(
+        "frontier", options, {"benchmark": table}, {"frontier": figure(table, measure, families)},
+        {sample_file(method).removesuffix(".png"): image for method, image in images.items()},
+    )  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -114,17 +254,32 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m analysis.frontier", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--table", type=Path, required=True, metavar="FILE", help="benchmark.csv of analysis.benchmark")
-    add("--out", type=Path, required=True, metavar="PATH", help="of the figure, without ending: .html and .png follow")
+    add("--table", type=Path, metavar="FILE",
+        help="benchmark.csv of analysis.benchmark (default: the one beside --from's file, else the shipped one)")  # fmt: skip
+    add("--out", required=True, metavar="PATH", help="of the figure, without ending; or a folder, for everything")
     add("--measure", choices=sorted(AXES), default="kid", help="the quality drawn (default kid)")
-    options = parser.parse_args(arguments)
+    add("--families", nargs="+", metavar="FAMILY", help=f"those shown, of {', '.join(FAMILIES)} (default: all)")
+    options = parse(parser, "frontier", arguments)
+    beside = options.settings_file.with_name("benchmark.csv") if options.settings_file else SHIPPED
+    source = options.table or (beside if beside.is_file() else SHIPPED)
+    whole, out = options.out.endswith(("/", os.sep)) or Path(options.out).is_dir(), Path(options.out)
     try:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_figure(figure(pd.read_csv(options.table), options.measure), options.out)
-    except (OSError, ValueError, KeyError) as error:
+        table = read_table(source)
+        if whole:
+            made = results(table, options.measure, options.families, _samples_of(source))
+            print(f"written: {out}/{', '.join(write_results(made, out))}")
+        else:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            write_figure(figure(table, options.measure, options.families), out)
+    except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _samples_of(table: Path) -> Path:
+    """The images beside a table: in the benchmark's folder `samples`, or in an export's own folder."""
+    return folder if (folder := table.with_name("samples")).is_dir() else table.parent
 
 
 if __name__ == "__main__":

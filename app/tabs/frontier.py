@@ -1,0 +1,154 @@
+"""The frontier tab: the benchmark's table as a figure, quality against time, and what the methods' images look like."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from app import html
+from app.page import AT_ONCE, Page, build_export, note
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.export import Results
+
+SHIPPED = Path(__file__).parents[2] / "assets" / "results" / "benchmark"
+COMMAND = "python -m analysis.benchmark --data data/emoji --out results/benchmark"
+MEASURES = {
+    "KID to real images": "kid",
+    "Frechet distance to real images": "frechet",
+    "Prompted subject nearest (R@1)": "r_at_1",
+    "Prompted subject among 5 nearest (R@5)": "r_at_5",
+    "LPIPS to the full run": "lpips_full",
+    "PSNR to the full run": "psnr_full",
+    "Latent MSE to the full run": "latent_mse_full",
+    "Diversity: pairwise LPIPS": "pairwise_lpips",
+    "Diversity: Vendi score": "vendi",
+}
+ABSENT = (
+    f"No benchmark is shipped with this copy. Make one with {COMMAND}, and put its benchmark.csv and samples into {{}}."
+)
+NO_SAMPLE = f"No images of this method are shipped: {COMMAND} writes them into results/benchmark/samples."
+READING = (
+    "Each point is a way to sample: the further left, the faster. The vertical axis says whether higher or lower is better; "
+    "bars are 95 % intervals. No method shown beats those on the dotted line in both time and quality. The dashed line is "
+    "the full LDM. Point at a mark for its settings."
+)
+COMPUTED = (
+    "All methods drew the same prompts from the same noise; intervals by bootstrap over the prompts; times are medians of runs "
+    f"interleaved with the full LDM's. The table is what <code>{COMMAND}</code> wrote."
+)
+
+
+# ---------------------------------------------------------------------------------------- handlers
+
+
+def shipped() -> "tuple[pd.DataFrame | None, str]":
+    """The benchmark's table that comes with the project, or None and why there is none."""
+    from analysis.frontier import read_table
+
+    path = SHIPPED / "benchmark.csv"
+    if not path.is_file():
+        return None, ABSENT.format("/".join(SHIPPED.parts[-3:]))
+    try:
+        return read_table(path), ""
+    except (OSError, ValueError):
+        return None, f"The benchmark's table in this copy cannot be read. Make it again with {COMMAND}."
+
+
+def first() -> list[Any]:
+    """Choices of measure, families and method, as far as the shipped table goes."""
+    table, _ = shipped()
+    if table is None:
+        return [gr.skip(), gr.skip(), gr.skip()]
+    from analysis.frontier import families_of, measures_of
+
+    held = measures_of(table)
+    measures = [label for label, name in MEASURES.items() if name in held]
+    families, methods = families_of(table), list(table["method"])
+    ours = next((name for name in methods if "LatentCRF" in name), methods[0])
+    return [
+        gr.update(choices=measures, value=measures[0]),
+        gr.update(choices=families, value=families, visible=True),
+        gr.update(choices=methods, value=ours, visible=True),
+    ]
+
+
+def draw(label: str, families: list[str], presentation: bool) -> list[Any]:
+    """Status, figure, table, and what an export would hold."""
+    table, problem = shipped()
+    if table is None:
+        return [html.message(problem), None, gr.update(visible=False), None]
+    from analysis.frontier import figure, shown
+
+    try:
+        drawn = figure(table, MEASURES[label], families, presentation=bool(presentation), on_page=True)
+        rows = shown(table, MEASURES[label], families)
+    except ValueError as error:
+        return [html.message(str(error).capitalize(), "error"), gr.skip(), gr.skip(), gr.skip()]
+    made = {"measure": MEASURES[label], "families": families}
+    return [html.message(f"{len(rows)} methods."), drawn, gr.update(value=rows, visible=True), made]
+
+
+def sample(method: str | None) -> list[Any]:
+    """A method's row of images, and a sentence about it."""
+    from analysis.frontier import samples
+
+    table, _ = shipped()
+    if table is None or method not in set(table["method"]):  # a file name is made of it: only those that we know
+        return [gr.update(visible=False), ""]
+    found = samples(SHIPPED / "samples", [str(method)])
+    if not found:
+        return [gr.update(visible=False), html.message(NO_SAMPLE)]
+    text = f"{method}: the first images of its prompts, the same prompts and noise for every method."
+    return [gr.update(value=found[str(method)], visible=True), html.message(text)]
+
+
+def results(made: dict[str, Any]) -> "Results":
+    """The export.
+
+    Raises:
+        ValueError: the table has gone since it was shown.
+    """
+    from analysis.frontier import results
+
+    table, problem = shipped()
+    if table is None:
+        raise ValueError(problem)
+    return results(table, made["measure"], made["families"], SHIPPED / "samples")
+
+
+# ------------------------------------------------------------------------------------------ layout
+
+
+def build(page: Page) -> None:
+    """Lay the tab out and connect it; call it within a `gr.Tab`."""
+    with gr.Row(elem_classes="controls"):
+        measure = gr.Dropdown(list(MEASURES), value="KID to real images", label="Quality", elem_id="frontier-measure")
+        families = gr.CheckboxGroup([], label="Methods", scale=3, visible=False, elem_id="frontier-families")
+    status = gr.HTML(elem_id="frontier-status", padding=False)
+    figure = gr.Plot(show_label=False, container=False, elem_id="frontier-figure")
+    gr.HTML(note(READING, COMPUTED), padding=False)
+    with gr.Row(elem_classes="controls"):
+        method = gr.Dropdown([], label="Images of", visible=False, elem_id="frontier-method")
+    images = gr.Image(
+        show_label=False, format="png", interactive=False, visible=False, buttons=["download", "fullscreen"],
+        alt_text="Sample images of the method chosen, side by side", elem_id="frontier-images",
+    )  # fmt: skip
+    words = gr.HTML(elem_id="frontier-words", padding=False)
+    rows = gr.Dataframe(
+        interactive=False, visible=False, label="The figure's rows, by time", max_height=420, elem_id="frontier-table"
+    )
+    made: gr.State = gr.State(None)
+    with gr.Row(elem_classes="controls"):
+        build_export("frontier", made, results)
+
+    look: list[Any] = [measure, families, page.presentation]
+    drawn = [status, figure, rows, made]
+    # `input` and not `change`: what `first` fills in is drawn once, after it.
+    ready = gr.on(None, first, None, [measure, families, method], **AT_ONCE)
+    ready.then(draw, look, drawn, **AT_ONCE).then(sample, method, [images, words], **AT_ONCE)
+    changed = [measure.input, families.input, page.presentation.change]
+    gr.on(changed, draw, look, drawn, trigger_mode="always_last", **AT_ONCE)
+    method.input(sample, method, [images, words], **AT_ONCE)
