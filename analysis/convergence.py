@@ -24,7 +24,7 @@ from torch import Tensor
 
 from analysis.export import Results, parse, write_results
 from analysis.generate import GUIDANCE, decode, encode, initial_noise, load_pipeline, scheduled
-from analysis.grid import image_grid
+from analysis.grid import data_uri, image_grid
 from analysis.measures import to_pixels
 from analysis.quality import BYPASS, STEPS
 from analysis.style import SERIES, styled
@@ -36,6 +36,7 @@ from latentcrf.solver import SOLVERS
 ITERATIONS = 10
 SHOWN = (0, 1, 2, 3, 4, 5, 10)
 AMPLIFIED = 10  # times, in the difference images
+SETTLED = 0.99  # of the descent
 TERMS = {"total": "total", "unary": "unary", "pairwise": "pairwise", "higher_order": "higher-order"}
 
 
@@ -46,36 +47,40 @@ class Convergence:
     Attributes:
         table: columns seed, solver, iteration, unary, pairwise, higher_order, total, residual.
         images: uint8 (len(SHOWN), n, H, W, 3), decoded: before the CRF, then after 1, 2, ... iterations.
-        maps: the energy of each site before the CRF and after the last iteration, (2, n, h, w).
+        maps: each term's energy, and the total, of each site before the CRF and after the last iteration, (2, n, h, w).
+        bf16: whether the networks computed in bfloat16.
     """
 
     prompt: str
     seeds: list[int]
     table: pd.DataFrame
     images: np.ndarray
-    maps: np.ndarray
+    maps: dict[str, np.ndarray]
+    bf16: bool
 
 
-def energy_map(y: Tensor, p: Potentials) -> Tensor:
-    """The energy of each site (B, h, w) for latents y (B, C, h, w); the sites' sum is the energy.
+def energy_maps(y: Tensor, p: Potentials) -> dict[str, Tensor]:
+    """The energy of each site (B, h, w) for latents y (B, C, h, w), by term and `total`; summed over the sites each is
+    that of `crf.energy`.
 
     A pair's energy is shared evenly by its two sites, an expert's belongs to the centre of its clique:
 
         e_i = lambda_i ||y_i - u_i||^2 / 2 + sum_j s_ij ||z_i - z_j||^2 / 4 + sum_k alpha_ki rho(r_ki),    z = W y
         sum_j s_ij ||z_i - z_j||^2 = d_i ||z_i||^2 - 2 z_i . sum_j s_ij z_j + sum_j s_ij ||z_j||^2
     """
-    site = (p.weight * (y - p.u).square()).sum(1) / 2
+    unary = (p.weight * (y - p.u).square()).sum(1) / 2
+    maps = {"unary": unary, "pairwise": torch.zeros_like(unary), "higher_order": torch.zeros_like(unary)}
     if p.pairwise is not None:
         phi = p.pairwise.features
         z = torch.einsum("mc,bchw->bmhw", p.pairwise.mixing, y)
         z = z - z.mean(dim=(2, 3), keepdim=True)  # only differences count; centred, the sums hardly cancel
         norm = z.square().sum(1, keepdim=True)
         pairs = degree(phi) * norm - 2 * (z * messages(z, phi)).sum(1, keepdim=True) + messages(norm, phi)
-        site = site + pairs[:, 0] / 4
+        maps["pairwise"] = pairs[:, 0] / 4
     if p.experts is not None:
         r = respond(y, p.experts.filters) - p.experts.response
-        site = site + (p.experts.reliability * torch.log1p(r.square() / 2)).sum(1)
-    return site
+        maps["higher_order"] = (p.experts.reliability * torch.log1p(r.square() / 2)).sum(1)
+    return maps | {"total": maps["unary"] + maps["pairwise"] + maps["higher_order"]}
 
 
 @torch.inference_mode()
@@ -131,14 +136,23 @@ def compute(
     pictures = [observation.denoised, *(kept[i] for i in SHOWN[1:])]
     images = np.stack([to_pixels(decode(pipeline, latents.float(), bf16=False)) for latents in pictures])
     ends = (observation.denoised.float(), kept[ITERATIONS])
-    maps = torch.stack([energy_map(y, potentials) for y in ends]).cpu().numpy()
-    return Convergence(prompt, seeds, pd.concat(rows, ignore_index=True), images, maps)
+    found = [energy_maps(y, potentials) for y in ends]
+    maps = {name: torch.stack([sites[name] for sites in found]).cpu().numpy() for name in TERMS}
+    return Convergence(prompt, seeds, pd.concat(rows, ignore_index=True), images, maps, bf16)
 
 
 def curves(table: pd.DataFrame, **looks: bool) -> go.Figure:
-    """Energy by term, and residual on a logarithmic axis, against the iteration: mean over the seeds."""
+    """Energy by term, and residual on a logarithmic axis, against the iteration: mean over the seeds, and thin lines
+    of single seeds."""
     drawn = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08)
     mean = table.groupby(["solver", "iteration"]).mean(numeric_only=True).reset_index()
+    quantities = [(name, title, 1, colour) for (name, title), colour in zip(TERMS.items(), SERIES, strict=False)]
+    for name, title, row, colour in [*quantities, ("residual", "residual", 2, SERIES[-1])]:
+        for seed, own in table[table["solver"] == "3mg"].groupby("seed"):
+            drawn.add_scatter(
+                x=own["iteration"], y=own[name], mode="lines", row=row, col=1, name=f"{title}, seed {seed}",
+                line={"color": colour, "width": 1}, opacity=0.4, showlegend=False,
+            )  # fmt: skip
     for solver, dash in zip(SOLVERS, ("solid", "dot"), strict=True):
         own = mean[mean["solver"] == solver]
         for (name, title), colour in zip(TERMS.items(), SERIES, strict=False):
@@ -158,17 +172,21 @@ def curves(table: pd.DataFrame, **looks: bool) -> go.Figure:
     drawn.update_yaxes(title="Energy", row=1, col=1)
     drawn.update_yaxes(title="Residual", type="log", exponentformat="power", row=2, col=1)
     count = table["seed"].nunique()
-    title = f"The CRF has converged after about four iterations (mean of {count} seed{'s' if count > 1 else ''})"
-    return styled(
-        drawn, title if converged(table) else f"Energy and residual (mean of {count} seeds)", height=640, **looks
+    made = settled(table)
+    title = (
+        "Energy and residual" if made is None else f"{SETTLED:.0%} of the energy's descent is made by iteration {made}"
     )
+    return styled(drawn, f"{title} (mean of {count} seed{'s' if count > 1 else ''})", height=640, **looks)
 
 
-def converged(table: pd.DataFrame) -> bool:
-    """Whether 99 % of the solver's whole energy descent is made by iteration 4, in the mean over the seeds."""
+def settled(table: pd.DataFrame) -> int | None:
+    """The first iteration by which a share `SETTLED` of the solver's whole energy descent is made, in the mean over the
+    seeds; None where the energy does not fall."""
     total = table[table["solver"] == "3mg"].groupby("iteration")["total"].mean()
     fall = total.loc[0] - total.loc[ITERATIONS]
-    return bool(total.loc[4] - total.loc[ITERATIONS] <= 0.01 * max(fall, 1e-12))
+    if not fall > 0:
+        return None
+    return int((total.loc[0] - total >= SETTLED * fall).idxmax())
 
 
 def figures(found: Convergence, **looks: bool) -> dict[str, go.Figure]:
@@ -176,19 +194,28 @@ def figures(found: Convergence, **looks: bool) -> dict[str, go.Figure]:
     rows = ["before", *(f"{i}" for i in SHOWN[1:])]
     columns = [f"seed {seed}" for seed in found.seeds]
     difference = np.abs(found.images.astype(int) - found.images[-1:].astype(int)) * AMPLIFIED
-    heat = go.Figure()
-    low, high = float(found.maps.min()), float(found.maps.max())
+    total = found.maps["total"]
+    low, high = float(total.min()), float(total.max())
+    scale = total.shape[-1] / found.images.shape[-2]  # sites a pixel
+    grey = found.images.mean(-1, keepdims=True).repeat(3, -1).astype(np.uint8)  # so that all colour is the map's
     heat = make_subplots(rows=2, cols=len(found.seeds), row_titles=["before", f"after {ITERATIONS}"], column_titles=columns,
                          horizontal_spacing=0.01, vertical_spacing=0.03)  # fmt: skip
-    for row, maps in enumerate(found.maps):
+    for row, maps in enumerate(total):
         for column, sites in enumerate(maps):
+            heat.add_image(  # the image, in grey, under its map: their corners meet
+                source=data_uri(grey[(0, -1)[row], column]), dx=scale, dy=scale, x0=(scale - 1) / 2, y0=(scale - 1) / 2,
+                hoverinfo="skip", row=row + 1, col=column + 1,
+            )  # fmt: skip
             heat.add_heatmap(
-                z=sites, zmin=low, zmax=high, colorscale="Cividis", row=row + 1, col=column + 1,
+                z=sites, zmin=low, zmax=high, colorscale="Cividis", opacity=0.7, row=row + 1, col=column + 1,
                 showscale=row + column == 0, colorbar={"title": {"text": "energy"}},
-                hovertemplate="site %{x}, %{y}<br>energy %{z:.3g}<extra></extra>",
+                customdata=np.stack([found.maps[name][row, column] for name in list(TERMS)[1:]], axis=-1),
+                hovertemplate="site %{x}, %{y}<br>energy %{z:.3g}: unary %{customdata[0]:.2g}, pairwise "
+                "%{customdata[1]:.2g}, higher-order %{customdata[2]:.2g}<extra></extra>",
             )  # fmt: skip
     styled(heat, "Energy of each site of the latents: where the CRF sees something to mend", **looks)
     heat.update_xaxes(visible=False)
+    heat.update_xaxes(constrain="domain")
     heat.update_yaxes(visible=False, autorange="reversed", constrain="domain")
     return {
         "curves": curves(found.table, **looks),
@@ -215,7 +242,8 @@ def main(arguments: list[str] | None = None) -> int:
     add("--prompt", default="red apple", help="(default: red apple)")
     add("--seeds", type=int, default=4, metavar="N", help="number of seeds, 1 to 6 (default 4)")
     add("--seed", type=int, default=0, help="the first (default 0)")
-    add("--bypass", type=int, nargs=2, default=BYPASS, metavar=("FIRST", "LAST"), help="of 50 steps (default 33 49)")
+    add("--bypass", type=int, nargs=2, default=BYPASS, metavar=("FIRST", "LAST"), help="steps left out (default 33 49)")
+    add("--steps", type=int, default=STEPS, metavar="N", help=f"of the full run, 2 to 200 (default {STEPS})")
     add("--guidance", type=float, default=GUIDANCE, help=f"guidance scale (default {GUIDANCE:g})")
     add("--model", type=Path, default=MODELS / "emoji-ldm", metavar="FOLDER", help="pipeline (default: shipped)")
     add("--crf", type=Path, default=MODELS / "emoji-latentcrf", metavar="FOLDER", help="LatentCRF (default: shipped)")
@@ -223,13 +251,17 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(parser, "convergence", arguments)
     if not 1 <= options.seeds <= 6:
         parser.error(f"--seeds {options.seeds} is out of range: 1 to 6.")
+    if not 2 <= options.steps <= 200:
+        parser.error(f"--steps {options.steps} is out of range: 2 to 200.")
+    if not options.prompt.strip():
+        parser.error("--prompt was left empty.")
     try:
         found = compute(
             load_pipeline(options.model), LatentCRF.from_pretrained(options.crf).eval(), options.prompt,
-            [options.seed + i for i in range(options.seeds)], bypass=tuple(options.bypass), guidance=options.guidance,
-            bf16=not options.fp32,
+            [options.seed + i for i in range(options.seeds)], bypass=tuple(options.bypass), steps=options.steps,
+            guidance=options.guidance, bf16=not options.fp32,
         )  # fmt: skip
-        named = {name: getattr(options, name) for name in ("prompt", "seeds", "seed", "guidance", "fp32")}
+        named = {name: getattr(options, name) for name in ("prompt", "seeds", "seed", "steps", "guidance", "fp32")}
         names = write_results(results(found, named | {"bypass": list(options.bypass)}), options.out)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -26,6 +26,7 @@ COMPUTING: dict[str, Any] = {
     "show_progress": "hidden",
 }
 AT_ONCE: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+PROGRESS_SECONDS = 0.7
 COMPARE = "compare"  # the compare tab's id
 log = logging.getLogger(__name__)
 
@@ -104,13 +105,17 @@ def said(text: str, *, busy: bool = False, error: bool = False) -> list[Any]:
 def watched(services: Services, work: Callable[..., None], ticket: float, turns: Turns) -> Iterator[Any]:
     """What `services.stream(work)` reports, until the visitor cancels; then the work is stopped and this ends.
 
-    A failure ends it with a last item, a `Failed` with a sentence for the visitor; details are logged.
+    Plain numbers, which only say how far the work is, are passed on a few times a second at most: each costs the browser
+    more than a step costs us. A failure ends it with a last item, a `Failed` with a sentence for the visitor; details are logged.
     """
-    events = services.stream(work)
+    events, told = services.stream(work), time.monotonic()
     try:
         for event in events:
             if ticket <= turns.stopped:
                 return
+            if isinstance(event, int) and time.monotonic() - told < PROGRESS_SECONDS:
+                continue
+            told = time.monotonic()
             yield event
     except ModelsError as error:
         log.error("%s", error)

@@ -19,22 +19,25 @@ if TYPE_CHECKING:
 COUNT = Limit("Seeds", 1, 6)
 FIGURES = {
     "images": note(
-        "A row an iteration, a column a seed. The first row is the LDM's own estimate, before the CRF. After about four "
-        "iterations nothing changes any more.",
+        "A row an iteration, a column a seed. The first row is the LDM's own estimate, before the CRF; from it to the second "
+        "row both the target that the CRF's network proposes and one iteration are at work.",
         "The LDM runs once a seed up to the hand-over; the CRF's solver then yields its iterates, each decoded by itself.",
     ),
     "curves": note(
-        "The energy falls at every iteration and then stands still; the residual is the length of an iteration's step over "
-        "the latents' own. Dotted: the plain damped mean-field update, which needs far more iterations.",
-        "Energy of equations (1) to (4) of <code>latentcrf/potentials.py</code>, summed over the sites, mean over the seeds.",
+        "The energy never rises; the residual is the length of an iteration's step over the latents' own. Thick: mean over "
+        "the seeds; thin: single seeds. Dotted: the plain damped mean-field update, for comparison.",
+        "Energy of equations (1) to (4) of <code>latentcrf/potentials.py</code>, summed over the sites. Iteration 0 is the solver's "
+        "start, the minimizer of the unary term.",
     ),
     "difference": note(
         "White is no difference to the last iterate; what is dark the CRF has yet to mend.",
         "Absolute difference of the 8-bit images, amplified as the title says.",
     ),
     "energy-maps": note(
-        "Yellow sites are those that the energy disagrees with; after the CRF they are darker. Each site is 8 x 8 pixels.",
-        "Each site's share: its unary term, half of its pairs, and the experts centred on it.",
+        "The map lies over the image. Yellow sites are those that the energy disagrees with most, blue ones least; both rows "
+        "share one scale. Pointing at a site shows its terms.",
+        "Each site's share: its unary term, half of its pairs, and the experts centred on it; first row: the energy of the LDM's own "
+        "estimate.",
     ),
 }
 
@@ -54,13 +57,22 @@ def work(settings: Settings, seeds: list[int], models: "Models", report: Callabl
 
 
 def run(
-    services: Services, prompt: str, seed: float, count: float, start: float, end: float, presentation: bool,
-    ticket: float, turns: Turns,
+    services: Services, prompt: str, seed: float, count: float, steps: float, guidance: float, start: float, end: float,
+    presentation: bool, ticket: float, turns: Turns,
 ) -> Iterator[list[Any]]:  # fmt: skip
     """Yield status, buttons, what was found and its figures."""
     same = [gr.skip()] * (1 + len(FIGURES))
     try:
-        settings = Settings.parse({"prompt": prompt, "seed": seed, "bypass_start": start, "bypass_end": end})
+        settings = Settings.parse(
+            {
+                "prompt": prompt,
+                "seed": seed,
+                "steps": steps,
+                "guidance": guidance,
+                "bypass_start": start,
+                "bypass_end": end,
+            }
+        )
         number = int(COUNT.check(count))
     except SettingsError as error:
         yield [*said(str(error), error=True), *same]
@@ -75,7 +87,8 @@ def run(
             yield [*said(clock.told(event), busy=True), *same]
         else:
             made = {"found": event, "settings": settings}
-            yield [*said(f"“{settings.prompt}”, {number} seeds from {settings.seed}."), made, *draw(made, presentation)]
+            which = f"seed {settings.seed}" if number == 1 else f"{number} seeds from {settings.seed}"
+            yield [*said(f"“{settings.prompt}”, {which}."), made, *draw(made, presentation)]
             return
     if turns.stopped >= ticket:
         yield [*said("Stopped."), *same]
@@ -97,8 +110,9 @@ def results(made: dict[str, Any]) -> "Results":
 
     found: Convergence = made["found"]
     s: Settings = made["settings"]
-    options = {"prompt": s.prompt, "seeds": len(found.seeds), "seed": s.seed, "guidance": s.guidance}
-    return results(found, options | {"bypass": [s.bypass_start, s.bypass_end]})
+    options = {"prompt": s.prompt, "seeds": len(found.seeds), "seed": s.seed, "steps": s.steps}
+    options |= {"guidance": s.guidance, "fp32": not found.bf16, "bypass": [s.bypass_start, s.bypass_end]}
+    return results(found, options)
 
 
 # ------------------------------------------------------------------------------------------ layout
@@ -110,10 +124,22 @@ def build(page: Page) -> None:
         prompt = gr.Textbox(DEFAULTS.prompt, label="Prompt", max_lines=1, scale=4, elem_id="convergence-prompt")
         seed = gr.Number(0, label="First seed", min_width=100, elem_id="convergence-seed")
         count = gr.Number(4, label="Seeds", info="1 to 6", min_width=90, elem_id="convergence-seeds")
-        start = gr.Number(DEFAULTS.bypass_start, label="Bypass start", info=f"of {DEFAULTS.steps} steps", min_width=110)
-        end = gr.Number(DEFAULTS.bypass_end, label="Bypass end", info="above the start", min_width=110)
+        steps = gr.Number(DEFAULTS.steps, label="Steps", info="2 to 200", min_width=90, elem_id="convergence-steps")
+        guidance = gr.Number(
+            DEFAULTS.guidance, label="Guidance", info="1 to 15", step=0.1, min_width=90, elem_id="convergence-guidance"
+        )
+        start = gr.Number(
+            DEFAULTS.bypass_start, label="Bypass start", info="below the steps", min_width=110,
+            elem_id="convergence-bypass-start",
+        )  # fmt: skip
+        end = gr.Number(
+            DEFAULTS.bypass_end, label="Bypass end", info="above the start", min_width=110,
+            elem_id="convergence-bypass-end",
+        )  # fmt: skip
         runner = build_runner(
-            "convergence", "Draw", "One run of the LDM a seed up to the CRF: about 3 seconds a seed on two CPU cores."
+            "convergence",
+            "Draw",
+            "One run of the LDM for all seeds, up to the CRF; then the CRF's iterations from there.",
         )
     runner.status.render()
     plots = []
@@ -123,6 +149,6 @@ def build(page: Page) -> None:
     made: gr.State = gr.State(None)
     with gr.Row(elem_classes="controls"):
         build_export("convergence", made, results)
-    inputs = [prompt, seed, count, start, end, page.presentation]
+    inputs = [prompt, seed, count, steps, guidance, start, end, page.presentation]
     runner.connect(partial(run, page.services), inputs, [made, *plots])
     page.presentation.change(draw, [made, page.presentation], plots, **AT_ONCE)
