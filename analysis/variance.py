@@ -3,8 +3,9 @@
     python -m analysis.variance --data data/emoji --out results/variance --prompts 1000
 
 The full LDM and LatentCRF from the same noise: at each step the variance of the latents over all their dimensions, that
-of the clean estimate x0_hat, and the root mean square change of the latents, a step of the full run. Written to --out: runs.csv (a row a run and
-step), variance.csv (mean, 5th and 95th percentile over the runs) and a figure of each quantity as HTML and PNG.
+of the clean estimate x0_hat, and the root mean square change of the latents, a step of the full run. Written to --out:
+settings.json, variance.csv (mean, 5th and 95th percentile over the runs), runs.csv (a row a run and step) and a figure
+of each quantity as HTML and PNG. With --summary-only settings.json and variance.csv, about a hundred rows: what ships.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 from tqdm import tqdm
 
+from analysis import prompts as prompt_lists
 from analysis.export import Results, parse, write_results
 from analysis.generate import GUIDANCE, encode, initial_noise, load_pipeline, scheduled
 from analysis.quality import BYPASS, STEPS, core_subjects
@@ -111,7 +113,8 @@ def compute(
     """
     if len(prompts) != len(seeds):
         raise ValueError(f"one seed a prompt: got {len(prompts)} prompts and {len(seeds)} seeds.")
-    methods = {"full LDM": pipeline.scheduler, "LatentCRF": LatentCRFScheduler(pipeline.scheduler, crf, bypass=bypass)}
+    ours = "bypass without parameters" if crf is None else "LatentCRF"
+    methods = {"full LDM": pipeline.scheduler, ours: LatentCRFScheduler(pipeline.scheduler, crf, bypass=bypass)}
     for begin in range(0, len(prompts), batch_size):
         part = slice(begin, begin + batch_size)
         embeds, noise = encode(pipeline, prompts[part]), initial_noise(pipeline, seeds[part])
@@ -179,7 +182,7 @@ def figure(
     proposal: tuple[int, int] | None = None,
     **looks: bool,
 ) -> go.Figure:
-    """Mean with its band, both methods; the bypassed steps shaded, the CRF's jump drawn dashed.
+    """Mean with its band, each method; the bypassed steps shaded, the CRF's jump drawn dashed.
 
     Args:
         proposal: steps to mark as proposed for a bypass (`propose_bypass`).
@@ -193,7 +196,7 @@ def figure(
             raise ValueError(f"{given!r} is not drawn; accepted are {', '.join(accepted)}.")
     title, axis = QUANTITIES[quantity]
     drawn = go.Figure()
-    for method in ("full LDM", "LatentCRF"):
+    for method in (name for name in METHODS if name in set(summary["method"])):
         colour, symbol, _ = METHODS[method]
         own = summary[summary["method"] == method].sort_values("step").dropna(subset=[quantity, x])
         drawn.add_scatter(
@@ -209,10 +212,11 @@ def figure(
                 showlegend=index == 0, line={"color": colour, "width": 3}, marker={"size": 7, "symbol": symbol},
                 hovertemplate=f"{method}<br>{AXES[x]} %{{x}}<br>%{{y:.4g}}<extra></extra>",
             )  # fmt: skip
-        if method == "LatentCRF" and len(before) and len(after):
+        if method != "full LDM" and len(before) and len(after):
             ends = pd.concat([before.tail(1), after.head(1)])
             drawn.add_scatter(
-                x=ends[x], y=ends[quantity], mode="lines", name="the CRF's jump",
+                x=ends[x], y=ends[quantity], mode="lines",
+                name="the CRF's jump" if method == "LatentCRF" else "the jump",
                 line={"color": colour, "width": 3, "dash": "dash"}, hoverinfo="skip",
             )  # fmt: skip
     full = summary[summary["method"] == "full LDM"].sort_values("step").dropna(subset=[x])
@@ -232,10 +236,33 @@ def figure(
     return styled(drawn, f"{title}: mean and 5th to 95th percentile of {runs:,} runs", **looks)
 
 
-def results(summary: pd.DataFrame, options: dict[str, Any], bypass: tuple[int, int] = BYPASS) -> Results:
+def results(
+    summary: pd.DataFrame, options: dict[str, Any], bypass: tuple[int, int] = BYPASS, with_figures: bool = True
+) -> Results:
     """The summary and a figure of each quantity; `options` as of the command line."""
-    figures = {name: figure(summary, name, bypass) for name in QUANTITIES}
+    figures = {name: figure(summary, name, bypass) for name in QUANTITIES} if with_figures else {}
     return Results("variance", options, {"variance": summary}, figures)
+
+
+def number_or_parti(text: str) -> int | str:
+    """--prompts as a number of runs, 1 or more, or "parti"."""
+    if text.strip().lower() == "parti":
+        return "parti"
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"--prompts {text} is out of range: 1 or more, or parti.")
+    return int(text)
+
+
+def choose_prompts(options: argparse.Namespace) -> list[str]:
+    """The prompts that the command line asks for, one a run.
+
+    Raises:
+        PromptsError, DatasetError, OSError: they cannot be had.
+    """
+    if options.prompts == "parti":
+        return prompt_lists.parti()
+    listed = options.text or core_subjects(load(options.data)[0])["subject"].tolist()
+    return [listed[index % len(listed)] for index in range(options.prompts)]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -246,25 +273,28 @@ def main(arguments: list[str] | None = None) -> int:
     add("--data", type=Path, default=Path("data/emoji"), metavar="DIR", help="data set (default data/emoji)")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for tables and figures")
     add("--model", type=Path, default=MODELS / "emoji-ldm", metavar="FOLDER", help="pipeline (default: shipped)")
-    add("--crf", type=Path, default=MODELS / "emoji-latentcrf", metavar="FOLDER", help="LatentCRF (default: shipped)")
-    add("--prompts", type=int, default=1000, metavar="N", help="runs, one a prompt, in turn (default 1000)")
+    add("--crf", type=Path, default=MODELS / "emoji-latentcrf", metavar="FOLDER",
+        help="LatentCRF (default: shipped); none: the bypass without parameters")  # fmt: skip
+    add("--prompts", type=number_or_parti, default=1000, metavar="N",
+        help="runs, one a prompt, in turn (default 1000); parti: all Parti prompts, fetched, for Stable Diffusion")  # fmt: skip
     add("--text", nargs="+", metavar="PROMPT", help="the prompts (default: the data set's subjects)")
     add("--seed", type=int, default=0, help="of the first run (default 0)")
     add("--bypass", type=int, nargs=2, default=BYPASS, metavar=("FIRST", "LAST"), help="of 50 steps (default 33 49)")
     add("--guidance", type=float, default=GUIDANCE, help=f"guidance scale (default {GUIDANCE:g})")
     add("--batch-size", type=int, default=16, metavar="N", help="images at a time (default 16)")
     add("--fp32", dest="bf16", action="store_false", help="float32 networks instead of bfloat16")
+    add("--summary-only", action="store_true", help="write settings.json and variance.csv only")
     options = parse(parser, "variance", arguments)
-    for name in ("prompts", "batch_size"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} {getattr(options, name)} is out of range: 1 or more.")
+    if options.batch_size < 1:
+        parser.error(f"--batch-size {options.batch_size} is out of range: 1 or more.")
+    if options.prompts == "parti" and options.text:
+        parser.error("--prompts parti and --text name two sets of prompts; give one.")
     try:
-        subjects = options.text or core_subjects(load(options.data)[0])["subject"].tolist()
-        prompts = [subjects[index % len(subjects)] for index in range(options.prompts)]
-        seeds = [options.seed + index for index in range(options.prompts)]
-        bar = tqdm(total=2 * -(-options.prompts // options.batch_size), desc="variance", unit="batch")
+        prompts = choose_prompts(options)
+        seeds = [options.seed + index for index in range(len(prompts))]
+        bar = tqdm(total=2 * -(-len(prompts) // options.batch_size), desc="variance", unit="batch")
         parts = []
-        crf = LatentCRF.from_pretrained(options.crf).eval()
+        crf = None if str(options.crf) == "none" else LatentCRF.from_pretrained(options.crf).eval()
         for part in compute(
             load_pipeline(options.model), prompts, seeds, crf, tuple(options.bypass),
             guidance=options.guidance, batch_size=options.batch_size, bf16=options.bf16,
@@ -275,14 +305,18 @@ def main(arguments: list[str] | None = None) -> int:
         runs = pd.concat(parts, ignore_index=True)
         named = {"prompts": options.prompts, "text": options.text, "seed": options.seed, "bypass": list(options.bypass),
                  "guidance": options.guidance, "batch_size": options.batch_size, "fp32": not options.bf16}  # fmt: skip
-        made = results(summarize(runs), named, tuple(options.bypass))
+        if crf is None:
+            named["crf"] = "none"
+        made = results(summarize(runs), named, tuple(options.bypass), with_figures=not options.summary_only)
         names = write_results(made, options.out)
-        with replacing(options.out / "runs.csv") as temporary:
-            runs.to_csv(temporary, index=False, float_format="%.6g")
-    except (DatasetError, OSError, ValueError) as error:
+        if not options.summary_only:
+            with replacing(options.out / "runs.csv") as temporary:
+                runs.to_csv(temporary, index=False, float_format="%.6g")
+            names.append("runs.csv")
+    except (DatasetError, prompt_lists.PromptsError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"written: {options.out}/runs.csv, {', '.join(names)}")
+    print(f"written in {options.out}: {', '.join(names)}")
     return 0
 
 

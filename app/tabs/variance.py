@@ -1,12 +1,15 @@
 """The variance tab: where in a run little happens, and so what a bypass may leave out (paper, Fig. A.1)."""
 
+import json
 from collections.abc import Callable, Iterator
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from app import html
 from app.page import AT_ONCE, COMPARE, Clock, Failed, Page, Turns, build_export, build_runner, note, said, watched
 from app.services import Services
 from app.settings import MAX_SEED, Limit, SettingsError, check_prompt
@@ -16,10 +19,13 @@ if TYPE_CHECKING:
     from app.comparison import Models
 
 SHIPPED = Path(__file__).parents[2] / "assets" / "results" / "variance"
-COMMAND = "python -m analysis.variance --data data/emoji --out results/variance"
+FOLDER = "/".join(SHIPPED.parts[-3:])  # as a visitor's copy has it
+COMMAND = f"python -m analysis.variance --data data/emoji --summary-only --out {FOLDER}"
 PROMPTS = ("red apple", "pizza", "grinning face", "dog face", "red heart", "blue heart", "rocket", "house")
-STEPS, BYPASS = 50, (33, 49)
-RUNS, SEED = Limit("Runs", 2, 64), Limit("First seed", 0, MAX_SEED)
+STEPS, GUIDANCE, BYPASS = 50, 3.0, (33, 49)
+RUNS = Limit("Runs", 2, 64)
+SEED = Limit("First seed", 0, MAX_SEED - 64)  # the others follow it
+THRESHOLD = Limit("Threshold", 0.2, 10, 0.1)
 QUANTITIES = {
     "Latents": "variance",
     "Clean estimate": "estimate_variance",
@@ -30,7 +36,7 @@ BATCH = 8
 READING = (
     "Each line is the mean over the runs, the band reaches from the 5th to the 95th percentile. Grey: the steps that "
     "LatentCRF leaves out; the dashed segment is the CRF's jump across them. Green: the block of steps in each of which the "
-    "mean changes by less than the threshold."
+    "mean variance changes by no more than the threshold."
 )
 
 
@@ -46,7 +52,7 @@ def parse(text: str, runs: Any, seed: Any) -> tuple[list[str], list[int]]:
     count, first = int(RUNS.check(runs)), int(SEED.check(seed))
     lines = [line for line in (text or "").splitlines() if line.strip()]
     prompts = [check_prompt(line) for line in lines[:count]] or [check_prompt("")]
-    return [prompts[i % len(prompts)] for i in range(count)], [(first + i) % (MAX_SEED + 1) for i in range(count)]
+    return [prompts[i % len(prompts)] for i in range(count)], [first + i for i in range(count)]
 
 
 def work(prompts: list[str], seeds: list[int], models: "Models", report: Callable[[Any], None]) -> None:
@@ -55,7 +61,8 @@ def work(prompts: list[str], seeds: list[int], models: "Models", report: Callabl
 
     low = str(models.precision) != "torch.float32"
     for table in compute(
-        models.pipeline, prompts, seeds, models.crf, BYPASS, steps=STEPS, batch_size=BATCH, bf16=low
+        models.pipeline, prompts, seeds, models.crf, BYPASS,
+        steps=STEPS, guidance=GUIDANCE, batch_size=BATCH, bf16=low,
     ):  # fmt: skip
         report(table)
 
@@ -64,7 +71,7 @@ def run(
     services: Services, text: str, runs: float, seed: float, look: list[Any], ticket: float, turns: Turns
 ) -> Iterator[list[Any]]:
     """Yield status, buttons, the summary so far and its figure, a batch at a time."""
-    same = [gr.skip()] * 3
+    same = [gr.skip()] * 4
     try:
         prompts, seeds = parse(text, runs, seed)
     except SettingsError as error:
@@ -84,57 +91,91 @@ def run(
         tables.append(event)
         done = min(len(prompts), BATCH * (len(tables) // 2))
         if len(tables) % 2 == 0:
-            made = {"summary": summarize(pd.concat(tables)), "seed": seeds[0], "prompts": prompts}
+            options = {"prompts": done, "text": prompts[:done], "seed": seeds[0], "bypass": list(BYPASS),
+                       "guidance": GUIDANCE, "batch_size": BATCH, "fp32": in_float32(services)}  # fmt: skip
+            made = {"summary": summarize(pd.concat(tables)), "options": options, "shipped": False}
             finished = done == len(prompts)
-            text = f"{len(prompts)} runs." if finished else clock.told(done)
-            yield [*said(text, busy=not finished), made, *draw(made, *look)]
+            words = f"{len(prompts)} runs." if finished else clock.told(done)
+            yield [*said(words, busy=not finished), made, *draw(made, *look)]
     if made is None or turns.stopped >= ticket:
         yield [*said("Stopped."), *same]
+
+
+def in_float32(services: Services) -> bool:
+    """Whether the models compute in float32."""
+    return str(services.models.precision) == "torch.float32"
+
+
+def bypass_of(made: dict[str, Any]) -> tuple[int, int]:
+    """The bypass that a table was made with."""
+    first, last = made["options"].get("bypass", BYPASS)
+    return int(first), int(last)
+
+
+def computed(made: dict[str, Any] | None) -> str:
+    """How the figure was computed: its runs, and the command that makes its table."""
+    both = f"Both methods from the same noise, DDIM with {STEPS} steps."
+    if made is None:
+        return both
+    runs = int(made["summary"]["n"].max())
+    if made["shipped"]:
+        again = f"python -m analysis.variance --from {FOLDER}/settings.json --data data/emoji --out results/variance"
+        return f"{both} {runs:,} runs, the table that comes with the project; <code>{again}</code> makes it again."
+    seeds = f"{made['options']['seed']} to {made['options']['seed'] + runs - 1}"
+    prompts = list(dict.fromkeys(made["options"]["text"]))
+    told = ", ".join(prompts[:8]) + (", and others" if len(prompts) > 8 else "")
+    return f"{both} {runs} runs on this page, guidance {GUIDANCE:g}, seeds {seeds}; prompts in turn: {escape(told)}."
 
 
 def draw(
     made: dict[str, Any] | None, quantity: str, axis: str, log_y: bool, threshold: float, presentation: bool
 ) -> list[Any]:
-    """The figure, and the proposed bypass in words."""
+    """The figure, the proposed bypass in words, and the sentences under the figure."""
+    told = note(READING, computed(made))
     if made is None:
-        return [gr.skip(), f"No table is shipped. Make it: <code>{COMMAND}</code>"]
+        absent = (
+            f"No table is shipped with this copy: draw your own runs below, or make it with <code>{COMMAND}</code>."
+        )
+        return [gr.skip(), f'<p class="reading">{absent}</p>', told]
     from analysis.variance import figure, propose_bypass
 
-    found = propose_bypass(made["summary"], float(threshold) / 100)
+    try:
+        threshold = THRESHOLD.check(threshold)
+    except SettingsError as error:
+        return [gr.skip(), html.message(str(error), "error"), told]
+    found = propose_bypass(made["summary"], threshold / 100)
     drawn = figure(
-        made["summary"], QUANTITIES[quantity], BYPASS, AXES[axis], bool(log_y), proposal=found,
+        made["summary"], QUANTITIES[quantity], bypass_of(made), AXES[axis], bool(log_y), proposal=found,
         presentation=bool(presentation), on_page=True,
     )  # fmt: skip
     words = (
-        f"In no step does the mean variance change by less than {threshold:g} % of its range."
+        f"No step can be left out: in each the mean variance changes by more than {threshold:g} % of its range."
         if found is None
         else f"Proposed bypass: <b>{found[0]} to {found[1]}</b> of {STEPS} steps, {STEPS - found[1] + found[0]} U-Net calls "
         f"left. In each of these steps the mean variance changes by at most {threshold:g} % of its range."
     )
-    return [drawn, f'<p class="reading">{words}</p>']
+    return [drawn, f'<p class="reading">{words}</p>', told]
 
 
 def shipped() -> dict[str, Any] | None:
-    """The table that comes with the project, or None."""
-    path = SHIPPED / "variance.csv"
-    if not path.is_file():
-        return None
+    """The table that comes with the project and the options that it was made with, or None."""
     import pandas as pd
 
-    return {"summary": pd.read_csv(path), "seed": 0, "prompts": None}
-
-
-def first(*look: Any) -> list[Any]:
-    """What the tab shows at first."""
-    made = shipped()
-    return [made, *draw(made, *look)]
+    try:
+        options = json.loads((SHIPPED / "settings.json").read_text())["options"]
+        return {"summary": pd.read_csv(SHIPPED / "variance.csv"), "options": options, "shipped": True}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def take_over(made: dict[str, Any] | None, threshold: float) -> list[Any]:
     """Steps, bypass and its shares for the compare tab's form, and the switch to that tab."""
     from analysis.variance import propose_bypass
 
-    found = None if made is None else propose_bypass(made["summary"], float(threshold) / 100)
+    try:
+        found = None if made is None else propose_bypass(made["summary"], THRESHOLD.check(threshold) / 100)
+    except SettingsError:  # the tab says so where it draws
+        found = None
     if found is None:
         return [gr.skip()] * 5
     return [STEPS, *found, (found[0] / STEPS, found[1] / STEPS), gr.Tabs(selected=COMPARE)]
@@ -144,13 +185,7 @@ def results(made: dict[str, Any]) -> "Results":
     """The export."""
     from analysis.variance import results
 
-    options = {
-        "prompts": int(made["summary"]["n"].max()),
-        "seed": made["seed"],
-        "text": made["prompts"],
-        "bypass": list(BYPASS),
-    }
-    return results(made["summary"], options, BYPASS)
+    return results(made["summary"], made["options"], bypass_of(made))
 
 
 # ------------------------------------------------------------------------------------------ layout
@@ -162,19 +197,19 @@ def build(page: Page) -> None:
         quantity = gr.Radio(list(QUANTITIES), value="Latents", label="Variance of", elem_id="variance-quantity")
         axis = gr.Radio(list(AXES), value="Step", label="Horizontal axis", elem_id="variance-axis")
         log_y = gr.Checkbox(False, label="Logarithmic", min_width=120, elem_id="variance-log")
-        threshold = gr.Slider(0.2, 10, 2, step=0.1, label="Threshold, % of the range", elem_id="variance-threshold")
+        threshold = gr.Slider(
+            THRESHOLD.low,
+            THRESHOLD.high,
+            2,
+            step=THRESHOLD.step,
+            label="Threshold, % of the range",
+            elem_id="variance-threshold",
+        )
     figure = gr.Plot(show_label=False, container=False, elem_id="variance-figure")
     with gr.Row():
         proposal = gr.HTML(elem_id="variance-proposal", padding=False)
         take = gr.Button("Use in Compare", size="sm", scale=0, min_width=150, elem_id="variance-use")
-    gr.HTML(
-        note(
-            READING,
-            f"Both methods from the same noise, DDIM with {STEPS} steps, guidance 3; at first the table that comes with the "
-            f"project, made by <code>{COMMAND}</code> (as many runs as the title says); after Draw your own runs.",
-        ),
-        padding=False,
-    )
+    told = gr.HTML(elem_id="variance-note", padding=False)
     with gr.Row(elem_classes="controls"):
         prompts = gr.Textbox(
             "\n".join(PROMPTS),
@@ -195,14 +230,17 @@ def build(page: Page) -> None:
         build_export("variance", made, results)
 
     look: list[Any] = [quantity, axis, log_y, threshold, page.presentation]
-    drawn = [figure, proposal]
+    drawn = [figure, proposal, told]
 
     def handler(text: str, count: float, start: float, *rest: Any) -> Iterator[list[Any]]:
         *chosen, ticket, turns = rest
         yield from run(page.services, text, count, start, chosen, ticket, turns)
 
-    runner.connect(handler, [prompts, runs, seed, *look], [made, *drawn])
+    done = runner.connect(handler, [prompts, runs, seed, *look], [made, *drawn])
+    # Without inputs, once the page is there; with them it would come back at every change.
+    ready = gr.on(None, shipped, None, made, **AT_ONCE)
+    for event in (done, ready):  # as the choices are by then
+        event.then(draw, [made, *look], drawn, **AT_ONCE)
     gr.on([choice.change for choice in look], draw, [made, *look], drawn, trigger_mode="always_last", **AT_ONCE)
-    gr.on(None, first, look, [made, *drawn], **AT_ONCE)
     steps, start, end = (page.form.values[i] for i in (2, 5, 6))
     take.click(take_over, [made, threshold], [steps, start, end, page.form.shares, page.tabs], **AT_ONCE)
