@@ -106,17 +106,13 @@ def show(made: dict[str, Any] | None, presentation: bool) -> list[Any]:
     """The gallery, a row a method, and the figures in the order of `FIGURES`."""
     if made is None:
         return [gr.skip()] * (1 + len(FIGURES))
-    from analysis.diversity import figures, tabulate
+    from analysis.diversity import figures
 
-    table = tabulate(made["rows"]).set_index("method")
-    pictures = []
-    for row in made["rows"]:
-        line = table.loc[row.method]
-        own = f"{row.method}: LPIPS {line['pairwise_lpips']:.3f}, Vendi {line['vendi']:.2f}"
-        for seed, image in zip(made["seeds"], row.images, strict=True):
-            pictures.append(
-                (np.ascontiguousarray(image), f"{own} · seed {seed}" if seed == made["seeds"][0] else f"seed {seed}")
-            )
+    pictures = [
+        (np.ascontiguousarray(image), row.method if index == 0 else f"seed {seed}")
+        for row in made["rows"]
+        for index, (seed, image) in enumerate(zip(made["seeds"], row.images, strict=True))
+    ]
     drawn = figures(made["rows"], made["seeds"], presentation=bool(presentation), on_page=True)
     return [gr.update(value=pictures, columns=len(made["seeds"])), *(drawn[name] for name in FIGURES)]
 
