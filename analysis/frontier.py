@@ -151,7 +151,7 @@ def figure(
         ValueError: as of `chosen`.
     """
     rows = chosen(table, measure, families)
-    title, higher = AXES[measure]
+    higher = AXES[measure][1]
     factor = FACTORS.get(measure, 1.0)
     value = factor * rows[measure]
     drawn = go.Figure()
@@ -179,14 +179,30 @@ def figure(
             y=factor * full[measure].iloc[0], line={"color": FAMILIES["DDIM"][0], "width": 1, "dash": "dash"},
             annotation_text="full LDM", annotation_position="top left",
         )  # fmt: skip
-    drawn.update_xaxes(title="Sampler time / time of the full run (DDIM, 50 steps)", type="log", tickformat=".2g")
-    drawn.update_xaxes(tickvals=[0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0])
-    drawn.update_yaxes(title=title)
     drawn.update_layout(legend={"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0})
     count = ""
     if "prompts" in rows and "seeds" in rows:
         count = f" ({int(rows['prompts'].iloc[0])} prompts x {int(rows['seeds'].iloc[0])} seeds, 95 % intervals)"
-    return styled(drawn, f"Quality against time: {title.split(',')[0]}{count}", height=640, **looks)
+    return _framed(drawn, measure, count, **looks)
+
+
+def empty(measure: str = "kid", **looks: bool) -> go.Figure:
+    """The axes alone, for where there is no table."""
+    drawn = go.Figure().add_annotation(text="no table", showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
+    return _framed(drawn, measure, "", **looks)
+
+
+def _framed(drawn: go.Figure, measure: str, count: str, **looks: bool) -> go.Figure:
+    """The figure with its axes and title."""
+    words, direction = AXES[measure][0].rsplit(", ", 1)
+    large = looks.get("presentation")
+    ticks = [0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0]
+    drawn.update_xaxes(
+        title="Sampler time / time of the full run (DDIM, 50 steps)", type="log", tickformat=".2g", tickvals=ticks
+    )
+    drawn.update_yaxes(title={"text": f"{words}<br>{direction}", "font": {"size": 18 if large else 15}})
+    height = 480 if large else 560  # all of it in sight at 1280 x 720
+    return styled(drawn, f"Quality against time: {words.split(',')[0]}{count}", height=height, **looks)
 
 
 def _bars(rows: pd.DataFrame, name: str, factor: float) -> dict[str, Any]:

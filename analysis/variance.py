@@ -155,14 +155,17 @@ def summarize(runs: pd.DataFrame) -> pd.DataFrame:
 def propose_bypass(summary: pd.DataFrame, threshold: float) -> tuple[int, int] | None:
     """The longest block of steps (first, last) in each of which the full run's mean variance changes by at most `threshold`.
 
-    `threshold` is in shares of the variance's whole range over the run. The block begins after the first step at the
-    earliest. None where no step is below the threshold.
+    `threshold` is in shares of the variance's whole range over the run. The block begins once the variance is half-way to
+    where it gets: while the latents are mostly noise their variance stands still too, but nothing is decided yet.
+    None where no step is below the threshold.
     """
     full = summary[summary["method"] == "full LDM"].sort_values("step")
     variance = full["variance"].to_numpy()
-    whole = np.ptp(variance)
-    quiet = np.abs(np.diff(variance)) <= threshold * max(whole, 1e-12)
-    quiet[0] = False  # one U-Net call must come before a bypass
+    moved = np.abs(variance - variance[0])
+    quiet = np.abs(np.diff(variance)) <= threshold * max(np.ptp(variance), 1e-12)
+    quiet[: max(1, int(np.argmax(moved >= moved.max() / 2)))] = (
+        False  # one U-Net call comes before a bypass in any case
+    )
     best, begin = (0, 0), None
     for index, is_quiet in enumerate([*quiet, False]):
         if is_quiet and begin is None:
@@ -230,7 +233,8 @@ def figure(
             annotation_text=text, annotation_position=position,
         )  # fmt: skip
     drawn.update_xaxes(title=AXES[x], autorange="reversed" if x == "timestep" else True)
-    drawn.update_yaxes(title=axis, type="log" if log_y else "linear")
+    # full numbers on a log axis too, where Plotly would write 2, 5, ... between the powers of ten
+    drawn.update_yaxes(title=axis, type="log" if log_y else "linear", tickformat=".2~g" if log_y else None)
     drawn.update_layout(legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0})
     runs = int(summary["n"].max())
     return styled(drawn, f"{title}: mean and 5th to 95th percentile of {runs:,} runs", **looks)

@@ -122,7 +122,7 @@ def test_tab_without_a_table_names_the_command(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(tab, "SHIPPED", tmp_path / "a" / "benchmark")
     status, figure, rows, made = tab.draw("KID to real images", [], False)
     assert "python -m analysis.benchmark" in status and str(tmp_path) not in status
-    assert figure is None and made is None and rows["visible"] is False
+    assert len(figure.data) == 0 and made is None and rows["visible"] is False
     tab.first(), tab.sample("DDIM-50")
     (tmp_path / "a" / "benchmark").mkdir(parents=True)
     (tmp_path / "a" / "benchmark" / "benchmark.csv").write_text("not,a,table\n")

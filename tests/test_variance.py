@@ -86,7 +86,13 @@ def test_summary_and_proposed_bypass() -> None:
     assert (row["variance_low"], row["variance_high"]) == (pytest.approx(4.1), pytest.approx(5.9))
     assert variance.propose_bypass(summary, 0.02) == (2, 5)
     assert variance.propose_bypass(summary, 0.2) == (2, 6)
-    assert variance.propose_bypass(summary, 1.0) == (1, 6)  # one U-Net call always comes first
+    assert variance.propose_bypass(summary, 1.0) == (2, 6)
+    # a start in noise, where the variance stands still as well, is not proposed; nor is a run's first step
+    noisy = variance.summarize(curve([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 4.0, 5.0, 5.0, 5.0]))
+    assert variance.propose_bypass(noisy, 0.02) == (7, 9)
+    falling = variance.summarize(curve([9.0, 9.0, 9.0, 9.0, 3.0, 1.0, 1.0, 1.0]))
+    assert variance.propose_bypass(falling, 0.02) == (5, 7)
+    assert variance.propose_bypass(variance.summarize(curve([1.0, 1.0, 1.0])), 0.02) == (1, 2)
     assert variance.propose_bypass(variance.summarize(curve([0.0, 4.0, 8.0])), 0.1) is None
 
 

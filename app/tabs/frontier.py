@@ -32,8 +32,8 @@ ABSENT = (
 NO_SAMPLE = f"No images of this method are shipped: {COMMAND} writes them into results/benchmark/samples."
 READING = (
     "Each point is a way to sample: the further left, the faster. The vertical axis says whether higher or lower is better; "
-    "bars are 95 % intervals. No method shown beats those on the dotted line in both time and quality. The dashed line is "
-    "the full LDM. Point at a mark for its settings."
+    "bars are 95 % intervals. No method shown beats those on the dotted line in both time and quality. Dashed: the "
+    "full LDM. Point at a mark for its settings."
 )
 COMPUTED = (
     "All methods drew the same prompts from the same noise; intervals by bootstrap over the prompts; times are medians of runs "
@@ -77,13 +77,14 @@ def first() -> list[Any]:
 
 def draw(label: str, families: list[str], presentation: bool) -> list[Any]:
     """Status, figure, table, and what an export would hold."""
-    table, problem = shipped()
-    if table is None:
-        return [html.message(problem), None, gr.update(visible=False), None]
-    from analysis.frontier import figure, shown
+    from analysis.frontier import empty, figure, shown
 
+    table, problem = shipped()
+    looks = {"presentation": bool(presentation), "on_page": True}
+    if table is None:
+        return [html.message(problem), empty(MEASURES[label], **looks), gr.update(visible=False), None]
     try:
-        drawn = figure(table, MEASURES[label], families, presentation=bool(presentation), on_page=True)
+        drawn = figure(table, MEASURES[label], families, **looks)
         rows = shown(table, MEASURES[label], families)
     except ValueError as error:
         return [html.message(str(error).capitalize(), "error"), gr.skip(), gr.skip(), gr.skip()]
@@ -138,7 +139,11 @@ def build(page: Page) -> None:
     )  # fmt: skip
     words = gr.HTML(elem_id="frontier-words", padding=False)
     rows = gr.Dataframe(
-        interactive=False, visible=False, label="The figure's rows, by time", max_height=420, elem_id="frontier-table"
+        interactive=False,
+        visible=False,
+        label="The figure's rows, by time",
+        max_height=420,
+        elem_id="frontier-table",
     )
     made: gr.State = gr.State(None)
     with gr.Row(elem_classes="controls"):

@@ -36,7 +36,7 @@ BATCH = 8
 READING = (
     "Each line is the mean over the runs, the band reaches from the 5th to the 95th percentile. Grey: the steps that "
     "LatentCRF leaves out; the dashed segment is the CRF's jump across them. Green: the block of steps in each of which the "
-    "mean variance changes by no more than the threshold."
+    "mean variance changes by no more than the threshold, once it is half-way to where it gets (before, the latents are noise)."
 )
 
 
