@@ -24,7 +24,8 @@ def test_a_tab_runs_and_shows_its_figures(page: Page, url: str, name: str) -> No
         start.click()
         page.wait_for_function(f"document.querySelector('#{name}-start').disabled", timeout=PATIENCE)
         page.wait_for_function(f"!document.querySelector('#{name}-start').disabled", timeout=PATIENCE)
-    assert "went wrong" not in tab.inner_text() and tab.locator(".js-plotly-plot").count() >= 1
+    assert "went wrong" not in tab.inner_text()
+    tab.locator(".js-plotly-plot").first.wait_for()
     page.wait_for_timeout(1500)
     for width in (1440, 1280, 390):
         page.set_viewport_size({"width": width, "height": 900})
