@@ -189,7 +189,8 @@ def figure(
 def empty(measure: str = "kid", **looks: bool) -> go.Figure:
     """The axes alone, for where there is no table."""
     drawn = go.Figure().add_annotation(text="no table", showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
-    return _framed(drawn, measure, "", **looks)
+    drawn.update_yaxes(showticklabels=False)
+    return _framed(drawn, measure, "", **looks).update_xaxes(range=[-1.3, 0.1])  # powers of ten
 
 
 def _framed(drawn: go.Figure, measure: str, count: str, **looks: bool) -> go.Figure:

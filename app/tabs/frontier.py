@@ -37,7 +37,7 @@ READING = (
 )
 COMPUTED = (
     "All methods drew the same prompts from the same noise; intervals by bootstrap over the prompts; times are medians of runs "
-    f"interleaved with the full LDM's. The table is what <code>{COMMAND}</code> wrote."
+    f"interleaved with the full LDM's. The table is what <code>{COMMAND}</code> writes."
 )
 
 
