@@ -36,7 +36,7 @@ def styled(
     drawn.update_yaxes(automargin=True, gridcolor="rgba(128, 140, 160, 0.3)", zeroline=False)
     if on_page:
         clear = "rgba(0, 0, 0, 0)"
-        drawn.update_layout(paper_bgcolor=clear, plot_bgcolor=clear, autosize=True)
+        drawn.update_layout(paper_bgcolor=clear, plot_bgcolor=clear, autosize=True, modebar={"bgcolor": clear})
     else:
         drawn.update_layout(width=1180)
     return drawn
