@@ -71,9 +71,23 @@ class Runner:
         return [self.status, self.start, self.cancel]
 
     def connect(self, handler: Callable[..., Iterator[Any]], inputs: list[Any], outputs: list[Any]) -> Any:
-        """Run `handler(*inputs, ticket, turns)` on the start button; it yields values for `controls` and `outputs`."""
+        """Run `handler(*inputs, ticket, turns)` on the start button; it yields values for `controls` and `outputs`.
+
+        A failure becomes a sentence for the visitor; details are logged.
+        """
+
+        def guarded(*values: Any) -> Iterator[Any]:
+            try:
+                yield from handler(*values)
+            except ModelsError as error:
+                log.error("%s", error)
+                yield [*said(f"The models cannot be loaded. {error}", error=True), *[gr.skip()] * len(outputs)]
+            except Exception:
+                log.exception("an analysis failed")
+                yield [*said(SORRY, error=True), *[gr.skip()] * len(outputs)]
+
         asked = self.start.click(_begin, self.turns, [*self.controls, self.ticket], **AT_ONCE)
-        done = asked.then(handler, [*inputs, self.ticket, self.turns], [*self.controls, *outputs], **COMPUTING)
+        done = asked.then(guarded, [*inputs, self.ticket, self.turns], [*self.controls, *outputs], **COMPUTING)
         self.cancel.click(_cancel, self.turns, self.controls, **AT_ONCE)
         return done
 
@@ -106,7 +120,11 @@ def watched(services: Services, work: Callable[..., None], ticket: float, turns:
     """What `services.stream(work)` reports, until the visitor cancels; then the work is stopped and this ends.
 
     Plain numbers, which only say how far the work is, are passed on a few times a second at most: each costs the browser
-    more than a step costs us. A failure ends it with a last item, a `Failed` with a sentence for the visitor; details are logged.
+    more than a step costs us.
+
+    Raises:
+        ModelsError: a file of the models is missing or damaged.
+        Exception: whatever `work` raises.
     """
     events, told = services.stream(work), time.monotonic()
     try:
@@ -117,21 +135,8 @@ def watched(services: Services, work: Callable[..., None], ticket: float, turns:
                 continue
             told = time.monotonic()
             yield event
-    except ModelsError as error:
-        log.error("%s", error)
-        yield Failed(f"The models cannot be loaded. {error}")
-    except Exception:
-        log.exception("an analysis failed")
-        yield Failed(SORRY)
     finally:
         events.close()
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A run that broke, and what to tell the visitor."""
-
-    sentence: str
 
 
 class Clock:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from app.inverted import inverted
+from app.later import IMPORTING
 from app.results import Comparison, Generated, Progress
 from app.settings import Settings
 
@@ -98,7 +99,8 @@ class Services:
     def _models(self) -> "Models":
         self.check()
         try:
-            return self._load()
+            with IMPORTING:
+                return self._load()
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             log.exception("loading failed")
             raise ModelsError(f"The models in {self.folder} do not load: {error}") from error

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from app.form import DEFAULTS
-from app.page import AT_ONCE, Clock, Failed, Page, Turns, build_export, build_runner, note, said, watched
+from app.later import Later
+from app.page import AT_ONCE, Clock, Page, Turns, build_export, build_runner, note, said, watched
 from app.services import Services
 from app.settings import Limit, Settings, SettingsError
 
 if TYPE_CHECKING:
-    from analysis.convergence import Convergence
+    from analysis import convergence as analysis
     from analysis.export import Results
     from app.comparison import Models
+else:
+    analysis = Later("analysis.convergence")
 
 COUNT = Limit("Seeds", 1, 6)
 FIGURES = {
@@ -47,9 +50,7 @@ FIGURES = {
 
 def work(settings: Settings, seeds: list[int], models: "Models", report: Callable[[Any], None]) -> None:
     """Report the number of U-Net calls made, after each, and at last a `Convergence`."""
-    from analysis.convergence import compute
-
-    found = compute(
+    found = analysis.compute(
         models.pipeline, models.crf, settings.prompt, seeds, bypass=(settings.bypass_start, settings.bypass_end),
         steps=settings.steps, guidance=settings.guidance, bf16=str(models.precision) != "torch.float32", report=report,
     )  # fmt: skip
@@ -81,9 +82,7 @@ def run(
     yield [*said("Drawing…", busy=True), *same]
     clock = Clock(settings.bypass_start, "U-Net calls")
     for event in watched(services, partial(work, settings, seeds), ticket, turns):
-        if isinstance(event, Failed):
-            yield [*said(event.sentence, error=True), *same]
-        elif isinstance(event, int):
+        if isinstance(event, int):
             yield [*said(clock.told(event), busy=True), *same]
         else:
             made = {"found": event, "settings": settings}
@@ -98,21 +97,17 @@ def draw(made: dict[str, Any] | None, presentation: bool) -> list[Any]:
     """The figures, in the order of `FIGURES`."""
     if made is None:
         return [gr.skip()] * len(FIGURES)
-    from analysis.convergence import figures
-
-    drawn = figures(made["found"], presentation=bool(presentation), on_page=True)
+    drawn = analysis.figures(made["found"], presentation=bool(presentation), on_page=True)
     return [drawn[name] for name in FIGURES]
 
 
 def results(made: dict[str, Any]) -> "Results":
     """The export."""
-    from analysis.convergence import results
-
-    found: Convergence = made["found"]
+    found: analysis.Convergence = made["found"]
     s: Settings = made["settings"]
     options = {"prompt": s.prompt, "seeds": len(found.seeds), "seed": s.seed, "steps": s.steps}
     options |= {"guidance": s.guidance, "fp32": not found.bf16, "bypass": [s.bypass_start, s.bypass_end]}
-    return results(found, options)
+    return analysis.results(found, options)
 
 
 # ------------------------------------------------------------------------------------------ layout

@@ -8,13 +8,17 @@ import gradio as gr
 import numpy as np
 
 from app.form import DEFAULTS
-from app.page import AT_ONCE, COMPARE, Clock, Failed, Page, Turns, build_export, build_runner, note, said, watched
+from app.later import Later
+from app.page import AT_ONCE, COMPARE, Clock, Page, Turns, build_export, build_runner, note, said, watched
 from app.services import Services
 from app.settings import MAX_SEED, Limit, SettingsError, check_prompt
 
 if TYPE_CHECKING:
+    from analysis import diversity as analysis
     from analysis.export import Results
     from app.comparison import Models
+else:
+    analysis = Later("analysis.diversity")
 
 SEEDS, SEED = Limit("Seeds", 4, 16), Limit("First seed", 0, MAX_SEED - 16)
 RIVALS = ("LatentCRF", "few steps", "DDIM, equal calls", "bypass without parameters")
@@ -54,18 +58,12 @@ def told_cost(count: Any, rivals: Any) -> str:
         _, seeds, methods = parse("x", 0, count, rivals)
     except SettingsError as error:
         return f'<p class="message error" role="alert">{error}</p>'
-    from analysis.diversity import cost
-
-    return (
-        f'<p class="reading">{len(methods)} methods, {len(seeds)} seeds: {cost(methods, len(seeds)):,} U-Net calls.</p>'
-    )
+    return f'<p class="reading">{len(methods)} methods, {len(seeds)} seeds: {analysis.cost(methods, len(seeds)):,} U-Net calls.</p>'
 
 
 def work(prompt: str, seeds: list[int], methods: list[str], models: "Models", report: Callable[[Any], None]) -> None:
     """Report the number of steps made, after each, and a `Row` a method."""
-    from analysis.diversity import compute
-
-    compute(
+    analysis.compute(
         models.pipeline, models.crf, (models.lpips, models.features), prompt, seeds, methods,
         bf16=str(models.precision) != "torch.float32", report=report,
     )  # fmt: skip
@@ -82,15 +80,10 @@ def run(
     except SettingsError as error:
         yield [*said(str(error), error=True), *same]
         return
-    from analysis.diversity import cost
-
-    clock = Clock(cost(methods, len(seeds)), "U-Net calls")
+    clock = Clock(analysis.cost(methods, len(seeds)), "U-Net calls")
     made: dict[str, Any] = {"rows": [], "seeds": seeds, "prompt": words}
     yield [*said("Drawing…", busy=True), *same]
     for event in watched(services, partial(work, words, seeds, methods), ticket, turns):
-        if isinstance(event, Failed):
-            yield [*said(event.sentence, error=True), *same]
-            return
         if isinstance(event, int):
             yield [*said(clock.told(event), busy=True), *same]
             continue
@@ -106,14 +99,12 @@ def show(made: dict[str, Any] | None, presentation: bool) -> list[Any]:
     """The gallery, a row a method, and the figures in the order of `FIGURES`."""
     if made is None:
         return [gr.skip()] * (1 + len(FIGURES))
-    from analysis.diversity import figures
-
     pictures = [
         (np.ascontiguousarray(image), row.method if index == 0 else f"seed {seed}")
         for row in made["rows"]
         for index, (seed, image) in enumerate(zip(made["seeds"], row.images, strict=True))
     ]
-    drawn = figures(made["rows"], made["seeds"], presentation=bool(presentation), on_page=True)
+    drawn = analysis.figures(made["rows"], made["seeds"], presentation=bool(presentation), on_page=True)
     return [gr.update(value=pictures, columns=len(made["seeds"])), *(drawn[name] for name in FIGURES)]
 
 
@@ -126,10 +117,8 @@ def send(made: dict[str, Any] | None, event: gr.SelectData) -> list[Any]:
 
 def results(made: dict[str, Any]) -> "Results":
     """The export."""
-    from analysis.diversity import results
-
     options = {"prompt": made["prompt"], "seeds": len(made["seeds"]), "seed": made["seeds"][0]}
-    return results(made["rows"], made["seeds"], options | {"methods": [row.method for row in made["rows"]]})
+    return analysis.results(made["rows"], made["seeds"], options | {"methods": [row.method for row in made["rows"]]})
 
 
 # ------------------------------------------------------------------------------------------ layout

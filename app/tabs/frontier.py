@@ -4,14 +4,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+import pandas as pd
 
 from app import html
+from app.later import Later
 from app.page import AT_ONCE, Page, build_export, note
 
 if TYPE_CHECKING:
-    import pandas as pd
-
+    from analysis import frontier as analysis
     from analysis.export import Results
+else:
+    analysis = Later("analysis.frontier")
 
 SHIPPED = Path(__file__).parents[2] / "assets" / "results" / "benchmark"
 COMMAND = "python -m analysis.benchmark --data data/emoji --out results/benchmark"
@@ -46,13 +49,11 @@ COMPUTED = (
 
 def shipped() -> "tuple[pd.DataFrame | None, str]":
     """The benchmark's table that comes with the project, or None and why there is none."""
-    from analysis.frontier import read_table
-
     path = SHIPPED / "benchmark.csv"
     if not path.is_file():
         return None, ABSENT.format("/".join(SHIPPED.parts[-3:]))
     try:
-        return read_table(path), ""
+        return analysis.read_table(path), ""
     except (OSError, ValueError):
         return None, f"The benchmark's table in this copy cannot be read. Make it again with {COMMAND}."
 
@@ -62,11 +63,9 @@ def first() -> list[Any]:
     table, _ = shipped()
     if table is None:
         return [gr.skip(), gr.skip(), gr.skip()]
-    from analysis.frontier import families_of, measures_of
-
-    held = measures_of(table)
+    held = analysis.measures_of(table)
     measures = [label for label, name in MEASURES.items() if name in held]
-    families, methods = families_of(table), list(table["method"])
+    families, methods = analysis.families_of(table), list(table["method"])
     ours = next((name for name in methods if "LatentCRF" in name), methods[0])
     return [
         gr.update(choices=measures, value=measures[0]),
@@ -77,15 +76,13 @@ def first() -> list[Any]:
 
 def draw(label: str, families: list[str], presentation: bool) -> list[Any]:
     """Status, figure, table, and what an export would hold."""
-    from analysis.frontier import empty, figure, shown
-
     table, problem = shipped()
     looks = {"presentation": bool(presentation), "on_page": True}
     if table is None:
-        return [html.message(problem), empty(MEASURES[label], **looks), gr.update(visible=False), None]
+        return [html.message(problem), analysis.empty(MEASURES[label], **looks), gr.update(visible=False), None]
     try:
-        drawn = figure(table, MEASURES[label], families, **looks)
-        rows = shown(table, MEASURES[label], families)
+        drawn = analysis.figure(table, MEASURES[label], families, **looks)
+        rows = analysis.shown(table, MEASURES[label], families)
     except ValueError as error:
         return [html.message(str(error).capitalize(), "error"), gr.skip(), gr.skip(), gr.skip()]
     made = {"measure": MEASURES[label], "families": families}
@@ -94,12 +91,10 @@ def draw(label: str, families: list[str], presentation: bool) -> list[Any]:
 
 def sample(method: str | None) -> list[Any]:
     """A method's row of images, and a sentence about it."""
-    from analysis.frontier import samples
-
     table, _ = shipped()
     if table is None or method not in set(table["method"]):  # a file name is made of it: only those that we know
         return [gr.update(visible=False), ""]
-    found = samples(SHIPPED / "samples", [str(method)])
+    found = analysis.samples(SHIPPED / "samples", [str(method)])
     if not found:
         return [gr.update(visible=False), html.message(NO_SAMPLE)]
     text = f"{method}: the first images of its prompts, the same prompts and noise for every method."
@@ -112,12 +107,10 @@ def results(made: dict[str, Any]) -> "Results":
     Raises:
         ValueError: the table has gone since it was shown.
     """
-    from analysis.frontier import results
-
     table, problem = shipped()
     if table is None:
         raise ValueError(problem)
-    return results(table, made["measure"], made["families"], SHIPPED / "samples")
+    return analysis.results(table, made["measure"], made["families"], SHIPPED / "samples")
 
 
 # ------------------------------------------------------------------------------------------ layout

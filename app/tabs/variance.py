@@ -8,15 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+import pandas as pd
 
 from app import html
-from app.page import AT_ONCE, COMPARE, Clock, Failed, Page, Turns, build_export, build_runner, note, said, watched
+from app.later import Later
+from app.page import AT_ONCE, COMPARE, Clock, Page, Turns, build_export, build_runner, note, said, watched
 from app.services import Services
 from app.settings import MAX_SEED, Limit, SettingsError, check_prompt
 
 if TYPE_CHECKING:
+    from analysis import variance as analysis
     from analysis.export import Results
     from app.comparison import Models
+else:
+    analysis = Later("analysis.variance")
 
 SHIPPED = Path(__file__).parents[2] / "assets" / "results" / "variance"
 FOLDER = "/".join(SHIPPED.parts[-3:])  # as a visitor's copy has it
@@ -57,10 +62,8 @@ def parse(text: str, runs: Any, seed: Any) -> tuple[list[str], list[int]]:
 
 def work(prompts: list[str], seeds: list[int], models: "Models", report: Callable[[Any], None]) -> None:
     """Report a table (see `analysis.variance.run_table`) for each batch and method."""
-    from analysis.variance import compute
-
     low = str(models.precision) != "torch.float32"
-    for table in compute(
+    for table in analysis.compute(
         models.pipeline, prompts, seeds, models.crf, BYPASS,
         steps=STEPS, guidance=GUIDANCE, batch_size=BATCH, bf16=low,
     ):  # fmt: skip
@@ -77,23 +80,16 @@ def run(
     except SettingsError as error:
         yield [*said(str(error), error=True), *same]
         return
-    import pandas as pd
-
-    from analysis.variance import summarize
-
     tables: list[pd.DataFrame] = []
     clock, made = Clock(len(prompts), "runs"), None
     yield [*said("Drawing…", busy=True), *same]
     for event in watched(services, partial(work, prompts, seeds), ticket, turns):
-        if isinstance(event, Failed):
-            yield [*said(event.sentence, error=True), *same]
-            return
         tables.append(event)
         done = min(len(prompts), BATCH * (len(tables) // 2))
         if len(tables) % 2 == 0:
             options = {"prompts": done, "text": prompts[:done], "seed": seeds[0], "bypass": list(BYPASS),
                        "guidance": GUIDANCE, "batch_size": BATCH, "fp32": in_float32(services)}  # fmt: skip
-            made = {"summary": summarize(pd.concat(tables)), "options": options, "shipped": False}
+            made = {"summary": analysis.summarize(pd.concat(tables)), "options": options, "shipped": False}
             finished = done == len(prompts)
             words = f"{len(prompts)} runs." if finished else clock.told(done)
             yield [*said(words, busy=not finished), made, *draw(made, *look)]
@@ -137,14 +133,12 @@ def draw(
             f"No table is shipped with this copy: draw your own runs below, or make it with <code>{COMMAND}</code>."
         )
         return [gr.skip(), f'<p class="reading">{absent}</p>', told]
-    from analysis.variance import figure, propose_bypass
-
     try:
         threshold = THRESHOLD.check(threshold)
     except SettingsError as error:
         return [gr.skip(), html.message(str(error), "error"), told]
-    found = propose_bypass(made["summary"], threshold / 100)
-    drawn = figure(
+    found = analysis.propose_bypass(made["summary"], threshold / 100)
+    drawn = analysis.figure(
         made["summary"], QUANTITIES[quantity], bypass_of(made), AXES[axis], bool(log_y), proposal=found,
         presentation=bool(presentation), on_page=True,
     )  # fmt: skip
@@ -159,8 +153,6 @@ def draw(
 
 def shipped() -> dict[str, Any] | None:
     """The table that comes with the project and the options that it was made with, or None."""
-    import pandas as pd
-
     try:
         options = json.loads((SHIPPED / "settings.json").read_text())["options"]
         return {"summary": pd.read_csv(SHIPPED / "variance.csv"), "options": options, "shipped": True}
@@ -170,10 +162,8 @@ def shipped() -> dict[str, Any] | None:
 
 def take_over(made: dict[str, Any] | None, threshold: float) -> list[Any]:
     """Steps, bypass and its shares for the compare tab's form, and the switch to that tab."""
-    from analysis.variance import propose_bypass
-
     try:
-        found = None if made is None else propose_bypass(made["summary"], THRESHOLD.check(threshold) / 100)
+        found = None if made is None else analysis.propose_bypass(made["summary"], THRESHOLD.check(threshold) / 100)
     except SettingsError:  # the tab says so where it draws
         found = None
     if found is None:
@@ -183,9 +173,7 @@ def take_over(made: dict[str, Any] | None, threshold: float) -> list[Any]:
 
 def results(made: dict[str, Any]) -> "Results":
     """The export."""
-    from analysis.variance import results
-
-    return results(made["summary"], made["options"], bypass_of(made))
+    return analysis.results(made["summary"], made["options"], bypass_of(made))
 
 
 # ------------------------------------------------------------------------------------------ layout
