@@ -33,11 +33,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Page:
-    """What a tab is built into: the models, the row of tabs (to switch them), the compare tab's form (to fill it), the
-    switch of the presentation mode."""
+    """What a tab is built into: the models, the row of tabs (to switch them), the tab itself, the compare tab's form (to
+    fill it), the switch of the presentation mode."""
 
     services: Services
     tabs: gr.Tabs
+    tab: gr.Tab
     form: Form
     presentation: gr.Checkbox
 

@@ -9,13 +9,14 @@ import gradio as gr
 from app import api
 from app.page import COMPARE, Page
 from app.services import Services
-from app.tabs import compare, convergence, diversity, variance
+from app.tabs import compare, convergence, diversity, method, variance
 
 # The analysis tabs after the compare tab: id, title, what builds it.
 TABS: tuple[tuple[str, str, Callable[[Page], None]], ...] = (
     ("variance", "Latent variance", variance.build),
     ("convergence", "CRF convergence", convergence.build),
     ("diversity", "Diversity", diversity.build),
+    ("method", "Method", method.build),
 )
 MAX_QUEUE = 32  # visitors waiting for the device; the next one is told that the queue is full
 # Larger type, and no controls (page.css); figures are drawn again by their own tabs.
@@ -37,10 +38,9 @@ def build_app(services: Services) -> gr.Blocks:
         with gr.Tabs() as tabs:
             with gr.Tab("Compare", id=COMPARE):
                 form = compare.build(services)
-            page = Page(services, tabs, form, presentation)
             for name, title, build in TABS:
-                with gr.Tab(title, id=name, elem_id=f"{name}-tab"):
-                    build(page)
+                with gr.Tab(title, id=name, elem_id=f"{name}-tab") as tab:
+                    build(Page(services, tabs, tab, form, presentation))
         api.build(services)
     return app.queue(max_size=MAX_QUEUE, api_open=False)
 
