@@ -52,11 +52,14 @@ def image_grid(
     drawn = go.Figure(go.Image(source=data_uri(compose(images)), hoverinfo="skip"))
     drawn.update_xaxes(
         tickvals=[i * (width + GAP) + width / 2 for i in range(len(columns))], ticktext=list(columns), side="top",
-        showgrid=False, ticks="",
+        showgrid=False, ticks="", tickangle=0,
     )  # fmt: skip
     drawn.update_yaxes(
         tickvals=[i * (height + GAP) + height / 2 for i in range(len(rows))], ticktext=list(rows), title=row_axis,
         showgrid=False, ticks="",
     )  # fmt: skip
-    styled(drawn, title, height=120 + min(150, 1000 // len(columns)) * len(rows), **looks)
-    return drawn.update_layout(margin={"t": 100})
+    side = min(230 if len(rows) == 1 else 150, 1000 // len(columns))
+    styled(drawn, title, height=130 + side * len(rows), **looks)
+    if not looks.get("on_page"):  # a file is as wide as its images, and its title
+        drawn.update_layout(width=max(850, 180 + side * len(columns)))
+    return drawn.update_layout(margin={"t": 110, "b": 20})

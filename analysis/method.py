@@ -10,7 +10,7 @@ against iteration), hand-over.csv, the two figures of them as HTML and PNG, and 
 import argparse
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -255,11 +255,16 @@ def learned(found: Lesson, term: str) -> tuple[np.ndarray, dict[str, float]]:
     return picture, {name: float(row[name]) for name in (*TERMS, "total")}
 
 
+def _counted(word: str, numbers: Sequence[int]) -> list[str]:
+    """ "step 0", "7", "14", ...: short enough to stand side by side on a phone."""
+    return [f"{word} {numbers[0]}", *map(str, numbers[1:])]
+
+
 def strip_figure(strip: np.ndarray, shown: list[int], **looks: bool) -> go.Figure:
     """`Lesson.strip`, or its first columns while the rest is white."""
     rest = np.full((2, len(shown) - strip.shape[1], *strip.shape[2:]), 255, np.uint8)
     return image_grid(
-        np.concatenate([strip, rest], axis=1), ["noisy<br>latents", "clean<br>estimate"], [f"step {i}" for i in shown],
+        np.concatenate([strip, rest], axis=1), ["noisy<br>latents", "clean<br>estimate"], _counted("step", shown),
         "From noise to an image: what the U-Net sees, and what it believes the image will be", "", **looks,
     )  # fmt: skip
 
@@ -276,7 +281,7 @@ def redundancy(found: Lesson, **looks: bool) -> go.Figure:
             hovertemplate="step %{x}<br>%{y:.4g}<extra></extra>",
         )  # fmt: skip
     drawn.update_yaxes(title="Variance of<br>the latents", row=1, col=1)
-    drawn.update_yaxes(title="Change of the<br>clean estimate", type="log", exponentformat="power", row=2, col=1)
+    drawn.update_yaxes(title="Change of the<br>clean estimate", rangemode="tozero", row=2, col=1)
     drawn.update_xaxes(title="Step of the full run", row=2, col=1)
     first, last = found.options["bypass"]
     drawn.add_vrect(x0=first, x1=last, fillcolor="#888888", opacity=0.15, line_width=0, row="all", col=1)
@@ -298,7 +303,7 @@ def descent_figure(found: Lesson, **looks: bool) -> go.Figure:
                 hovertemplate="iteration %{x}<br>energy %{y:.5g}<extra></extra>",
             )  # fmt: skip
     drawn.update_xaxes(title="CRF iteration", dtick=1)
-    drawn.update_yaxes(title="Energy, logarithmic", type="log", tickformat=".2~s")
+    drawn.update_yaxes(title="Energy", rangemode="tozero")
     drawn.update_layout(legend={"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0})
     return styled(drawn, "Every iteration lowers the energy, wherever it starts", **looks)
 
@@ -307,8 +312,7 @@ def figures(found: Lesson, **looks: bool) -> dict[str, go.Figure]:
     """The five figures and the grid of minima, by name, in the order in which the page tells the method."""
     factors = [f"x {10.0**e:g}" for e in EXPONENTS]
     names = [
-        f"{row.picture}<br>{row.unet_calls} U-Net calls, off by {row.distance:.3f}"
-        for row in found.hand_over.itertuples()
+        f"{row.picture}<br>{row.unet_calls} calls, off by {row.distance:.3f}" for row in found.hand_over.itertuples()
     ]
     return {
         "steps": strip_figure(found.strip, found.shown, **looks),
@@ -319,7 +323,7 @@ def figures(found: Lesson, **looks: bool) -> dict[str, go.Figure]:
         ),
         "descent": descent_figure(found, **looks),
         "iterates": image_grid(
-            found.iterates[None], [""], [f"iteration {i}" for i in SHOWN],
+            found.iterates[None], [""], _counted("iteration", SHOWN),
             "The same descent as images, from the noisy latents", "", **looks,
         ),
         "hand-over": image_grid(found.ends[None], [""], names, "Hand-over: before, after, and at the end", "", **looks),
