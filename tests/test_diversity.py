@@ -1,7 +1,10 @@
 """Diversity: the intervals against direct computation, the table, figures, settings."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import gradio as gr
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ from diffusers import StableDiffusionPipeline
 
 from analysis import diversity
 from analysis.diversity import FULL, Row
+from app.tabs import diversity as tab
 from latentcrf import LatentCRF
 from latentcrf.perceptual import load_features, load_lpips
 
@@ -58,6 +62,23 @@ def test_figures() -> None:
     assert [trace.type for trace in drawn["pairs"].data] == ["heatmap", "heatmap"]
     assert drawn["pairs"].data[0].zmax == drawn["pairs"].data[1].zmax
     assert "4 seeds" in drawn["measures"].layout.title.text
+
+
+def test_the_tab_shows_each_methods_row_with_its_measures() -> None:
+    rows = [made_up(FULL, 0), made_up("LatentCRF", 1)]
+    made = {"rows": rows, "seeds": SEEDS, "prompt": "red apple"}
+    shown = tab.show(made, False)
+    assert len(shown) == len(tab.show(None, False)) == 2 * tab.ROWS + len(tab.FIGURES)
+    galleries, texts = shown[: 2 * tab.ROWS : 2], shown[1 : 2 * tab.ROWS : 2]
+    assert [gallery["visible"] for gallery in galleries] == [True, True, False, False, False]
+    assert [label for _, label in galleries[1]["value"]] == [f"seed {seed}" for seed in SEEDS]
+    table = diversity.tabulate(rows).set_index("method")
+    assert "of the full LDM's" not in texts[0] and f"Vendi score {table.loc[FULL, 'vendi']:.2f} (" in texts[0]
+    assert f"{table.loc['LatentCRF', 'pairwise_lpips_ratio']:.2f} of the full LDM's" in texts[1] and texts[2] == ""
+    event: Any = SimpleNamespace(index=2)
+    prompt, seed, random, tabs = tab.send(made, event)
+    assert (prompt, seed, random, tabs.selected) == ("red apple", SEEDS[2], False, "compare")
+    assert tab.send(None, event) == [gr.skip()] * 4
 
 
 def test_methods_share_their_noise_and_what_they_cost_is_told(tiny_pipeline: StableDiffusionPipeline) -> None:

@@ -14,14 +14,38 @@ from app.services import Services
 from app.settings import MAX_SEED, Limit, SettingsError, check_prompt
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from analysis import diversity as analysis
     from analysis.export import Results
     from app.comparison import Models
 else:
     analysis = Later("analysis.diversity")
 
+# Pointing at a cell of a heat map shows its two images, taken from the rows above; the listener is put on anew with each drawing.
+HOVER_JS = """() => {
+    const panel = document.querySelector('#diversity-pair'), hook = () => {
+        const plot = document.querySelector('#diversity-pairs .js-plotly-plot');
+        if (!plot || !plot.on) return setTimeout(hook, 300);
+        if (plot.hooked) return;
+        plot.hooked = true;
+        plot.on('plotly_hover', (event) => {
+            const point = event.points[0], row = document.querySelector(`#diversity-row-${point.curveNumber}`);
+            const images = row ? row.querySelectorAll('.thumbnail-item img') : [];
+            const [a, b] = [point.pointIndex[0], point.pointIndex[1]].map((index) => images[index]);
+            if (!a || !b) return;
+            const shown = panel.querySelectorAll('img');
+            [[a, point.y], [b, point.x]].forEach(([image, name], i) => { shown[i].src = image.src; shown[i].alt = name; });
+            panel.querySelector('p').textContent = `${point.y} and ${point.x}: LPIPS ${point.z.toFixed(3)}`;
+            panel.querySelector('.pair').hidden = false;
+        });
+    };
+    setTimeout(hook, 300);
+}"""
+PAIR = '<div class="pair" hidden><img alt=""><img alt=""><p class="reading"></p></div>'
 SEEDS, SEED = Limit("Seeds", 4, 16), Limit("First seed", 0, MAX_SEED - 16)
 RIVALS = ("LatentCRF", "few steps", "DDIM, equal calls", "bypass without parameters")
+ROWS = 1 + len(RIVALS)
 FIGURES = {
     "measures": note(
         "Each mark is a method's diversity over the seeds; where it stands as far right as the full LDM's, nothing is lost. "
@@ -30,7 +54,8 @@ FIGURES = {
         "95 % jackknife intervals over the seeds.",
     ),
     "pairs": note(
-        "Each cell is a pair of seeds: dark, they look alike; yellow, they differ. A method that loses diversity is darker.",
+        "Each cell is a pair of seeds: dark, they look alike; yellow, they differ. A method that loses diversity is darker. "
+        "Point at a cell to see its two images below.",
         "LPIPS of the two images, the same colours for all methods.",
     ),
 }
@@ -74,7 +99,7 @@ def run(
     turns: Turns,
 ) -> Iterator[list[Any]]:  # fmt: skip
     """Yield status, buttons and what there is to show, a method at a time."""
-    same = [gr.skip()] * (2 + len(FIGURES))
+    same = [gr.skip()] * (1 + 2 * ROWS + len(FIGURES))
     try:
         words, seeds, methods = parse(prompt, seed, count, rivals)
     except SettingsError as error:
@@ -96,23 +121,39 @@ def run(
 
 
 def show(made: dict[str, Any] | None, presentation: bool) -> list[Any]:
-    """The gallery, a row a method, and the figures in the order of `FIGURES`."""
+    """Each method's row of images and its measures, then the figures in the order of `FIGURES`."""
     if made is None:
-        return [gr.skip()] * (1 + len(FIGURES))
-    pictures = [
-        (np.ascontiguousarray(image), row.method if index == 0 else f"seed {seed}")
-        for row in made["rows"]
-        for index, (seed, image) in enumerate(zip(made["seeds"], row.images, strict=True))
-    ]
+        return [gr.skip()] * (2 * ROWS + len(FIGURES))
+    rows = []
+    for row, (_, measured) in zip(made["rows"], analysis.tabulate(made["rows"]).iterrows(), strict=True):
+        pictures = [
+            (np.ascontiguousarray(image), f"seed {seed}") for seed, image in zip(made["seeds"], row.images, strict=True)
+        ]
+        rows += [gr.update(value=pictures, columns=len(pictures), visible=True), measures(measured)]
+    rows += [gr.update(visible=False), ""] * (ROWS - len(made["rows"]))
     drawn = analysis.figures(made["rows"], made["seeds"], presentation=bool(presentation), on_page=True)
-    return [gr.update(value=pictures, columns=len(made["seeds"])), *(drawn[name] for name in FIGURES)]
+    return [*rows, *(drawn[name] for name in FIGURES)]
+
+
+def measures(measured: "pd.Series") -> str:
+    """What stands under a method's row: its measures with their intervals, and their ratios to the full LDM's."""
+    text = f"<b>{measured['method']}</b>, {measured['unet_calls']} U-Net calls"
+    for name, (label, form) in {
+        "pairwise_lpips": ("mean pairwise LPIPS", "{:.3f}"),
+        "vendi": ("Vendi score", "{:.2f}"),
+    }.items():
+        value, low, high = (form.format(measured[name + end]) for end in ("", "_low", "_high"))
+        text += f" · {label} {value} ({low} to {high})"
+        if measured["method"] != analysis.FULL:
+            text += f", {measured[name + '_ratio']:.2f} of the full LDM's"
+    return f'<p class="reading">{text}</p>'
 
 
 def send(made: dict[str, Any] | None, event: gr.SelectData) -> list[Any]:
     """Prompt and seed of the image that was clicked, for the compare tab, with the random switch off."""
     if made is None:
         return [gr.skip()] * 4
-    return [made["prompt"], made["seeds"][event.index % len(made["seeds"])], False, gr.Tabs(selected=COMPARE)]
+    return [made["prompt"], made["seeds"][event.index], False, gr.Tabs(selected=COMPARE)]
 
 
 def results(made: dict[str, Any]) -> "Results":
@@ -138,10 +179,14 @@ def build(page: Page) -> None:
         )
     cost = gr.HTML(elem_id="diversity-cost", padding=False)
     runner.status.render()
-    gallery = gr.Gallery(
-        show_label=False, columns=8, format="png", buttons=[], allow_preview=False, object_fit="contain",
-        height="auto", interactive=False, elem_id="diversity-gallery",
-    )  # fmt: skip
+    shown: list[Any] = []
+    for index in range(ROWS):
+        gallery = gr.Gallery(
+            show_label=False, columns=8, format="png", buttons=[], allow_preview=False, object_fit="contain",
+            height="auto", interactive=False, visible=index == 0, elem_id=f"diversity-row-{index}",
+            elem_classes="diversity-row",
+        )  # fmt: skip
+        shown += [gallery, gr.HTML(padding=False)]
     gr.HTML(
         note(
             "A row a method, a column a seed: from the same noise. Click an image to look at its seed in the compare tab.",
@@ -153,11 +198,16 @@ def build(page: Page) -> None:
     for name, text in FIGURES.items():
         plots.append(gr.Plot(show_label=False, container=False, elem_id=f"diversity-{name}"))
         gr.HTML(text, padding=False)
+    gr.HTML(PAIR, elem_id="diversity-pair", padding=False)
     made: gr.State = gr.State(None)
     with gr.Row(elem_classes="controls"):
         build_export("diversity", made, results)
-    shown = [gallery, *plots]
+    galleries, shown = shown[::2], [*shown, *plots]
     runner.connect(partial(run, page.services), [prompt, seed, count, rivals, page.presentation], [made, *shown])
     page.presentation.change(show, [made, page.presentation], shown, **AT_ONCE)
     gr.on([count.change, rivals.change], told_cost, [count, rivals], cost, **AT_ONCE)
-    gallery.select(send, made, [page.form.values[0], page.form.values[1], page.form.random_seed, page.tabs], **AT_ONCE)
+    for gallery in galleries:
+        gallery.select(
+            send, made, [page.form.values[0], page.form.values[1], page.form.random_seed, page.tabs], **AT_ONCE
+        )
+    plots[list(FIGURES).index("pairs")].change(None, None, None, js=HOVER_JS, queue=False, api_visibility="private")

@@ -33,6 +33,40 @@ def test_a_tab_runs_and_shows_its_figures(page: Page, url: str, name: str) -> No
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_a_cell_of_the_heat_map_shows_its_two_images(page: Page, url: str) -> None:
+    page.goto(url)
+    page.get_by_role("tab", name="Diversity", exact=True).click()
+    page.fill("#diversity-seeds input", "4")
+    page.click("#diversity-start")
+    expect(page.locator("#diversity-cancel")).to_be_enabled(timeout=PATIENCE)
+    expect(page.locator("#diversity-start")).to_be_enabled(timeout=PATIENCE)
+    under = page.locator("#diversity-tab .reading", has_text="of the full LDM's")
+    expect(under).to_have_count(2)  # LatentCRF and few steps
+    page.wait_for_timeout(1500)
+    cell = page.locator("#diversity-pairs .js-plotly-plot .nsewdrag").first
+    cell.scroll_into_view_if_needed()
+    box = cell.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 5, box["y"] + 5)
+    page.mouse.move(box["x"] + box["width"] * 0.9, box["y"] + 0.1 * box["height"], steps=5)
+    pair = page.locator("#diversity-pair .pair")
+    expect(pair.locator("p")).to_contain_text("seed 0 and seed 3: LPIPS 0.")
+    first, second = (image.get_attribute("src") for image in pair.locator("img").all())
+    assert first and second and first != second
+
+
+def test_a_slider_of_the_method_tab_answers_with_another_image(page: Page, url: str) -> None:
+    page.goto(url)
+    page.get_by_role("tab", name="Method", exact=True).click()  # draws by itself the first time
+    image = page.locator("#method-unary img")
+    image.wait_for()
+    before = image.get_attribute("src")
+    page.fill("#method-unary-weight input[type=number]", "-2")
+    page.keyboard.press("Enter")
+    expect(page.locator("#method-unary")).to_contain_text("Counts × 0.01")
+    assert image.get_attribute("src") != before
+
+
 def test_presentation_hides_controls_and_comes_back(page: Page, url: str) -> None:
     page.goto(url)
     page.wait_for_selector("#compare")
