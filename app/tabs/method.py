@@ -59,7 +59,7 @@ writes down the numbers in it (\(u, \lambda, s, \alpha, b\)). Three terms, one q
 $$E(y \mid x) = E_\text{unary}(y) + E_\text{pairwise}(y) + E_\text{higher-order}(y)$$
 
 **Drag a slider.** It makes a term count up to 100 times less or more than the CRF learned; the image is the one of lowest energy then. The bars
-are its energy with the learned weights: their total is lowest where the slider is at 1.
+are its energy with the learned weights: their total is lowest where the slider is at 0, the learned weight.
 """
 TERMS = {
     "unary": r"""
