@@ -21,7 +21,8 @@ from app.png import read_png
 from app.results import Comparison, Generated, Progress
 from app.services import MODELS, PARTS, ModelsError, Services
 from app.settings import NAMES, Settings
-from app.tabs import compare, method
+from app.tabs import compare
+from app.tabs.method import TERMS
 from app.ui import TABS, build_app
 from latentcrf.levels import clean_between, coefficients
 
@@ -352,9 +353,7 @@ def test_the_page_offers_one_endpoint_and_a_bounded_queue() -> None:
     assert public == ["compare"]
     using_device = [fn for fn in app.fns.values() if fn.concurrency_id == "device"]
     # the compare tab's two ways to start and the endpoint; a run a tab; the method tab's sliders
-    assert len(using_device) == 3 + len(TABS) + len(method.TERMS) and all(
-        fn.concurrency_limit == 1 for fn in using_device
-    )
+    assert len(using_device) == 3 + len(TABS) + len(TERMS) and all(fn.concurrency_limit == 1 for fn in using_device)
     assert app._queue.max_size == 32 and app.api_open is False and app.analytics_enabled is False
 
 
