@@ -1,5 +1,7 @@
 """What the analysis tabs share: modules imported when first used, runs that fail with a sentence."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +15,8 @@ from app.api import SORRY
 from app.later import Later
 from app.page import build_runner
 from app.services import ModelsError
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_two_threads_never_see_half_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,3 +65,16 @@ def test_a_run_that_fails_says_so_and_can_be_started_again(failure: Exception, w
     assert words in last[0] and "inside" not in last[0]
     assert last[1]["interactive"] and not last[2]["interactive"]
     assert len(last) == 4 and last[3] == gr.skip()  # what there is stays
+
+
+def test_the_page_is_built_before_the_slow_libraries_are_imported() -> None:
+    """They are imported when first used: gradio reads the handlers' annotations, which must not do it either."""
+    code = """if True:
+        import sys
+        from app.services import Services
+        from app.ui import build_app
+        build_app(Services())
+        print([name for name in ("torch", "diffusers", "transformers", "plotly") if name in sys.modules])
+    """
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "[]"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from analysis import grid
     from analysis import method as analysis
     from analysis.export import Results
+    from analysis.method import Lesson
     from app.comparison import Models
 else:
     grid, analysis = Later("analysis.grid"), Later("analysis.method")
@@ -177,7 +178,7 @@ def strip(pictures: np.ndarray, presentation: bool) -> Any:
     )
 
 
-def draw(made: "analysis.Lesson | None", presentation: bool) -> list[Any]:
+def draw(made: "Lesson | None", presentation: bool) -> list[Any]:
     """The figures, in the order of `NOTES`."""
     if made is None:
         return [gr.skip()] * len(NOTES)
@@ -185,13 +186,13 @@ def draw(made: "analysis.Lesson | None", presentation: bool) -> list[Any]:
     return [drawn[name] for name in NOTES]
 
 
-def example(made: "analysis.Lesson", term: str) -> str:
+def example(made: "Lesson", term: str) -> str:
     """The image of lowest energy with the learned weights, and its energy."""
     image, energies = analysis.learned(made, term)
     return told(image, energies, energies["total"], 1.0)
 
 
-def turn(services: Services, term: str, made: "analysis.Lesson | None", exponent: float) -> str:
+def turn(services: Services, term: str, made: "Lesson | None", exponent: float) -> str:
     """The image of lowest energy where `term` counts 10 ** exponent times, and its energy with the learned weights."""
     if made is None:
         return html.message("Press Run first.")
@@ -221,7 +222,7 @@ def told(image: np.ndarray, energies: dict[str, float], least: float, factor: fl
     )
 
 
-def results(made: "analysis.Lesson") -> "Results":
+def results(made: "Lesson") -> "Results":
     """The export."""
     return analysis.results(made)
 
