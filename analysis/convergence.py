@@ -3,8 +3,8 @@
     python -m analysis.convergence --prompt "red apple" --seeds 4 --out results/convergence
 
 The LDM runs once up to the hand-over, the solver once from there: it yields its iterates. Written to --out:
-convergence.csv (a row a seed, solver and iteration), the energy and residual curves, the images after 0 (before the CRF:
-the LDM's own estimate) to 10 iterations, their difference to the last iterate, and maps of the energy.
+convergence.csv (a row a seed, solver and iteration), the energy and residual curves, the images before the CRF (the
+LDM's own estimate) and after 0 (its target u) to 10 iterations, their difference to the last iterate, and maps of the energy.
 """
 
 import argparse
@@ -46,7 +46,8 @@ class Convergence:
 
     Attributes:
         table: columns seed, solver, iteration, unary, pairwise, higher_order, total, residual.
-        images: uint8 (len(SHOWN), n, H, W, 3), decoded: before the CRF, then after 1, 2, ... iterations.
+        images: uint8 (1 + len(SHOWN), n, H, W, 3), decoded: before the CRF, its start (the unary term's target u), then after
+            1, 2, ... iterations.
         maps: each term's energy, and the total, of each site before the CRF and after the last iteration, (2, n, h, w).
         bf16: whether the networks computed in bfloat16.
     """
@@ -133,7 +134,7 @@ def compute(
             before = y
             if solver == "3mg":
                 kept[iteration] = y
-    pictures = [observation.denoised, *(kept[i] for i in SHOWN[1:])]
+    pictures = [observation.denoised, *(kept[i] for i in SHOWN)]
     images = np.stack([to_pixels(decode(pipeline, latents.float(), bf16=False)) for latents in pictures])
     ends = (observation.denoised.float(), kept[ITERATIONS])
     found = [energy_maps(y, potentials) for y in ends]
@@ -191,7 +192,7 @@ def settled(table: pd.DataFrame) -> int | None:
 
 def figures(found: Convergence, **looks: bool) -> dict[str, go.Figure]:
     """The curves, the images, their difference to the last iterate, and the energy maps, by name."""
-    rows = ["before", *(f"{i}" for i in SHOWN[1:])]
+    rows = ["before", "0: target u", *(f"{i}" for i in SHOWN[1:])]
     columns = [f"seed {seed}" for seed in found.seeds]
     difference = np.abs(found.images.astype(int) - found.images[-1:].astype(int)) * AMPLIFIED
     total = found.maps["total"]

@@ -79,7 +79,7 @@ def test_the_table_has_every_iteration_and_the_energy_never_rises(found: converg
 
 
 def test_images_and_figures(found: convergence.Convergence) -> None:
-    assert found.images.shape == (len(convergence.SHOWN), 2, 16, 16, 3) and found.images.dtype == np.uint8
+    assert found.images.shape == (1 + len(convergence.SHOWN), 2, 16, 16, 3) and found.images.dtype == np.uint8
     drawn = convergence.figures(found)
     assert list(drawn) == ["curves", "images", "difference", "energy-maps"]
     names = {trace.name for trace in drawn["curves"].data if trace.showlegend is not False}
@@ -90,7 +90,7 @@ def test_images_and_figures(found: convergence.Convergence) -> None:
     assert drawn["curves"].layout.xaxis2.title.text == "CRF iteration"
     assert drawn["curves"].layout.yaxis2.type == "log"
     assert list(drawn["images"].layout.xaxis.ticktext) == ["seed 4", "seed 5"]
-    assert list(drawn["images"].layout.yaxis.ticktext) == ["before", "1", "2", "3", "4", "5", "10"]
+    assert list(drawn["images"].layout.yaxis.ticktext) == ["before", "0: target u", "1", "2", "3", "4", "5", "10"]
     assert "10 times amplified" in drawn["difference"].layout.title.text
     assert [trace.type for trace in drawn["energy-maps"].data] == ["image", "heatmap"] * 4
     shown = drawn["energy-maps"].data[1]

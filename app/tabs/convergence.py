@@ -22,8 +22,8 @@ else:
 COUNT = Limit("Seeds", 1, 6)
 FIGURES = {
     "images": note(
-        "A row an iteration, a column a seed. The first row is the LDM's own estimate, before the CRF; from it to the second "
-        "row both the target that the CRF's network proposes and one iteration are at work.",
+        "A row an iteration, a column a seed. From the first row, the LDM's own estimate before the CRF, to the second, the CRF's "
+        "network has proposed its target u; from there on the iterations are at work.",
         "The LDM runs once a seed up to the hand-over; the CRF's solver then yields its iterates, each decoded by itself.",
     ),
     "curves": note(
