@@ -13,10 +13,14 @@ from gradio.utils import get_upload_folder
 from app import html
 from app.api import SORRY
 from app.form import Form
+from app.later import Later
 from app.services import ModelsError, Services
 
 if TYPE_CHECKING:
+    from analysis import export
     from analysis.export import Results
+else:
+    export = Later("analysis.export")
 
 # Events that compute wait for the device, one at a time; those that only say something do not wait.
 COMPUTING: dict[str, Any] = {
@@ -157,17 +161,15 @@ def build_export(name: str, made: gr.State, results: Callable[[Any], "Results"])
     make = gr.Button("Export as ZIP", size="sm", min_width=120, elem_id=f"{name}-export")
     file = gr.DownloadButton("Download the ZIP", size="sm", visible=False, min_width=120, elem_id=f"{name}-zip")
 
-    def export(value: Any) -> Any:
+    def write(value: Any) -> Any:
         if value is None:
             return gr.update(visible=True, value=None, label="Nothing to export yet")
-        from analysis.export import write_zip
-
         folder = Path(get_upload_folder()) / f"{name}-{time.time_ns()}"
         folder.mkdir(parents=True, exist_ok=True)
-        path = write_zip(results(value), folder / f"latentcrf-{name}.zip")
+        path = export.write_zip(results(value), folder / f"latentcrf-{name}.zip")
         return gr.update(visible=True, value=str(path), label="Download the ZIP")
 
-    make.click(export, made, file, concurrency_limit=2, api_visibility="private")
+    make.click(write, made, file, concurrency_limit=2, api_visibility="private")
 
 
 def note(reading: str, computed: str) -> str:

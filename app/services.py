@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError, safe_open
 
 from app.inverted import inverted
-from app.later import IMPORTING
+from app.later import IMPORTING, Later
 from app.results import Comparison, Generated, Progress
 from app.settings import Settings
 
 if TYPE_CHECKING:
     import torch
 
+    from app import comparison
     from app.comparison import Models
+else:
+    comparison = Later("app.comparison")
 
 log = logging.getLogger(__name__)
 MODELS = Path(__file__).parent.parent / "assets" / "models"
@@ -166,9 +169,7 @@ class Services:
         self, settings: Settings, previews: bool
     ) -> Generator[Progress | Generated | Comparison, None, None]:
         def work(report: Callable[[Any], None]) -> None:
-            from app.comparison import compare
-
-            compare(self.models, settings, previews, report)
+            comparison.compare(self.models, settings, previews, report)
 
         yield from inverted(work, holding=self._device)
 
