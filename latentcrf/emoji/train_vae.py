@@ -12,6 +12,7 @@ Three parts of the time budget, in this order:
 
 The folder `vae` of the run is an ordinary AutoencoderKL with the latents' shift and scale folded in. A finished one is
 refined with `--init-from FOLDER --decoder-only`: encoder and latents stay exactly as they are, and so does the U-Net's worth.
+With `--latent-noise` it also learns to forgive small errors, which an LDM's latents have and an encoder's have not.
 """
 
 import argparse
@@ -186,7 +187,11 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
         with torch.autocast(device.type, torch.bfloat16):
             with torch.set_grad_enabled(not (adversarial or options.decoder_only)):
                 posterior = vae.encode(images).latent_dist
-            rebuilt = vae.decode(posterior.sample()).sample.float()
+            latents = posterior.sample()
+            if options.latent_noise > 0:
+                spread = options.latent_noise * torch.rand(len(latents), 1, 1, 1, device=device)
+                latents = latents + spread * torch.randn_like(latents)
+            rebuilt = vae.decode(latents).sample.float()
             perceptual = lpips(rebuilt, images).mean()
         l1, l2 = (rebuilt - images).abs().mean(), (rebuilt - images).square().mean()
         kl = posterior.kl().mean() / posterior.mean[0].numel()
@@ -240,7 +245,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--decoder-only", action="store_true", help="refine the decoder of --init-from; its encoder stays as it is"
     )
+    parser.add_argument(
+        "--latent-noise",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="with --decoder-only: noise on the latents, of a standard deviation between 0 and S for each picture, so that "
+        "the decoder forgives an LDM's errors (default 0)",
+    )
     options = parser.parse_args(arguments)
+    if options.latent_noise and not options.decoder_only:
+        parser.error("--latent-noise is for --decoder-only: an encoder would learn to drown it.")
+    if not 0 <= options.latent_noise <= 2:
+        parser.error(f"--latent-noise {options.latent_noise} is out of range: 0 to 2.")
     if options.decoder_only and not options.init_from:
         parser.error("--decoder-only needs --init-from FOLDER, the autoencoder whose decoder is refined.")
     check_run_arguments(parser, options)

@@ -46,7 +46,7 @@ from latentcrf.training.losses import (
     distillation_loss,
     generator_loss,
 )
-from latentcrf.training.trajectories import Recording, Trajectories, clean_estimate, levels, load_trajectories, record
+from latentcrf.training.trajectories import Recording, Trajectories, levels, load_trajectories, record
 
 VALIDATION_SHARE = 0.1  # of the recorded runs
 PAPER_BYPASS = (33, 49)  # of 50 steps, where progress is measured
@@ -159,11 +159,9 @@ def observe_coarse(runs: Trajectories, chosen: Tensor) -> tuple[Observation, Ten
     """What coarse runs handed over at their steps `chosen` (B,), and where the precise runs arrived."""
     assert runs.coarse is not None
     steps = runs.coarse
-    latents, following, at, after = (
-        part[chosen] for part in (steps.latents, steps.following, steps.alphas, steps.alphas_after)
-    )
-    denoised = clean_estimate(latents, following, at, after)
-    observation = Observation(following, denoised, after, torch.ones_like(after), alpha_denoised=at)
+    after, at = steps.alphas[chosen], steps.alphas_denoised[chosen]
+    ends = torch.ones_like(after)
+    observation = Observation(steps.latents[chosen], steps.denoised[chosen], after, ends, alpha_denoised=at)
     return observation, runs.latents[steps.runs[chosen], -1]
 
 

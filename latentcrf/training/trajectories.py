@@ -1,29 +1,36 @@
 """The LDM's own trajectories, recorded once, so that distilling them is cheap.
 
-A chunk file holds the latents of a few runs at every level: `latents` (n, S + 1, C, H, W), float32, from pure noise to
-the final latents, and `coarse` (n, s + 1, C, H, W), the same runs with fewer steps; its metadata say how they were made.
-What a few-step run hands over is mended towards where the precise run from the same noise arrives. A run's clean estimates are not stored: two neighbouring
-latents of a DDIM run determine them (`levels.clean_between`).
+A chunk file holds a few runs, float32: `latents` (n, S + 1, C, H, W) from pure noise to the final latents, whose clean
+estimates are not stored, as two neighbouring latents of a DDIM run determine them (`levels.clean_between`). And what
+runs from the same noise with few steps would hand over, SOLVER being ddim and dpm: `SOLVER.latents` and
+`SOLVER.denoised` (n, s - 2, C, H, W), after their second step, their third, ..., the last but one; it is mended towards where the
+precise run arrives. The metadata say how all of it was made.
 """
 
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from latentcrf.files import replacing
-from latentcrf.levels import clean_between
+from latentcrf.levels import clean_between, clean_estimate, coefficients, level
 from latentcrf.training.loop import RunError
 
 FIRST_SEED = 1_000_000  # far from the small seeds that measurements use
+SOLVERS: dict[str, tuple[Any, dict[str, Any]]] = {  # of the coarse runs; the precise ones are DDIM's
+    "ddim": (DDIMScheduler, {}),
+    "dpm": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
+}
 
 
 @dataclass(frozen=True)
@@ -35,18 +42,23 @@ class Recording:
     guidances: tuple[float, ...] = (3.0, 1.0, 3.0, 5.0, 2.0, 7.0, 4.0)
     chunk: int = 16
 
+    def coarse_steps(self, chunk: int, solver: str) -> int:
+        """Steps of the coarse runs of a chunk: another number for each solver."""
+        return self.coarse[(chunk + 3 * list(SOLVERS).index(solver)) % len(self.coarse)]
+
 
 @dataclass(frozen=True)
 class CoarseSteps:
-    """Steps of coarse runs, each (M, ...): from `latents` (M, C, H, W) at level `alphas` (M,) to `following`.
+    """What coarse runs hand over, (M, ...): `latents` at level `alphas` and `denoised`, the estimate of the U-Net's last
+    call, at level `alphas_denoised` (M,).
 
-    `following` is at level `alphas_after` (M,); `runs` (M,) are the numbers of the precise runs from the same noise.
+    `runs` (M,) are the numbers of the precise runs from the same noise.
     """
 
     latents: Tensor
-    following: Tensor
+    denoised: Tensor
     alphas: Tensor
-    alphas_after: Tensor
+    alphas_denoised: Tensor
     runs: Tensor
 
     def __len__(self) -> int:
@@ -75,7 +87,7 @@ class Trajectories:
             coarse = self.coarse
             if coarse is not None:
                 own = (coarse.runs >= first) & (coarse.runs < end)
-                tensors = (coarse.latents, coarse.following, coarse.alphas, coarse.alphas_after, coarse.runs - first)
+                tensors = (coarse.latents, coarse.denoised, coarse.alphas, coarse.alphas_denoised, coarse.runs - first)
                 coarse = CoarseSteps(*(tensor[own] for tensor in tensors))
             parts.append(Trajectories(self.latents[first:end], self.alphas, coarse))
         return parts[0], parts[1]
@@ -83,20 +95,15 @@ class Trajectories:
     def denoised(self, runs: Tensor, steps: Tensor) -> Tensor:
         """The LDM's clean estimate (B, C, H, W) at step `steps` (B,) of runs `runs` (B,), guidance included."""
         latents, following = (self.latents[runs, index] for index in (steps, steps + 1))
-        return clean_estimate(latents, following, self.alphas[steps], self.alphas[steps + 1])
+        abars = (self.alphas[index].double().view(-1, 1, 1, 1) for index in (steps, steps + 1))
+        here, after = ((abar.sqrt(), (1 - abar).sqrt()) for abar in abars)
+        return clean_between(latents.double(), following.double(), here, after).to(latents.dtype)
 
 
-def clean_estimate(latents: Tensor, following: Tensor, alphas: Tensor, alphas_after: Tensor) -> Tensor:
-    """x0_hat (B, C, H, W) of deterministic DDIM steps between levels `alphas` and `alphas_after` (B,)."""
-    levels = (alpha.double().view(-1, 1, 1, 1) for alpha in (alphas, alphas_after))
-    here, after = ((abar.sqrt(), (1 - abar).sqrt()) for abar in levels)
-    return clean_between(latents.double(), following.double(), here, after).to(latents.dtype)
-
-
-def levels(scheduler: DDIMScheduler, steps: int) -> Tensor:
+def levels(scheduler: Any, steps: int) -> Tensor:
     """abar at each of `steps` steps of a run, then 1: (steps + 1,)."""
     scheduler.set_timesteps(steps)
-    return torch.cat([scheduler.alphas_cumprod[scheduler.timesteps.cpu()], torch.ones(1)])
+    return torch.tensor([level(*coefficients(scheduler, index))[0] for index in range(steps + 1)])
 
 
 @torch.no_grad()
@@ -108,7 +115,7 @@ def record(
     Raises:
         RunError: the folder holds recordings made in another way.
     """
-    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    config = pipeline.scheduler.config
     pipeline.set_progress_bar_config(disable=True)
     settings = {key: json.dumps(value) for key, value in asdict(recording).items()}
     shape = (pipeline.unet.config.in_channels, pipeline.unet.config.sample_size, pipeline.unet.config.sample_size)
@@ -125,35 +132,53 @@ def record(
         )
         texts = [prompts[i % len(prompts)] for i in places]
         guidance = recording.guidances[index % len(recording.guidances)]
-        coarse = recording.coarse[index % len(recording.coarse)]
-        recorded = {
-            name: _path(pipeline, texts, noise, steps, guidance)
-            for name, steps in (("latents", recording.steps), ("coarse", coarse))
-        }
+        pipeline.scheduler = DDIMScheduler.from_config(config)
+        recorded = {"latents": _path(pipeline, texts, noise, recording.steps, guidance)[0]}
+        for solver, (scheduler, how) in SOLVERS.items():
+            pipeline.scheduler = scheduler.from_config(config, **how)
+            path_of, denoised = _path(pipeline, texts, noise, recording.coarse_steps(index, solver), guidance)
+            # The first call is at pure noise; after the last step there is nothing left to bypass.
+            recorded |= {f"{solver}.latents": path_of[:, 2:-1], f"{solver}.denoised": denoised[:, 1:-1]}
+        pipeline.scheduler = DDIMScheduler.from_config(config)
         with replacing(path) as temporary:
-            save_file(recorded, temporary, metadata=settings)
+            save_file({name: tensor.contiguous() for name, tensor in recorded.items()}, temporary, metadata=settings)
 
 
 def _path(
     pipeline: StableDiffusionPipeline, prompts: Sequence[str], noise: Tensor, steps: int, guidance: float
-) -> Tensor:
-    """Latents (n, steps + 1, C, H, W), float32 on the CPU, of a DDIM run from `noise` (n, C, H, W), itself the first."""
-    path = [noise]
-
-    def keep(_: Any, step: int, timestep: int, tensors: dict[str, Tensor]) -> dict:
-        path.append(tensors["latents"].float().cpu())
-        return {}
-
-    with torch.autocast(pipeline.device.type, torch.bfloat16):
+) -> tuple[Tensor, Tensor]:
+    """Latents (n, steps + 1, C, H, W) of a run from `noise` (n, C, H, W), itself the first, and the clean estimate of each
+    step (n, steps, C, H, W); float32 on the CPU."""
+    with torch.autocast(pipeline.device.type, torch.bfloat16), _watched(pipeline.scheduler) as (path, denoised):
         pipeline(
             list(prompts),
             num_inference_steps=steps,
             guidance_scale=guidance,
             latents=noise.to(pipeline.device),
             output_type="latent",
-            callback_on_step_end=keep,
         )
-    return torch.stack(path, dim=1)
+    return torch.stack([noise, *path], dim=1), torch.stack(denoised, dim=1)
+
+
+@contextmanager
+def _watched(scheduler: Any) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    """Within the block, the latents after each of the scheduler's steps and the clean estimates are added to two lists."""
+    path: list[Tensor] = []
+    denoised: list[Tensor] = []
+    step = scheduler.step
+
+    @functools.wraps(step)  # the pipeline reads its signature
+    def watched(model_output: Tensor, timestep: Any, sample: Tensor, **options: Any) -> Any:
+        denoised.append(clean_estimate(scheduler, len(denoised), model_output, sample).float().cpu())
+        done = step(model_output, timestep, sample, **options)
+        path.append(done[0].float().cpu())
+        return done
+
+    scheduler.step = watched
+    try:
+        yield path, denoised
+    finally:
+        del scheduler.step
 
 
 def load_trajectories(folder: Path, scheduler: DDIMScheduler, recording: Recording) -> Trajectories:
@@ -164,17 +189,17 @@ def load_trajectories(folder: Path, scheduler: DDIMScheduler, recording: Recordi
     """
     parts: list[Tensor] = []
     steps: list[tuple[Tensor, ...]] = []
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, "pt") as file:
-            latents, coarse = file.get_tensor("latents"), file.get_tensor("coarse")
+    for index, path in enumerate(sorted(folder.glob("*.safetensors"))):
         first = sum(map(len, parts))
-        parts.append(latents)
-        # The first call is at pure noise; after the last step there is nothing left to bypass.
-        kept = torch.arange(1, coarse.shape[1] - 2)
-        alphas = levels(scheduler, coarse.shape[1] - 1)
-        runs = torch.arange(first, first + len(latents)).repeat_interleave(len(kept))
-        at, after = (alphas[index].repeat(len(latents)) for index in (kept, kept + 1))
-        steps.append((coarse[:, kept].flatten(0, 1), coarse[:, kept + 1].flatten(0, 1), at, after, runs))
+        with safe_open(path, "pt") as file:
+            parts.append(file.get_tensor("latents"))
+            for solver, (kind, how) in SOLVERS.items():
+                latents, denoised = (file.get_tensor(f"{solver}.{name}") for name in ("latents", "denoised"))
+                count, kept = latents.shape[:2]
+                alphas = levels(kind.from_config(scheduler.config, **how), recording.coarse_steps(index, solver))
+                runs = torch.arange(first, first + count).repeat_interleave(kept)
+                after, at = alphas[2:-1].repeat(count), alphas[1:-2].repeat(count)
+                steps.append((latents.flatten(0, 1), denoised.flatten(0, 1), after, at, runs))
     if not parts:
         raise RunError(f"{folder} holds no trajectories.")
     coarse_steps = CoarseSteps(*(torch.cat(column) for column in zip(*steps, strict=True)))

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from safetensors.torch import save_file
 
+from analysis.generate import load_pipeline, scheduled
+from latentcrf import LatentCRFScheduler
 from latentcrf.emoji.train_unet import build_scheduler
 from latentcrf.model import hand_over
 from latentcrf.training.loop import RunError
@@ -19,7 +20,15 @@ from latentcrf.training.train import (
     random_hand_over,
     random_iterations,
 )
-from latentcrf.training.trajectories import Recording, Trajectories, levels, load_trajectories
+from latentcrf.training.trajectories import (
+    FIRST_SEED,
+    SOLVERS,
+    Recording,
+    Trajectories,
+    levels,
+    load_trajectories,
+    record,
+)
 
 
 def ddim_run(scheduler: DDIMScheduler, steps: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -87,24 +96,37 @@ def test_random_hand_overs_and_iteration_counts_cover_their_ranges() -> None:
 
 
 def test_coarse_runs_hand_over_towards_where_the_precise_run_arrives(tmp_path: Path) -> None:
-    scheduler = build_scheduler()
-    for chunk, steps in enumerate((5, 4)):
-        precise, (coarse, _) = ddim_run(scheduler, 50)[0], ddim_run(scheduler, steps)
-        chunk_of = {"latents": precise.repeat(2, 1, 1, 1, 1) + chunk, "coarse": coarse.repeat(2, 1, 1, 1, 1)}
-        save_file(chunk_of, tmp_path / f"{chunk}.safetensors")
-    runs = load_trajectories(tmp_path, scheduler, Recording())
-    assert len(runs) == 4 and len(runs.coarse) == 2 * 3 + 2 * 2  # steps 1, 2, 3 of 5; 1, 2 of 4
-    _, denoised = ddim_run(scheduler, 5)
-    observation, target = observe_coarse(runs, torch.arange(3))
-    alphas = levels(scheduler, 5)
-    assert torch.equal(observation.alpha_denoised, alphas[1:4]) and torch.equal(observation.alpha_in, alphas[2:5])
-    assert torch.allclose(observation.denoised, torch.cat(denoised[1:4]), atol=2e-4)
-    assert torch.equal(target, runs.latents[[0, 0, 0], -1])
-    assert distillation_loss(target, observation, target) < 1e-6
+    pipeline = load_pipeline()
+    recording = Recording(steps=6, coarse=(5, 4), guidances=(3.0, 1.0), chunk=2)
+    record(pipeline, ["red apple", "rocket", "pizza"], tmp_path, 4, recording)
+    runs = load_trajectories(tmp_path, pipeline.scheduler, recording)
+    # Steps 1, 2, 3 of 5 and 1, 2 of 4: chunk 0 has 5 of DDIM and 4 of DPM-Solver++, chunk 1 the other way round.
+    assert len(runs) == 4 and len(runs.coarse) == 2 * (2 * 3 + 2 * 2)
     first, others = runs.split(1)
-    assert len(first) == 1 and len(others) == 3 and len(first.coarse) == 3 and len(others.coarse) == 7
-    assert others.coarse.runs.tolist() == [0, 0, 0, 1, 1, 2, 2]
-    assert torch.equal(observe_coarse(others, torch.tensor([6]))[1], runs.latents[[3], -1])
+    assert len(first) == 1 and len(others) == 3 and len(first.coarse) == 3 + 2 and len(others.coarse) == 15
+    assert sorted(set(others.coarse.runs.tolist())) == [0, 1, 2]
+
+    # The same as LatentCRFScheduler sees in a run of its own from the same noise.
+    seen = torch.arange(len(runs.coarse))
+    observation, target = observe_coarse(runs, seen)
+    assert torch.equal(target, runs.latents[runs.coarse.runs, -1]) and (observation.alpha_out == 1).all()
+    assert distillation_loss(target, observation, target) < 1e-6
+    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(FIRST_SEED))
+    assert torch.equal(runs.latents[:1, 0], noise)
+    for start, solver, steps in ((0, "ddim", 5), (6, "dpm", 4)):
+        kind, how = SOLVERS[solver]
+        for bypassed in range(2, steps):
+            wrapped = LatentCRFScheduler(
+                kind.from_config(pipeline.scheduler.config, **how), None, bypass=(bypassed, steps)
+            )
+            with scheduled(pipeline, wrapped), torch.autocast("cpu", torch.bfloat16):
+                pipeline("red apple", num_inference_steps=steps, guidance_scale=3.0, latents=noise, output_type="latent")
+            handed, index = wrapped.last_hand_over.observation, start + bypassed - 2
+            assert observation.alpha_in[index].item() == pytest.approx(handed.alpha_in, abs=1e-6)
+            assert observation.alpha_denoised[index].item() == pytest.approx(handed.alpha_denoised, abs=1e-6)
+            # bf16 networks, another batch size
+            assert (observation.latents[index] - handed.latents[0]).abs().mean() < 0.03
+            assert (observation.denoised[index] - handed.denoised[0]).abs().mean() < 0.03
 
 
 def test_an_empty_folder_of_trajectories_is_named(tmp_path: Path) -> None:
