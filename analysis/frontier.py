@@ -170,7 +170,7 @@ def figure(
             marker={"color": colour, "symbol": symbol, "size": 16 if name == "LatentCRF" else 11,
                     "line": {"color": "#333333", "width": 1}},
             error_x=_bars(rows[own], "time_ratio", 1.0), error_y=_bars(rows[own], measure, factor),
-            customdata=[[text] for text, kept in zip(texts, own, strict=True) if kept],
+            customdata=[[text, method] for text, method, kept in zip(texts, rows["method"], own, strict=True) if kept],
             hovertemplate="%{customdata[0]}<extra></extra>",
         )  # fmt: skip
     full = table[table["method"] == FULL]

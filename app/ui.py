@@ -7,15 +7,17 @@ from typing import Any
 import gradio as gr
 
 from app import api
+from app.downloads import DOWNLOADS_JS
 from app.page import COMPARE, Page
 from app.services import Services
-from app.tabs import compare, convergence, diversity, method, variance
+from app.tabs import compare, convergence, diversity, frontier, method, variance
 
 # The analysis tabs after the compare tab: id, title, what builds it.
 TABS: tuple[tuple[str, str, Callable[[Page], None]], ...] = (
     ("variance", "Latent variance", variance.build),
     ("convergence", "CRF convergence", convergence.build),
     ("diversity", "Diversity", diversity.build),
+    ("frontier", "Frontier", frontier.build),
     ("method", "Method", method.build),
 )
 MAX_QUEUE = 32  # visitors waiting for the device; the next one is told that the queue is full
@@ -41,6 +43,7 @@ def build_app(services: Services) -> gr.Blocks:
             for name, title, build in TABS:
                 with gr.Tab(title, id=name, elem_id=f"{name}-tab") as tab:
                     build(Page(services, tabs, tab, form, presentation))
+        app.load(None, None, None, js=DOWNLOADS_JS, queue=False, api_visibility="private")
         api.build(services)
     return app.queue(max_size=MAX_QUEUE, api_open=False)
 

@@ -352,8 +352,11 @@ def test_the_page_offers_one_endpoint_and_a_bounded_queue() -> None:
     public = [fn.api_name for fn in app.fns.values() if fn.api_visibility == "public"]
     assert public == ["compare"]
     using_device = [fn for fn in app.fns.values() if fn.concurrency_id == "device"]
-    # the compare tab's two ways to start and the endpoint; a run a tab; the method tab's sliders
-    assert len(using_device) == 3 + len(TABS) + len(TERMS) and all(fn.concurrency_limit == 1 for fn in using_device)
+    # the compare tab's two ways to start and the endpoint; a run a tab (the frontier's table is there already); the
+    # method tab's sliders
+    assert len(using_device) == 3 + (len(TABS) - 1) + len(TERMS) and all(
+        fn.concurrency_limit == 1 for fn in using_device
+    )
     assert app._queue.max_size == 32 and app.api_open is False and app.analytics_enabled is False
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from app.downloads import build_figure
 from app.form import DEFAULTS
 from app.later import Later
 from app.page import AT_ONCE, Clock, Page, Turns, build_export, build_runner, note, said, watched
@@ -139,7 +140,7 @@ def build(page: Page) -> None:
     runner.status.render()
     plots = []
     for name, text in FIGURES.items():
-        plots.append(gr.Plot(show_label=False, container=False, elem_id=f"convergence-{name}"))
+        plots.append(build_figure(f"convergence-{name}", table=name == "curves"))
         gr.HTML(text, padding=False)
     made: gr.State = gr.State(None)
     with gr.Row(elem_classes="controls"):

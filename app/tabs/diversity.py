@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 import numpy as np
 
+from app.downloads import build_figure
 from app.form import DEFAULTS
 from app.later import Later
 from app.page import AT_ONCE, COMPARE, Clock, Page, Turns, build_export, build_runner, note, said, watched
@@ -196,7 +197,7 @@ def build(page: Page) -> None:
     )
     plots = []
     for name, text in FIGURES.items():
-        plots.append(gr.Plot(show_label=False, container=False, elem_id=f"diversity-{name}"))
+        plots.append(build_figure(f"diversity-{name}"))
         gr.HTML(text, padding=False)
     gr.HTML(PAIR, elem_id="diversity-pair", padding=False)
     made: gr.State = gr.State(None)

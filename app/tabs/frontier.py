@@ -7,6 +7,7 @@ import gradio as gr
 import pandas as pd
 
 from app import html
+from app.downloads import build_figure
 from app.later import Later
 from app.page import AT_ONCE, Page, build_export, note
 
@@ -32,11 +33,26 @@ MEASURES = {
 ABSENT = (
     f"No benchmark is shipped with this copy. Make one with {COMMAND}, and put its benchmark.csv and samples into {{}}."
 )
+# A click on a mark chooses its method; the listener is put on anew with each drawing.
+CLICK_JS = """() => {
+    const hook = () => {
+        const plot = document.querySelector('#frontier-figure .js-plotly-plot');
+        if (!plot || !plot.on) return setTimeout(hook, 300);
+        if (plot.hooked) return;
+        plot.hooked = true;
+        plot.on('plotly_click', (event) => {
+            const field = document.querySelector('#frontier-clicked textarea, #frontier-clicked input');
+            field.value = event.points[0].customdata[1];
+            field.dispatchEvent(new Event('input', { bubbles: true }));
+        });
+    };
+    setTimeout(hook, 300);
+}"""
 NO_SAMPLE = f"No images of this method are shipped: {COMMAND} writes them into results/benchmark/samples."
 READING = (
     "Each point is a way to sample: the further left, the faster. The vertical axis says whether higher or lower is better; "
     "bars are 95 % intervals. No method shown beats those on the dotted line in both time and quality. Dashed: the "
-    "full LDM. Point at a mark for its settings."
+    "full LDM. Point at a mark for its settings, click it for its images."
 )
 COMPUTED = (
     "All methods drew the same prompts from the same noise; intervals by bootstrap over the prompts; times are medians of runs "
@@ -122,7 +138,7 @@ def build(page: Page) -> None:
         measure = gr.Dropdown(list(MEASURES), value="KID to real images", label="Quality", elem_id="frontier-measure")
         families = gr.CheckboxGroup([], label="Methods", scale=3, visible=False, elem_id="frontier-families")
     status = gr.HTML(elem_id="frontier-status", padding=False)
-    figure = gr.Plot(show_label=False, container=False, elem_id="frontier-figure")
+    figure = build_figure("frontier-figure")
     gr.HTML(note(READING, COMPUTED), padding=False)
     with gr.Row(elem_classes="controls"):
         method = gr.Dropdown([], label="Images of", visible=False, elem_id="frontier-method")
@@ -131,6 +147,7 @@ def build(page: Page) -> None:
         alt_text="Sample images of the method chosen, side by side", elem_id="frontier-images",
     )  # fmt: skip
     words = gr.HTML(elem_id="frontier-words", padding=False)
+    clicked = gr.Textbox(visible="hidden", elem_id="frontier-clicked")
     rows = gr.Dataframe(
         interactive=False,
         visible=False,
@@ -150,3 +167,5 @@ def build(page: Page) -> None:
     changed = [measure.input, families.input, page.presentation.change]
     gr.on(changed, draw, look, drawn, trigger_mode="always_last", **AT_ONCE)
     method.input(sample, method, [images, words], **AT_ONCE)
+    clicked.input(lambda name: name, clicked, method, **AT_ONCE).then(sample, clicked, [images, words], **AT_ONCE)
+    figure.change(None, None, None, js=CLICK_JS, queue=False, api_visibility="private")

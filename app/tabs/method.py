@@ -8,6 +8,7 @@ import gradio as gr
 import numpy as np
 
 from app import html
+from app.downloads import build_figure
 from app.form import DEFAULTS
 from app.later import Later
 from app.page import AT_ONCE, COMPUTING, Clock, Page, Turns, build_export, build_runner, note, said, watched
@@ -237,7 +238,7 @@ def build(page: Page) -> None:
         gr.Markdown(text, latex_delimiters=LATEX, elem_classes="lesson")
 
     def plot(name: str) -> gr.Plot:
-        drawn = gr.Plot(show_label=False, container=False, elem_id=f"method-{name}")
+        drawn = build_figure(f"method-{name}", table=name in ("redundancy", "descent"))
         gr.HTML(NOTES[name], padding=False)
         return drawn
 

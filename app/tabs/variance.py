@@ -11,6 +11,7 @@ import gradio as gr
 import pandas as pd
 
 from app import html
+from app.downloads import build_figure
 from app.later import Later
 from app.page import AT_ONCE, COMPARE, Clock, Page, Turns, build_export, build_runner, note, said, watched
 from app.services import Services
@@ -193,7 +194,7 @@ def build(page: Page) -> None:
             label="Threshold, % of the range",
             elem_id="variance-threshold",
         )
-    figure = gr.Plot(show_label=False, container=False, elem_id="variance-figure")
+    figure = build_figure("variance-figure")
     with gr.Row():
         proposal = gr.HTML(elem_id="variance-proposal", padding=False)
         take = gr.Button("Use in Compare", size="sm", scale=0, min_width=150, elem_id="variance-use")

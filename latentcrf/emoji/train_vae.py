@@ -40,6 +40,7 @@ from latentcrf.training.loop import (
     set_learning_rate,
     warm_cosine,
 )
+from latentcrf.training.losses import discriminator_loss, generator_loss
 
 LPIPS_WEIGHT, L2_WEIGHT, KL_WEIGHT, ADVERSARIAL_WEIGHT = 0.7, 0.5, 3e-4, 0.05
 CROP = 64  # px
@@ -198,16 +199,16 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
         loss = l1 + L2_WEIGHT * l2 + LPIPS_WEIGHT * perceptual.float()
         if adversarial:
             with torch.autocast(device.type, torch.bfloat16):
-                fooled = -discriminator(rebuilt).float().mean()
+                fooled = generator_loss(discriminator, rebuilt)
             loss = loss + ADVERSARIAL_WEIGHT * fooled
         else:
             loss = loss + KL_WEIGHT * kl.float()
         optimise(loss, vae, optimizer)
-        if adversarial:  # hinge loss
+        if adversarial:
             with torch.autocast(device.type, torch.bfloat16):
-                real, fake = discriminator(images).float(), discriminator(rebuilt.detach()).float()
-            optimise(F.relu(1 - real).mean() + F.relu(1 + fake).mean(), discriminator, critic)
-            run.count(0, real=real.mean().detach(), fake=fake.mean().detach())
+                judged = discriminator_loss(discriminator, images, rebuilt)
+            optimise(judged, discriminator, critic)
+            run.count(0, discriminator=judged.detach())
         ema.update()
         run.count(len(images), l1=l1.detach(), lpips_train=perceptual.detach(), kl=kl.detach())
     return AutoencoderKL.from_pretrained(options.out / "vae")

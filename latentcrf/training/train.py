@@ -5,11 +5,13 @@
 Stage 1, until `--stage1-until` of the time: denoising. Real images' latents are noised, the LDM makes its one-call
 clean estimate, the CRF mends it towards the real latents, judged by a discriminator too. Stage 2: distillation. The
 LDM's own runs are recorded once (`--runs`, not counted in the minutes); from a random hand-over the CRF has to give
-back latents with which the LDM goes on as if nothing had been bypassed. Hand-over levels and iteration counts
-are random in both, so that one CRF serves them all.
+back latents with which the LDM goes on as if nothing had been bypassed. Stage 3, from `--stage3-from` on: the same, and
+a discriminator judges the CRF's latents beside those of real images. Hand-over levels and iteration counts are random
+in all, so that one CRF serves them all.
 
-The folder `latentcrf` of the run is the trained model (averaged weights, fp16), as it was at the report in which it did
-best on the recorded runs that are kept for validation: a CRF sees few runs and may learn them by heart.
+The folder `latentcrf` of the run is the trained model (averaged weights, fp16). Until stage 3 it is kept as it was at the
+report in which it did best on the recorded runs that are held out: a CRF sees few runs and may learn them by heart. What
+stage 3 gains is not measured by a distance to those runs: there the latest is kept.
 """
 
 import argparse
@@ -31,6 +33,7 @@ from latentcrf.model import LatentCRF, Observation, hand_over
 from latentcrf.training.loop import (
     EMA,
     Run,
+    RunError,
     best_device,
     check_run_arguments,
     explained,
@@ -40,7 +43,7 @@ from latentcrf.training.loop import (
     warm_cosine,
 )
 from latentcrf.training.losses import (
-    adversarial_active,
+    adversarial_ramp,
     denoising_loss,
     discriminator_loss,
     distillation_loss,
@@ -66,7 +69,8 @@ class Preset:
     form: str = "conditional"
     learning_rate: float = 1e-3
     batch_size: int = 32
-    adversarial_weight: float = 0.02
+    adversarial_weight: float = 0.02  # in stage 1
+    final_adversarial_weight: float = 0.1  # in stage 3
     guidance: float = 3.0
 
 
@@ -77,7 +81,7 @@ PRESETS = {
     "emoji-plain": Preset(num_experts=0, pairwise_rank=0),
     "emoji-pairwise": Preset(num_experts=0),
     "emoji-experts": Preset(pairwise_rank=0),
-    "emoji-no-adversary": Preset(adversarial_weight=0.0),
+    "emoji-no-adversary": Preset(adversarial_weight=0.0, final_adversarial_weight=0.0),
 }
 
 
@@ -109,10 +113,10 @@ class RealLatents:
     captions: Captions
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
-        """Random latents (count, C, H, W) and token states of one of their captions each."""
+        """Random latents (count, C, H, W) and the numbers of their images."""
         chosen = torch.randint(len(self.means), (count,))
         noise = torch.randn(self.means[chosen].shape)
-        return self.means[chosen] + self.stds[chosen] * noise, self.captions.draw(chosen)
+        return self.means[chosen] + self.stds[chosen] * noise, chosen
 
 
 @torch.no_grad()
@@ -163,6 +167,14 @@ def observe_coarse(runs: Trajectories, chosen: Tensor) -> tuple[Observation, Ten
     ends = torch.ones_like(after)
     observation = Observation(steps.latents[chosen], steps.denoised[chosen], after, ends, alpha_denoised=at)
     return observation, runs.latents[steps.runs[chosen], -1]
+
+
+def observe_recorded(runs: Trajectories, count: int) -> tuple[Observation, Tensor]:
+    """A batch of hand-overs, of coarse runs or at random levels of precise ones, and the latents to come back with."""
+    assert runs.coarse is not None
+    if torch.rand(()) < COARSE_SHARE:
+        return observe_coarse(runs, torch.randint(len(runs.coarse), (count,)))
+    return observe_run(runs, torch.randint(len(runs), (count,)), *random_hand_over(count, runs.steps))
 
 
 def to_device(observation: Observation, device: torch.device) -> Observation:
@@ -221,8 +233,9 @@ def train(options: argparse.Namespace) -> None:
     table, pixels = load(options.data)
     seen = [index for index, row in enumerate(table) if row["core"] and row["split"] == "train"]
     prompts = prompt_list([table[index] for index in seen])
-    record(ldm, prompts, options.out / "runs", options.runs, recording)
-    runs = load_trajectories(options.out / "runs", ldm.scheduler, recording)
+    folder = options.recordings or options.out / "runs"
+    record(ldm, prompts, folder, options.runs, recording)
+    runs = load_trajectories(folder, ldm.scheduler, recording)
     num_validation = max(1, round(VALIDATION_SHARE * len(runs)))
     validation, runs = runs.split(num_validation)
 
@@ -230,15 +243,7 @@ def train(options: argparse.Namespace) -> None:
     real = RealLatents(means, stds, build_captions(ldm, [table[index] for index in seen]))
     alphas = levels(ldm.scheduler, recording.steps)
 
-    crf = LatentCRF(
-        latent_channels=ldm.unet.config.in_channels,
-        form=preset.form,
-        num_experts=preset.num_experts,
-        pairwise_rank=preset.pairwise_rank,
-        channels=preset.channels,
-        coarse_channels=preset.coarse_channels,
-        num_coarse_blocks=preset.num_coarse_blocks,
-    ).to(device)
+    crf = build_crf(preset, ldm.unet.config.in_channels, options.init_from).to(device)
     discriminator = LatentDiscriminator(ldm.unet.config.in_channels).to(device)
     ema = EMA(crf, decay=0.998)
     optimizer = torch.optim.AdamW(crf.parameters(), lr=preset.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
@@ -248,7 +253,7 @@ def train(options: argparse.Namespace) -> None:
         crf.eval()
         with ema.applied():
             measured = validate(crf, validation, device)
-            if score(measured) < best_score(options.out / "log.csv"):
+            if run.fraction > options.stage3_from or score(measured) < best_score(options.out / "log.csv"):
                 half = LatentCRF.from_config(crf.config)
                 half.load_state_dict(crf.state_dict())
                 with replacing_folder(options.out / "latentcrf") as temporary:
@@ -261,32 +266,55 @@ def train(options: argparse.Namespace) -> None:
     run = Run(options.out, parts, options.minutes, options.resume, report, options.checkpoint_seconds, 120.0)
     for step in run.steps():
         set_learning_rate(optimizer, preset.learning_rate * warm_cosine(step, run.fraction))
-        if run.fraction < options.stage1_until:
-            clean, captions = real.draw(preset.batch_size)
-            states = torch.cat([real.captions.states[:1].float(), captions]).to(device)
+        clean, images = real.draw(preset.batch_size)
+        first_stage = run.fraction < options.stage1_until
+        if first_stage:
+            states = torch.cat([real.captions.states[:1].float(), real.captions.draw(images)]).to(device)
             observation = observe_real(ldm, clean.to(device), states, alphas, preset.guidance)
             y = crf(observation, random_iterations())
-            loss = denoising = denoising_loss(y, clean.to(device), torch.as_tensor(observation.alpha_denoised))
-            share = preset.adversarial_weight * adversarial_active(step)
-            if share > 0:
-                loss = loss + share * generator_loss(discriminator, y)
-            optimise(loss, crf, optimizer)
-            optimise(discriminator_loss(discriminator, clean.to(device), y), discriminator, critic)
-            run.count(len(clean), denoising=denoising.detach())
+            loss = denoising_loss(y, clean.to(device), torch.as_tensor(observation.alpha_denoised))
         else:
-            assert runs.coarse is not None
-            if torch.rand(()) < COARSE_SHARE:
-                chosen = torch.randint(len(runs.coarse), (preset.batch_size,))
-                observation, target = observe_coarse(runs, chosen)
-            else:
-                chosen = torch.randint(len(runs), (preset.batch_size,))
-                observation, target = observe_run(runs, chosen, *random_hand_over(len(chosen), runs.steps))
+            observation, target = observe_recorded(runs, preset.batch_size)
             observation, target = to_device(observation, device), target.to(device)
             y = crf(observation, random_iterations())
             loss = distillation_loss(y, observation, target)
-            optimise(loss, crf, optimizer)
-            run.count(len(chosen), distillation=loss.detach())
+        measured = {"denoising" if first_stage else "distillation": loss.detach()}
+        began = 0.0 if first_stage else options.stage3_from
+        weight = preset.adversarial_weight if first_stage else preset.final_adversarial_weight
+        if weight > 0 and run.fraction >= began:
+            share = weight * adversarial_ramp(run.fraction - began)
+            if share > 0:
+                loss = loss + share * generator_loss(discriminator, y)
+            judged = discriminator_loss(discriminator, clean.to(device), y)
+            optimise(judged, discriminator, critic)
+            measured["discriminator"] = judged.detach()
+        optimise(loss, crf, optimizer)
+        run.count(len(y), **measured)
         ema.update()
+
+
+def build_crf(preset: Preset, latent_channels: int, init_from: str | None = None) -> LatentCRF:
+    """The preset's model, fresh or with the weights of the folder `init_from`.
+
+    Raises:
+        RunError: the folder's model is another one.
+    """
+    crf = LatentCRF(
+        latent_channels=latent_channels,
+        form=preset.form,
+        num_experts=preset.num_experts,
+        pairwise_rank=preset.pairwise_rank,
+        channels=preset.channels,
+        coarse_channels=preset.coarse_channels,
+        num_coarse_blocks=preset.num_coarse_blocks,
+    )
+    if init_from:
+        start = LatentCRF.from_pretrained(init_from, torch_dtype=torch.float32, use_safetensors=True)
+        try:
+            crf.load_state_dict(start.state_dict())
+        except RuntimeError as error:
+            raise RunError(f"{init_from} holds a CRF of another form or size than the preset's: {error}") from None
+    return crf
 
 
 def prompt_list(rows: list[dict]) -> list[str]:
@@ -309,11 +337,22 @@ def main(arguments: list[str] | None = None) -> int:
     run_arguments(parser)
     parser.add_argument("--preset", choices=sorted(PRESETS), default="emoji", help="the recipe (default emoji)")
     parser.add_argument("--stage1-until", type=float, default=0.3, help="share of the time for stage 1 (default 0.3)")
+    parser.add_argument(
+        "--stage3-from", type=float, default=1.0, help="share of the time at which stage 3 begins (default 1: none)"
+    )
     parser.add_argument("--runs", type=int, default=512, help="LDM runs to record for stage 2 (default 512)")
+    parser.add_argument(
+        "--recordings",
+        type=Path,
+        metavar="DIR",
+        help="where they are kept, to be shared by several runs (default OUT/runs)",
+    )
+    parser.add_argument("--init-from", metavar="FOLDER", help="start from the weights of this LatentCRF")
     options = parser.parse_args(arguments)
     check_run_arguments(parser, options)
-    if not 0 <= options.stage1_until <= 1:
-        parser.error(f"--stage1-until {options.stage1_until} is out of range: 0 to 1.")
+    for name in ("stage1_until", "stage3_from"):
+        if not 0 <= getattr(options, name) <= 1:
+            parser.error(f"--{name.replace('_', '-')} {getattr(options, name)} is out of range: 0 to 1.")
     if not 16 <= options.runs <= 1_000_000:
         parser.error(f"--runs {options.runs} is out of range: 16 to 1000000.")
     return explained(train, options, DatasetError)

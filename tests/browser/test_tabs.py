@@ -1,12 +1,14 @@
 """The analysis tabs in a real Chromium: each is opened, run where it runs anything, and its pictures are seen."""
 
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -r requirements-dev.txt")
 
 from playwright.sync_api import Page, expect  # noqa: E402
 
-from app.tabs.variance import SHIPPED  # noqa: E402
+from app.tabs import frontier, variance  # noqa: E402
 from app.ui import TABS  # noqa: E402
 from tests.browser.driving import PATIENCE  # noqa: E402
 
@@ -20,7 +22,7 @@ def test_a_tab_runs_and_shows_its_figures(page: Page, url: str, name: str) -> No
     page.get_by_role("tab", name=title, exact=True).click()
     tab = page.locator(f"#{name}-tab")
     tab.wait_for(state="visible")
-    if name == "variance" and (SHIPPED / "variance.csv").is_file():  # drawn while the models load
+    if name == "variance" and (variance.SHIPPED / "variance.csv").is_file():  # drawn while the models load
         tab.locator(".js-plotly-plot").first.wait_for()
     start, cancel = page.locator(f"#{name}-start"), page.locator(f"#{name}-cancel")
     if start.count():
@@ -56,6 +58,40 @@ def test_a_cell_of_the_heat_map_shows_its_two_images(page: Page, url: str) -> No
     expect(pair.locator("p")).to_contain_text("seed 0 and seed 3: LPIPS 0.")
     first, second = (image.get_attribute("src") for image in pair.locator("img").all())
     assert first and second and first != second
+
+
+def test_a_figure_is_downloaded_as_it_is_drawn(page: Page, url: str) -> None:
+    page.goto(url)
+    page.get_by_role("tab", name="Latent variance", exact=True).click()
+    page.locator("#variance-figure .js-plotly-plot .main-svg").first.wait_for()
+    got = {}
+    for kind in ("svg", "png", "csv"):
+        with page.expect_download() as waiting:
+            page.click(f".downloads button[data-plot=variance-figure][data-format={kind}]")
+        assert waiting.value.suggested_filename == f"latentcrf-variance-figure.{kind}"
+        got[kind] = Path(waiting.value.path()).read_bytes()
+    assert got["svg"].startswith(b"<svg") and b"Latent variance" in got["svg"]
+    assert got["png"].startswith(b"\x89PNG")
+    head, *rows = got["csv"].decode().splitlines()
+    assert head.startswith("trace,Step") and sum(row.startswith("full LDM,") for row in rows) >= 50
+
+
+@pytest.mark.skipif(not (frontier.SHIPPED / "benchmark.csv").is_file(), reason="no benchmark is shipped")
+def test_a_click_on_a_mark_of_the_frontier_shows_its_images(page: Page, url: str) -> None:
+    page.goto(url)
+    page.get_by_role("tab", name="Frontier", exact=True).click()
+    page.locator("#frontier-images img").wait_for()
+    words = page.locator("#frontier-words")
+    before = words.inner_text()
+    page.wait_for_timeout(1500)
+    page.locator("#frontier-figure .scatterlayer .points path").first.scroll_into_view_if_needed()
+    box = page.locator("#frontier-figure .scatterlayer .points path").first.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=3)
+    page.wait_for_timeout(300)
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    expect(words).not_to_have_text(before)
+    expect(words).to_contain_text("the same prompts and noise for every method")
 
 
 def test_a_slider_of_the_method_tab_answers_with_another_image(page: Page, url: str) -> None:

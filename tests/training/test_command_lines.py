@@ -67,7 +67,7 @@ def test_the_unet_resumes_after_a_kill(small_data: Path, tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_the_crf_resumes_after_a_kill(small_data: Path, tmp_path: Path) -> None:
-    arguments = ("--base", LDM, "--data", small_data, "--runs", 16)
+    arguments = ("--base", LDM, "--data", small_data, "--runs", 16, "--stage3-from", 0.3)
     printed = kill_and_resume("latentcrf.training.train", tmp_path / "crf", *arguments)
     assert "resumed" in printed and "at step 0," not in printed
     LatentCRF.from_pretrained(tmp_path / "crf" / "latentcrf")
@@ -83,9 +83,16 @@ def test_the_crf_resumes_after_a_kill(small_data: Path, tmp_path: Path) -> None:
         (train_vae.main, ["--data", "x", "--learning-rate", "nan"], "--learning-rate nan is out of range"),
         (train_vae.main, ["--data", "x", "--checkpoint-seconds", "0"], "--checkpoint-seconds 0.0 is out of range"),
         (train_vae.main, ["--data", "x", "--decoder-only"], "--decoder-only needs --init-from FOLDER"),
+        (train_vae.main, ["--data", "x", "--latent-noise", "0.2"], "--latent-noise is for --decoder-only"),
+        (
+            train_vae.main,
+            ["--data", "x", "--init-from", "x", "--decoder-only", "--latent-noise", "-1"],
+            "--latent-noise -1.0 is out of range: 0 to 2",
+        ),
         (train_unet.main, ["--data", "x", "--vae", "x", "--batch-size", "0"], "--batch-size 0 is out of range"),
         (train.main, ["--data", "x", "--base", "x", "--runs", "1"], "--runs 1 is out of range: 16 to"),
         (train.main, ["--data", "x", "--base", "x", "--stage1-until", "-1"], "is out of range: 0 to 1"),
+        (train.main, ["--data", "x", "--base", "x", "--stage3-from", "2"], "--stage3-from 2.0 is out of range: 0 to 1"),
     ],
 )
 def test_bad_options_are_named(

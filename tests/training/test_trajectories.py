@@ -120,7 +120,9 @@ def test_coarse_runs_hand_over_towards_where_the_precise_run_arrives(tmp_path: P
                 kind.from_config(pipeline.scheduler.config, **how), None, bypass=(bypassed, steps)
             )
             with scheduled(pipeline, wrapped), torch.autocast("cpu", torch.bfloat16):
-                pipeline("red apple", num_inference_steps=steps, guidance_scale=3.0, latents=noise, output_type="latent")
+                pipeline(
+                    "red apple", num_inference_steps=steps, guidance_scale=3.0, latents=noise, output_type="latent"
+                )
             handed, index = wrapped.last_hand_over.observation, start + bypassed - 2
             assert observation.alpha_in[index].item() == pytest.approx(handed.alpha_in, abs=1e-6)
             assert observation.alpha_denoised[index].item() == pytest.approx(handed.alpha_denoised, abs=1e-6)
