@@ -255,11 +255,11 @@ def main(arguments: list[str] | None = None) -> int:
     add("--seed", type=int, default=0, help="the first (default 0)")
     add(
         "--methods",
+        action="extend",
         nargs="+",
-        default=list(METHODS),
         choices=METHODS,
         metavar="METHOD",
-        help=f"of {', '.join(METHODS)}",
+        help=f"of {', '.join(METHODS)} (default: all)",
     )
     add("--guidance", type=float, default=GUIDANCE, help=f"guidance scale (default {GUIDANCE:g})")
     add("--model", type=Path, default=MODELS / "emoji-ldm", metavar="FOLDER", help="pipeline (default: shipped)")
@@ -269,7 +269,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not 4 <= options.seeds <= 64:
         parser.error(f"--seeds {options.seeds} is out of range: 4 to 64.")
     seeds = [options.seed + i for i in range(options.seeds)]
-    methods = list(dict.fromkeys([FULL, *options.methods]))
+    methods = list(dict.fromkeys([FULL, *(options.methods or METHODS)]))
     try:
         rows = compute(
             load_pipeline(options.model), LatentCRF.from_pretrained(options.crf).eval(), (load_lpips(), load_features()),

@@ -107,10 +107,12 @@ def parse(parser: argparse.ArgumentParser, analysis: str, arguments: Sequence[st
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--from", dest="settings_file", type=Path)
     file = early.parse_known_args(given)[0].settings_file
-    return parser.parse_args([*(_as_arguments(parser, analysis, file) if file else []), *given])
+    named = {word.split("=")[0] for word in given}
+    return parser.parse_args([*(_as_arguments(parser, analysis, file, named) if file else []), *given])
 
 
-def _as_arguments(parser: argparse.ArgumentParser, analysis: str, file: Path) -> list[str]:
+def _as_arguments(parser: argparse.ArgumentParser, analysis: str, file: Path, named: set[str]) -> list[str]:
+    """The file's options as words of a command line, without those whose flags are `named` on the line itself."""
     try:
         record = json.loads(file.read_text())
         options = dict(record["options"])
@@ -119,17 +121,21 @@ def _as_arguments(parser: argparse.ArgumentParser, analysis: str, file: Path) ->
         parser.error(f"--from {file} cannot be read as the {SETTINGS} of an analysis: {error!r}.")
     if found != analysis:
         parser.error(f"--from {file} belongs to analysis.{found}; this is analysis.{analysis}.")
-    flags = (flag for action in parser._actions for flag in action.option_strings if flag.startswith("--"))
-    known = {flag[2:].replace("-", "_"): flag for flag in flags}
+    actions = {flag: action for action in parser._actions for flag in action.option_strings if flag.startswith("--")}
+    known = {flag[2:].replace("-", "_"): flag for flag in actions}
     line = []
     for name, value in options.items():
         if name not in known:
             parser.error(f"--from {file} names {name!r}, which is no option; accepted are {', '.join(sorted(known))}.")
         flag = known[name]
+        if flag in named:
+            continue
         if isinstance(value, bool):
             line += [flag] if value else []
+        elif isinstance(value, list) and actions[flag].nargs == "+":
+            line += [f"{flag}={item}" for item in value]  # one word each: a prompt may begin with a dash
         elif isinstance(value, list):
             line += [flag, *map(str, value)]
         elif value is not None:
-            line.append(f"{flag}={value}")  # one word: a prompt may begin with a dash
+            line.append(f"{flag}={value}")
     return line

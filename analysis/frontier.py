@@ -275,7 +275,13 @@ def main(arguments: list[str] | None = None) -> int:
         help="benchmark.csv of analysis.benchmark (default: the one beside --from's file, else the shipped one)")  # fmt: skip
     add("--out", required=True, metavar="PATH", help="of the figure, without ending; or a folder, for everything")
     add("--measure", choices=sorted(AXES), default="kid", help="the quality drawn (default kid)")
-    add("--families", nargs="+", metavar="FAMILY", help=f"those shown, of {', '.join(FAMILIES)} (default: all)")
+    add(
+        "--families",
+        action="extend",
+        nargs="+",
+        metavar="FAMILY",
+        help=f"those shown, of {', '.join(FAMILIES)} (default: all)",
+    )
     options = parse(parser, "frontier", arguments)
     beside = options.settings_file.with_name("benchmark.csv") if options.settings_file else SHIPPED
     source = options.table or (beside if beside.is_file() else SHIPPED)

@@ -281,7 +281,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="LatentCRF (default: shipped); none: the bypass without parameters")  # fmt: skip
     add("--prompts", type=number_or_parti, default=1000, metavar="N",
         help="runs, one a prompt, in turn (default 1000); parti: all Parti prompts, fetched, for Stable Diffusion")  # fmt: skip
-    add("--text", nargs="+", metavar="PROMPT", help="the prompts (default: the data set's subjects)")
+    add("--text", action="extend", nargs="+", metavar="PROMPT", help="the prompts (default: the data set's subjects)")
     add("--seed", type=int, default=0, help="of the first run (default 0)")
     add("--bypass", type=int, nargs=2, default=BYPASS, metavar=("FIRST", "LAST"), help="of 50 steps (default 33 49)")
     add("--guidance", type=float, default=GUIDANCE, help=f"guidance scale (default {GUIDANCE:g})")

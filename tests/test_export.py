@@ -13,7 +13,14 @@ import pytest
 from analysis.export import Results, parse, write_results, write_zip
 from analysis.style import FONT_SIZE, PRESENTATION_FONT_SIZE, styled
 
-OPTIONS = {"prompt": "-red apple", "seeds": 3, "bypass": [5, 9], "fp32": True, "unused": None}
+OPTIONS = {
+    "prompt": "-red apple",
+    "seeds": 3,
+    "bypass": [5, 9],
+    "text": ["-apple", "blue heart"],
+    "fp32": True,
+    "unused": None,
+}
 
 
 @pytest.fixture
@@ -27,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--prompt", default="pizza")
     made.add_argument("--seeds", type=int, default=1)
     made.add_argument("--bypass", type=int, nargs=2, default=(1, 2))
+    made.add_argument("--text", action="extend", nargs="+")
     made.add_argument("--fp32", action="store_true")
     made.add_argument("--unused")
     made.add_argument("--out", required=True)
@@ -55,6 +63,8 @@ def test_settings_make_the_same_options_again(results: Results, tmp_path: Path) 
     file = str(tmp_path / "settings.json")
     options = parse(parser(), "demo", ["--from", file, "--out", "x"])
     assert (options.prompt, options.seeds, options.bypass, options.fp32) == ("-red apple", 3, [5, 9], True)
+    assert options.text == ["-apple", "blue heart"]
+    assert parse(parser(), "demo", ["--from", file, "--out", "x", "--text", "rocket"]).text == ["rocket"]
     assert parse(parser(), "demo", ["--out", "x", f"--from={file}", "--seeds", "7"]).seeds == 7  # the line wins
     assert parse(parser(), "demo", ["--out", "x"]).prompt == "pizza"
 

@@ -70,7 +70,7 @@ def test_a_figure_is_downloaded_as_it_is_drawn(page: Page, url: str) -> None:
             page.click(f".downloads button[data-plot=variance-figure][data-format={kind}]")
         assert waiting.value.suggested_filename == f"latentcrf-variance-figure.{kind}"
         got[kind] = Path(waiting.value.path()).read_bytes()
-    assert got["svg"].startswith(b"<svg") and b"Latent variance" in got["svg"]
+    assert got["svg"].startswith(b"<svg") and b"full LDM" in got["svg"]
     assert got["png"].startswith(b"\x89PNG")
     head, *rows = got["csv"].decode().splitlines()
     assert head.startswith("trace,Step") and sum(row.startswith("full LDM,") for row in rows) >= 50
