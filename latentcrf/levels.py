@@ -29,7 +29,7 @@ def coefficients(scheduler: Any, index: int) -> tuple[float, float]:
     return (1 - float(sigma) if is_flow else 1.0), float(sigma)
 
 
-def level(a: float, s: float) -> tuple[float, float]:
+def level(a: Any, s: Any) -> tuple[Any, Any]:
     """(abar, scale) of latents x = a x0 + s eps: x / scale is variance preserving at level abar."""
     power = a * a + s * s
     return a * a / power, power**0.5
@@ -39,22 +39,29 @@ def clean_estimate(scheduler: Any, index: int, model_output: Tensor, sample: Ten
     """x0_hat (B, C, H, W) from the model's output at step `index`, by the scheduler's `prediction_type`.
 
     Raises:
+        ValueError: as of `denoise`.
+    """
+    kind = scheduler.config.get("prediction_type", "flow_prediction")
+    return denoise(kind, model_output.float(), sample.float(), *coefficients(scheduler, index))
+
+
+def denoise(prediction_type: str, model_output: Tensor, sample: Tensor, a: Any, s: Any) -> Tensor:
+    """x0_hat (B, C, H, W) from the model's output for latents `sample` = a x0 + s eps; a and s numbers or (B, 1, 1, 1).
+
+    Raises:
         ValueError: a prediction type other than epsilon, v_prediction, sample and flow_prediction.
     """
-    a, s = coefficients(scheduler, index)
-    kind = scheduler.config.get("prediction_type", "flow_prediction")
-    x, output = sample.float(), model_output.float()
-    if kind == "sample":
-        return output
-    if kind == "epsilon":
-        return (x - s * output) / a
-    if kind == "v_prediction":
+    if prediction_type == "sample":
+        return model_output
+    if prediction_type == "epsilon":
+        return (sample - s * model_output) / a
+    if prediction_type == "v_prediction":
         _, scale = level(a, s)
-        return (a / scale) * (x / scale) - (s / scale) * output
-    if kind == "flow_prediction":
-        return x - s * output
+        return (a / scale) * (sample / scale) - (s / scale) * model_output
+    if prediction_type == "flow_prediction":
+        return sample - s * model_output
     raise ValueError(
-        f"The scheduler's prediction_type is {kind!r}; accepted are 'epsilon', 'v_prediction', 'sample' and "
+        f"The scheduler's prediction_type is {prediction_type!r}; accepted are 'epsilon', 'v_prediction', 'sample' and "
         "'flow_prediction'."
     )
 

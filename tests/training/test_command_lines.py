@@ -73,6 +73,22 @@ def test_the_crf_resumes_after_a_kill(small_data: Path, tmp_path: Path) -> None:
     LatentCRF.from_pretrained(tmp_path / "crf" / "latentcrf")
 
 
+@pytest.mark.slow
+def test_the_crf_goes_through_its_three_stages(
+    small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["--base", LDM, "--data", small_data, "--runs", "16", "--recordings", tmp_path / "runs"]
+    stages = ["--minutes", "0.3", "--stage1-until", "0.4", "--stage3-from", "0.6", "--out", tmp_path / "crf"]
+    assert train.main([str(word) for word in (*common, *stages)]) == 0
+    log = (tmp_path / "crf" / "log.csv").read_text()
+    assert all(loss in log for loss in ("denoising", "distillation", "discriminator", "few_crf"))
+    crf = tmp_path / "crf" / "latentcrf"
+    LatentCRF.from_pretrained(crf)
+    other = ["--out", tmp_path / "plain", "--init-from", crf, "--preset", "emoji-plain"]
+    assert train.main([str(word) for word in (*common, *other)]) == 1
+    assert "holds a CRF of another form or size than the preset's" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("main", "arguments", "sentence"),
     [

@@ -12,14 +12,8 @@ from latentcrf.emoji.train_unet import build_scheduler
 from latentcrf.model import hand_over
 from latentcrf.training.loop import RunError
 from latentcrf.training.losses import distillation_loss, ideal_latents, return_gain
-from latentcrf.training.train import (
-    COARSEST,
-    best_score,
-    observe_coarse,
-    observe_run,
-    random_hand_over,
-    random_iterations,
-)
+from latentcrf.training.observations import COARSEST, observe_coarse, observe_run, random_hand_over
+from latentcrf.training.train import best_score, random_iterations
 from latentcrf.training.trajectories import (
     FIRST_SEED,
     SOLVERS,

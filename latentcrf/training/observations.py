@@ -1,0 +1,99 @@
+"""What a CRF is trained on: hand-overs of real images' latents (stage 1) and of recorded runs (stages 2 and 3)."""
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+
+from latentcrf.emoji.train_unet import Captions
+from latentcrf.levels import denoise
+from latentcrf.model import Observation, hand_over
+from latentcrf.training.trajectories import Trajectories
+
+COARSE_SHARE = 0.4  # of the batches of stage 2
+COARSEST = 12  # recorded steps in one: 12 of 50 are about those of a four-step run
+
+
+def random_hand_over(count: int, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Steps of the U-Net's last call, first bypassed steps and steps of return (count,), 1 <= call < first < last <= steps.
+
+    Half of the calls are one step before the hand-over, as in a run of `steps`; the others up to `COARSEST` steps, as in
+    a run of fewer. Half of the returns are at the last step but one or at the end, where bypasses usually end.
+    """
+    first = torch.randint(2, steps, (count,))
+    longer = 1 + (torch.rand(count) * (first - 1).clamp(max=COARSEST)).long()
+    call = first - torch.where(torch.rand(count) < 0.5, 1, longer)
+    anywhere = first + 1 + (torch.rand(count) * (steps - first)).long()
+    late = torch.where(torch.rand(count) < 0.7, steps - 1, steps).maximum(first + 1)
+    return call, first, torch.where(torch.rand(count) < 0.5, late, anywhere).clamp(max=steps)
+
+
+@dataclass(frozen=True)
+class RealLatents:
+    """Latents of the training images and their captions, for stage 1."""
+
+    means: Tensor
+    stds: Tensor
+    captions: Captions
+
+    def draw(self, count: int) -> tuple[Tensor, Tensor]:
+        """Random latents (count, C, H, W) and the numbers of their images."""
+        chosen = torch.randint(len(self.means), (count,))
+        noise = torch.randn(self.means[chosen].shape)
+        return self.means[chosen] + self.stds[chosen] * noise, chosen
+
+
+@torch.no_grad()
+def observe_real(
+    ldm: StableDiffusionPipeline, clean: Tensor, states: Tensor, alphas: Tensor, guidance: float
+) -> Observation:
+    """What the LDM would hand over, were it on its way to the real latents `clean` (B, C, H, W) (stage 1).
+
+    The latents are noised to the level of the last step before the gap, the LDM estimates the clean ones in one
+    guided call, and a DDIM step takes them to the level of the hand-over. The first of the token states `states`
+    (B + 1, tokens, D) are those of the empty caption.
+    """
+    call, first, last = random_hand_over(len(clean), len(alphas) - 1)
+    before, a_in, a_out = (alphas[index].to(clean.device) for index in (call, first, last))
+    keep, spoil = before.view(-1, 1, 1, 1).sqrt(), (1 - before).view(-1, 1, 1, 1).sqrt()
+    noisy = keep * clean + spoil * torch.randn(clean.shape).to(clean.device)
+    timesteps = ldm.scheduler.timesteps.to(clean.device)[call]
+    empty, captions = states[:1].expand(len(clean), -1, -1), states[1:]
+    with torch.autocast(clean.device.type, torch.bfloat16):
+        both = ldm.unet(torch.cat([noisy, noisy]), timesteps.repeat(2), torch.cat([empty, captions])).sample
+    without, conditional = both.float().chunk(2)
+    predicted = without + guidance * (conditional - without)
+    denoised = denoise(ldm.scheduler.config.prediction_type, predicted, noisy, keep, spoil)
+    return Observation(hand_over(noisy, denoised, before, a_in), denoised, a_in, a_out, alpha_denoised=before)
+
+
+def observe_run(
+    runs: Trajectories, chosen: Tensor, call: Tensor, first: Tensor, last: Tensor
+) -> tuple[Observation, Tensor]:
+    """What the LDM handed over in the recorded runs `chosen` (B,), and its own latents at the step of return.
+
+    From the step `call` it goes to `first` in one DDIM step, whatever its length.
+    """
+    denoised, before, a_in = runs.denoised(chosen, call), runs.alphas[call], runs.alphas[first]
+    latents = hand_over(runs.latents[chosen, call], denoised, before, a_in)
+    observation = Observation(latents, denoised, a_in, runs.alphas[last], alpha_denoised=before)
+    return observation, runs.latents[chosen, last]
+
+
+def observe_coarse(runs: Trajectories, chosen: Tensor) -> tuple[Observation, Tensor]:
+    """What coarse runs handed over at their steps `chosen` (B,), and where the precise runs arrived."""
+    assert runs.coarse is not None
+    steps = runs.coarse
+    after, at = steps.alphas[chosen], steps.alphas_denoised[chosen]
+    ends = torch.ones_like(after)
+    observation = Observation(steps.latents[chosen], steps.denoised[chosen], after, ends, alpha_denoised=at)
+    return observation, runs.latents[steps.runs[chosen], -1]
+
+
+def observe_recorded(runs: Trajectories, count: int) -> tuple[Observation, Tensor]:
+    """A batch of hand-overs, of coarse runs or at random levels of precise ones, and the latents to come back with."""
+    assert runs.coarse is not None
+    if torch.rand(()) < COARSE_SHARE:
+        return observe_coarse(runs, torch.randint(len(runs.coarse), (count,)))
+    return observe_run(runs, torch.randint(len(runs), (count,)), *random_hand_over(count, runs.steps))
