@@ -192,14 +192,14 @@ def train(options: argparse.Namespace) -> None:
         measured = {"denoising" if first_stage else "distillation": loss.detach()}
         began = 0.0 if first_stage else options.stage3_from
         weight = preset.adversarial_weight if first_stage else preset.final_adversarial_weight
-        if weight > 0 and run.fraction >= began:
-            share = weight * adversarial_ramp(run.fraction - began)
-            if share > 0:
-                loss = loss + share * generator_loss(discriminator, y)
+        judging = weight > 0 and run.fraction >= began
+        if judging and (ramp := adversarial_ramp(run.fraction - began)) > 0:
+            loss = loss + weight * ramp * generator_loss(discriminator, y)
+        optimise(loss, crf, optimizer)
+        if judging:
             judged = discriminator_loss(discriminator, clean.to(device), y)
             optimise(judged, discriminator, critic)
             measured["discriminator"] = judged.detach()
-        optimise(loss, crf, optimizer)
         run.count(len(y), **measured)
         ema.update()
 
