@@ -221,6 +221,7 @@ def export(vae: AutoencoderKL, images: Tensor | None, folder: Path) -> None:
     """
     folded = AutoencoderKL.from_config(vae.config).to(vae.device)
     folded.load_state_dict(vae.state_dict())
+    folded.register_to_config(_name_or_path="")  # where it was loaded from is nobody's business
     if images is not None:
         fold(folded, *latent_moments(folded.eval(), images))
     with replacing_folder(folder) as temporary:
