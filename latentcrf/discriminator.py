@@ -1,4 +1,4 @@
-"""A light patch discriminator on clean latents, for the adversarial part of the training."""
+"""Light patch discriminators, for the adversarial parts of the training: on clean latents, and on images."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,3 +31,15 @@ class LatentDiscriminator(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         return self.score(F.leaky_relu(self.features(latents), 0.2))
+
+
+class PatchDiscriminator(nn.Sequential):
+    """Scores overlapping patches of 34 px of images (B, 3, H, W), high for real ones (PatchGAN, arXiv 1611.07004); 0.4 M
+    parameters."""
+
+    def __init__(self, width: int = 32) -> None:
+        layers: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+        for factor in (2, 4):
+            layers += [nn.Conv2d(width * factor // 2, width * factor, 4, 2, 1)]
+            layers += [nn.GroupNorm(8, width * factor), nn.LeakyReLU(0.2)]
+        super().__init__(*layers, nn.Conv2d(4 * width, 1, 3, 1, 1))

@@ -26,6 +26,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor, nn
 
+from latentcrf.discriminator import PatchDiscriminator
 from latentcrf.emoji.dataset import DatasetError, contact_sheet, load
 from latentcrf.files import replacing, replacing_folder
 from latentcrf.perceptual import load_lpips
@@ -103,17 +104,6 @@ def random_view(images: Tensor, size: int, smallest: float) -> Tensor:
         return images
     lefts, tops = torch.randint(side - size + 1, (2, len(images))).tolist()
     return torch.stack([image[:, t : t + size, x : x + size] for image, x, t in zip(images, lefts, tops, strict=True)])
-
-
-class PatchDiscriminator(nn.Sequential):
-    """Real or reconstructed, for each overlapping patch of 34 px (PatchGAN, arXiv 1611.07004), 0.4 M parameters."""
-
-    def __init__(self, width: int = 32) -> None:
-        layers: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2)]
-        for factor in (2, 4):
-            layers += [nn.Conv2d(width * factor // 2, width * factor, 4, 2, 1)]
-            layers += [nn.GroupNorm(8, width * factor), nn.LeakyReLU(0.2)]
-        super().__init__(*layers, nn.Conv2d(4 * width, 1, 3, 1, 1))
 
 
 @torch.no_grad()

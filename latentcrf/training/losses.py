@@ -44,14 +44,19 @@ def distillation_loss(y: Tensor, observation: Observation, returned: Tensor) -> 
     return (level_weight(before) * gain.square() / (gain.square() + 0.01) * error).mean()
 
 
-def generator_loss(discriminator: nn.Module, y: Tensor) -> Tensor:
-    """Hinge loss of the CRF: its latents should look real."""
-    return -discriminator(y).float().mean()
+def image_loss(images: Tensor, targets: Tensor, lpips: nn.Module) -> Tensor:
+    """Stage 3: mean absolute difference and LPIPS of two batches of images (B, 3, H, W) in [-1, 1]."""
+    return (images - targets).abs().mean() + lpips(images, targets).float().mean()
 
 
-def discriminator_loss(discriminator: nn.Module, real: Tensor, y: Tensor) -> Tensor:
-    """Hinge loss of the discriminator on real latents and the CRF's."""
-    return F.relu(1 - discriminator(real).float()).mean() + F.relu(1 + discriminator(y.detach()).float()).mean()
+def generator_loss(discriminator: nn.Module, made: Tensor) -> Tensor:
+    """Hinge loss of whoever made these latents or images: they should look real."""
+    return -discriminator(made).float().mean()
+
+
+def discriminator_loss(discriminator: nn.Module, real: Tensor, made: Tensor) -> Tensor:
+    """Hinge loss of the discriminator on real latents or images and made ones."""
+    return F.relu(1 - discriminator(real).float()).mean() + F.relu(1 + discriminator(made.detach()).float()).mean()
 
 
 def adversarial_ramp(share: float) -> float:

@@ -11,7 +11,7 @@ from latentcrf.levels import denoise
 from latentcrf.model import Observation, hand_over
 from latentcrf.training.trajectories import Trajectories
 
-COARSE_SHARE = 0.4  # of the batches of stage 2
+COARSE_SHARE = 0.4  # of the batches of stages 2 and 3
 COARSEST = 12  # recorded steps in one: 12 of 50 are about those of a four-step run
 
 
@@ -91,9 +91,12 @@ def observe_coarse(runs: Trajectories, chosen: Tensor) -> tuple[Observation, Ten
     return observation, runs.latents[steps.runs[chosen], -1]
 
 
-def observe_recorded(runs: Trajectories, count: int) -> tuple[Observation, Tensor]:
-    """A batch of hand-overs, of coarse runs or at random levels of precise ones, and the latents to come back with."""
+def observe_recorded(runs: Trajectories, count: int) -> tuple[Observation, Tensor, Tensor]:
+    """A batch of hand-overs, of coarse runs or at random levels of precise ones, the latents to come back with, and the
+    final latents of the precise runs."""
     assert runs.coarse is not None
     if torch.rand(()) < COARSE_SHARE:
-        return observe_coarse(runs, torch.randint(len(runs.coarse), (count,)))
-    return observe_run(runs, torch.randint(len(runs), (count,)), *random_hand_over(count, runs.steps))
+        observation, target = observe_coarse(runs, torch.randint(len(runs.coarse), (count,)))
+        return observation, target, target
+    chosen = torch.randint(len(runs), (count,))
+    return *observe_run(runs, chosen, *random_hand_over(count, runs.steps)), runs.latents[chosen, -1]

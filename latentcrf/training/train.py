@@ -5,9 +5,10 @@
 Stage 1, until `--stage1-until` of the time: denoising. Real images' latents are noised, the LDM makes its one-call
 clean estimate, the CRF mends it towards the real latents, judged by a discriminator too. Stage 2: distillation. The
 LDM's own runs are recorded once (`--runs`, not counted in the minutes); from a random hand-over the CRF has to give
-back latents with which the LDM goes on as if nothing had been bypassed. Stage 3, from `--stage3-from` on: the same, and
-a discriminator judges the CRF's latents beside those of real images. Hand-over levels and iteration counts are random
-in all, so that one CRF serves them all.
+back latents with which the LDM goes on as if nothing had been bypassed. Stage 3, from `--stage3-from` on: the same for
+the images that the CRF's latents decode to, which shall be as near to the LDM's own as LPIPS sees it, and which a
+second discriminator judges beside real images. Hand-over levels and iteration counts are random in all, so that one
+CRF serves them all.
 
 The folder `latentcrf` of the run is the trained model (averaged weights, fp16). Until stage 3 it is kept as it was at the
 report in which it did best on the recorded runs that are held out: a CRF sees few runs and may learn them by heart. What
@@ -18,84 +19,34 @@ import argparse
 import csv
 import math
 import sys
-from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-from latentcrf.discriminator import LatentDiscriminator
 from latentcrf.emoji.dataset import DatasetError, load
 from latentcrf.emoji.train_unet import STYLE_WORDS, build_captions, encode_images
 from latentcrf.files import replacing_folder
-from latentcrf.model import LatentCRF, Observation, hand_over
+from latentcrf.model import LatentCRF, hand_over
 from latentcrf.training.loop import (
     EMA,
     Run,
     RunError,
+    Stateful,
     best_device,
     check_run_arguments,
     explained,
-    optimise,
     run_arguments,
     set_learning_rate,
     warm_cosine,
 )
-from latentcrf.training.losses import (
-    adversarial_ramp,
-    denoising_loss,
-    discriminator_loss,
-    distillation_loss,
-    generator_loss,
-)
-from latentcrf.training.observations import RealLatents, observe_coarse, observe_real, observe_recorded, observe_run
+from latentcrf.training.observations import RealLatents, observe_coarse, observe_run
+from latentcrf.training.presets import PRESETS, Preset
+from latentcrf.training.stages import Denoising, Distillation, Refinement, Stage, to_device
 from latentcrf.training.trajectories import Recording, Trajectories, levels, load_trajectories, record
 
 VALIDATION_SHARE = 0.1  # of the recorded runs
 PAPER_BYPASS = (33, 49)  # of 50 steps, where progress is measured
-
-
-@dataclass(frozen=True)
-class Preset:
-    """One recipe; the measured result of each is in the model card that it made."""
-
-    channels: int = 64
-    coarse_channels: int = 144
-    num_coarse_blocks: int = 4
-    num_experts: int = 12
-    pairwise_rank: int = 12
-    form: str = "conditional"
-    learning_rate: float = 1e-3
-    batch_size: int = 32
-    adversarial_weight: float = 0.02  # in stage 1
-    final_adversarial_weight: float = 0.1  # in stage 3
-    guidance: float = 3.0
-
-
-# The others are for comparison: what each part of the method adds. "emoji-plain" has no field at all: the network's u.
-PRESETS = {
-    "emoji": Preset(),
-    "emoji-static": Preset(form="static"),
-    "emoji-plain": Preset(num_experts=0, pairwise_rank=0),
-    "emoji-pairwise": Preset(num_experts=0),
-    "emoji-experts": Preset(pairwise_rank=0),
-    "emoji-no-adversary": Preset(adversarial_weight=0.0, final_adversarial_weight=0.0),
-}
-
-
-def random_iterations() -> int:
-    """1 to 10, mostly few: the fixed point is learned, not the iterate after a certain number of steps."""
-    return int(torch.randint(1, 11, (2,)).min())
-
-
-def to_device(observation: Observation, device: torch.device) -> Observation:
-    """The observation, its levels tensors, on `device`."""
-    parts = {
-        field.name: None if value is None else torch.as_tensor(value).to(device)
-        for field in fields(observation)
-        for value in (getattr(observation, field.name),)
-    }
-    return Observation(**parts)  # type: ignore[arg-type]
 
 
 @torch.no_grad()
@@ -155,10 +106,13 @@ def train(options: argparse.Namespace) -> None:
     alphas = levels(ldm.scheduler, recording.steps)
 
     crf = build_crf(preset, ldm.unet.config.in_channels, options.init_from).to(device)
-    discriminator = LatentDiscriminator(ldm.unet.config.in_channels).to(device)
     ema = EMA(crf, decay=0.998)
     optimizer = torch.optim.AdamW(crf.parameters(), lr=preset.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
-    critic = torch.optim.AdamW(discriminator.parameters(), lr=3e-4, betas=(0.5, 0.9))
+    stages: tuple[Stage, ...] = (
+        Denoising(preset, ldm, real, alphas),
+        Distillation(preset, runs, device),
+        Refinement(preset, ldm, runs, pixels[seen]),
+    )
 
     def report() -> dict[str, float]:
         crf.eval()
@@ -173,34 +127,17 @@ def train(options: argparse.Namespace) -> None:
         return measured
 
     crf.train()
-    parts = {"crf": crf, "ema": ema, "optimizer": optimizer, "discriminator": discriminator, "critic": critic}
+    parts: dict[str, Stateful] = {"crf": crf, "ema": ema, "optimizer": optimizer}
+    for stage in stages:
+        parts |= stage.parts
     run = Run(options.out, parts, options.minutes, options.resume, report, options.checkpoint_seconds, 120.0)
+    begins = (0.0, options.stage1_until, max(options.stage1_until, options.stage3_from))
     for step in run.steps():
-        set_learning_rate(optimizer, preset.learning_rate * warm_cosine(step, run.fraction))
-        clean, images = real.draw(preset.batch_size)
-        first_stage = run.fraction < options.stage1_until
-        if first_stage:
-            states = torch.cat([real.captions.states[:1].float(), real.captions.draw(images)]).to(device)
-            observation = observe_real(ldm, clean.to(device), states, alphas, preset.guidance)
-            y = crf(observation, random_iterations())
-            loss = denoising_loss(y, clean.to(device), torch.as_tensor(observation.alpha_denoised))
-        else:
-            observation, target = observe_recorded(runs, preset.batch_size)
-            observation, target = to_device(observation, device), target.to(device)
-            y = crf(observation, random_iterations())
-            loss = distillation_loss(y, observation, target)
-        measured = {"denoising" if first_stage else "distillation": loss.detach()}
-        began = 0.0 if first_stage else options.stage3_from
-        weight = preset.adversarial_weight if first_stage else preset.final_adversarial_weight
-        judging = weight > 0 and run.fraction >= began
-        if judging and (ramp := adversarial_ramp(run.fraction - began)) > 0:
-            loss = loss + weight * ramp * generator_loss(discriminator, y)
-        optimise(loss, crf, optimizer)
-        if judging:
-            judged = discriminator_loss(discriminator, clean.to(device), y)
-            optimise(judged, discriminator, critic)
-            measured["discriminator"] = judged.detach()
-        run.count(len(y), **measured)
+        number = sum(run.fraction >= begin for begin in begins[1:])
+        stage = stages[number]
+        set_learning_rate(optimizer, stage.learning_rate * warm_cosine(step, run.fraction))
+        losses = stage.step(crf, optimizer, run.fraction - begins[number])
+        run.count(stage.batch_size, **losses)
         ema.update()
 
 

@@ -81,7 +81,7 @@ def test_the_crf_goes_through_its_three_stages(
     stages = ["--minutes", "0.3", "--stage1-until", "0.4", "--stage3-from", "0.6", "--out", tmp_path / "crf"]
     assert train.main([str(word) for word in (*common, *stages)]) == 0
     log = (tmp_path / "crf" / "log.csv").read_text()
-    assert all(loss in log for loss in ("denoising", "distillation", "discriminator", "few_crf"))
+    assert all(loss in log for loss in ("denoising", "distillation", "image", "images_judged", "few_crf"))
     crf = tmp_path / "crf" / "latentcrf"
     LatentCRF.from_pretrained(crf)
     other = ["--out", tmp_path / "plain", "--init-from", crf, "--preset", "emoji-plain"]

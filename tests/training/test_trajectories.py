@@ -13,7 +13,8 @@ from latentcrf.model import hand_over
 from latentcrf.training.loop import RunError
 from latentcrf.training.losses import distillation_loss, ideal_latents, return_gain
 from latentcrf.training.observations import COARSEST, observe_coarse, observe_run, random_hand_over
-from latentcrf.training.train import best_score, random_iterations
+from latentcrf.training.stages import random_iterations
+from latentcrf.training.train import best_score
 from latentcrf.training.trajectories import (
     FIRST_SEED,
     SOLVERS,

@@ -1,0 +1,35 @@
+"""The recipes of `latentcrf.training.train`."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One recipe; the measured result of each is in the model card that it made."""
+
+    channels: int = 64
+    coarse_channels: int = 144
+    num_coarse_blocks: int = 4
+    num_experts: int = 12
+    pairwise_rank: int = 12
+    form: str = "conditional"
+    learning_rate: float = 1e-3
+    batch_size: int = 32
+    adversarial_weight: float = 0.02  # in stage 1, on latents
+    # stage 3, on images
+    final_batch_size: int = 16
+    final_learning_rate: float = 4e-4
+    final_distillation_weight: float = 0.3
+    final_adversarial_weight: float = 0.05
+    guidance: float = 3.0
+
+
+# The others are for comparison: what each part of the method adds. "emoji-plain" has no field at all: the network's u.
+PRESETS = {
+    "emoji": Preset(),
+    "emoji-static": Preset(form="static"),
+    "emoji-plain": Preset(num_experts=0, pairwise_rank=0),
+    "emoji-pairwise": Preset(num_experts=0),
+    "emoji-experts": Preset(pairwise_rank=0),
+    "emoji-no-adversary": Preset(adversarial_weight=0.0, final_adversarial_weight=0.0),
+}

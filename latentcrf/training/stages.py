@@ -1,0 +1,150 @@
+"""The training's three stages. A step of each draws a batch, updates the CRF and, where there is one, the critic."""
+
+from dataclasses import fields
+from typing import Protocol
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor, nn
+
+from latentcrf.discriminator import LatentDiscriminator, PatchDiscriminator
+from latentcrf.model import LatentCRF, Observation
+from latentcrf.perceptual import load_lpips
+from latentcrf.training.loop import Stateful, optimise
+from latentcrf.training.losses import (
+    adversarial_ramp,
+    denoising_loss,
+    discriminator_loss,
+    distillation_loss,
+    generator_loss,
+    image_loss,
+)
+from latentcrf.training.observations import RealLatents, observe_real, observe_recorded
+from latentcrf.training.presets import Preset
+from latentcrf.training.trajectories import Trajectories
+
+
+def random_iterations() -> int:
+    """1 to 10, mostly few: the fixed point is learned, not the iterate after a certain number of steps."""
+    return int(torch.randint(1, 11, (2,)).min())
+
+
+def to_device(observation: Observation, device: torch.device) -> Observation:
+    """The observation, its levels tensors, on `device`."""
+    parts = {
+        field.name: None if value is None else torch.as_tensor(value).to(device)
+        for field in fields(observation)
+        for value in (getattr(observation, field.name),)
+    }
+    return Observation(**parts)  # type: ignore[arg-type]
+
+
+class Stage(Protocol):
+    """One stage.
+
+    Attributes:
+        learning_rate: its peak.
+        batch_size: hand-overs a step.
+        parts: what belongs in a checkpoint, by name.
+    """
+
+    learning_rate: float
+    batch_size: int
+    parts: dict[str, Stateful]
+
+    def step(self, crf: LatentCRF, optimizer: torch.optim.Optimizer, share: float) -> dict[str, Tensor]:
+        """One step of the CRF, `share` of the training's time after the stage's begin; returns its losses."""
+        ...
+
+
+class Denoising:
+    """Stage 1: real images' latents are noised, the LDM estimates the clean ones in one call, the CRF mends the estimate
+    towards the real latents; a discriminator judges its latents."""
+
+    def __init__(self, preset: Preset, ldm: StableDiffusionPipeline, real: RealLatents, alphas: Tensor) -> None:
+        self.preset, self.ldm, self.real, self.alphas = preset, ldm, real, alphas
+        self.learning_rate, self.batch_size = preset.learning_rate, preset.batch_size
+        self.discriminator = LatentDiscriminator(ldm.unet.config.in_channels).to(ldm.device)
+        self.critic = torch.optim.AdamW(self.discriminator.parameters(), lr=3e-4, betas=(0.5, 0.9))
+        self.parts: dict[str, Stateful] = {"discriminator": self.discriminator, "critic": self.critic}
+
+    def step(self, crf: LatentCRF, optimizer: torch.optim.Optimizer, share: float) -> dict[str, Tensor]:
+        device, weight = self.ldm.device, self.preset.adversarial_weight
+        clean, images = self.real.draw(self.batch_size)
+        clean, captions = clean.to(device), self.real.captions
+        states = torch.cat([captions.states[:1].float(), captions.draw(images)]).to(device)
+        observation = observe_real(self.ldm, clean, states, self.alphas, self.preset.guidance)
+        y = crf(observation, random_iterations())
+        loss = denoising_loss(y, clean, torch.as_tensor(observation.alpha_denoised))
+        losses = {"denoising": loss.detach()}
+        if (ramp := weight * adversarial_ramp(share)) > 0:
+            loss = loss + ramp * generator_loss(self.discriminator, y)
+        optimise(loss, crf, optimizer)
+        if weight > 0:
+            losses["latents_judged"] = judged = discriminator_loss(self.discriminator, clean, y)
+            optimise(judged, self.discriminator, self.critic)
+        return {name: value.detach() for name, value in losses.items()}
+
+
+class Distillation:
+    """Stage 2: from hand-overs of recorded runs, back to latents with which the LDM goes on as if nothing had been bypassed."""
+
+    def __init__(self, preset: Preset, runs: Trajectories, device: torch.device) -> None:
+        self.runs, self.device = runs, device
+        self.learning_rate, self.batch_size = preset.learning_rate, preset.batch_size
+        self.parts: dict[str, Stateful] = {}
+
+    def step(self, crf: LatentCRF, optimizer: torch.optim.Optimizer, share: float) -> dict[str, Tensor]:
+        observation, target, _ = observe_recorded(self.runs, self.batch_size)
+        observation, target = to_device(observation, self.device), target.to(self.device)
+        loss = distillation_loss(crf(observation, random_iterations()), observation, target)
+        optimise(loss, crf, optimizer)
+        return {"distillation": loss.detach()}
+
+
+class Refinement:
+    """Stage 3: the images that the CRF's latents decode to, near to the LDM's own as LPIPS sees it and, to a discriminator
+    of patches, like real ones. What minimizes a squared error of latents is a mean of many pictures, and decodes to none.
+
+    Args:
+        pixels: real images (N, H, W, 3), uint8, of the LDM's size.
+    """
+
+    def __init__(self, preset: Preset, ldm: StableDiffusionPipeline, runs: Trajectories, pixels: np.ndarray) -> None:
+        self.preset, self.runs, self.pixels = preset, runs, pixels
+        self.learning_rate, self.batch_size = preset.final_learning_rate, preset.final_batch_size
+        self.vae, self.device = ldm.vae.requires_grad_(False), ldm.device
+        self.lpips: nn.Module = load_lpips().to(ldm.device)
+        self.patches = PatchDiscriminator().to(ldm.device)
+        self.critic = torch.optim.AdamW(self.patches.parameters(), lr=2e-4, betas=(0.5, 0.9))
+        self.parts: dict[str, Stateful] = {"patches": self.patches, "patch_critic": self.critic}
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images (B, 3, H, W), about -1 to 1."""
+        with torch.autocast(self.device.type, torch.bfloat16):
+            return self.vae.decode(latents / self.vae.config.scaling_factor).sample.float()
+
+    def step(self, crf: LatentCRF, optimizer: torch.optim.Optimizer, share: float) -> dict[str, Tensor]:
+        preset = self.preset
+        observation, target, final = observe_recorded(self.runs, self.batch_size)
+        observation, target = to_device(observation, self.device), target.to(self.device)
+        y = crf(observation, random_iterations())
+        distillation = distillation_loss(y, observation, target)
+        with torch.no_grad():
+            theirs = self.decode(final.to(self.device))
+        ours = self.decode(y)
+        with torch.autocast(self.device.type, torch.bfloat16):
+            nearness = image_loss(ours, theirs, self.lpips)
+            loss = preset.final_distillation_weight * distillation + nearness
+            if (ramp := preset.final_adversarial_weight * adversarial_ramp(share)) > 0:
+                loss = loss + ramp * generator_loss(self.patches, ours)
+        optimise(loss, crf, optimizer)
+        losses = {"distillation": distillation, "image": nearness}
+        if preset.final_adversarial_weight > 0:
+            chosen = np.random.default_rng(int(torch.randint(2**31, ()))).integers(len(self.pixels), size=len(y))
+            photos = torch.from_numpy(self.pixels[chosen]).permute(0, 3, 1, 2).to(self.device) / 127.5 - 1
+            with torch.autocast(self.device.type, torch.bfloat16):
+                losses["images_judged"] = judged = discriminator_loss(self.patches, photos, ours)
+            optimise(judged, self.patches, self.critic)
+        return {name: value.detach() for name, value in losses.items()}
