@@ -2,7 +2,7 @@
 
 import torch
 
-from latentcrf.discriminator import LatentDiscriminator
+from latentcrf.discriminator import LatentDiscriminator, PatchDiscriminator
 from latentcrf.training.losses import discriminator_loss
 
 
@@ -32,3 +32,16 @@ def test_a_score_depends_on_24_sites_each_way() -> None:
     critic(x)[0, 0, 8, 8].backward()
     seen = x.grad.abs().sum(dim=(0, 1)).nonzero()
     assert (seen.amax(dim=0) - seen.amin(dim=0) + 1).tolist() == [24, 24]
+
+
+def test_an_images_score_depends_on_38_pixels_each_way() -> None:
+    critic = PatchDiscriminator(width=8).eval()
+    for layer in critic:
+        if isinstance(layer, torch.nn.GroupNorm):  # the only layers that see all of the image
+            layer.forward = lambda x: x  # type: ignore[method-assign]
+    images = torch.zeros(2, 3, 128, 96, requires_grad=True)
+    scores = critic(images)
+    assert scores.shape == (2, 1, 16, 12)
+    scores[0, 0, 8, 6].backward()
+    (rows,) = images.grad[0].abs().sum((0, 2)).nonzero(as_tuple=True)
+    assert rows.max() - rows.min() + 1 == 38 and not images.grad[1].any()
