@@ -7,10 +7,8 @@ runs from the same noise with few steps would hand over, SOLVER being ddim and d
 precise run arrives. The metadata say how all of it was made.
 """
 
-import functools
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -148,37 +146,25 @@ def _path(
     pipeline: StableDiffusionPipeline, prompts: Sequence[str], noise: Tensor, steps: int, guidance: float
 ) -> tuple[Tensor, Tensor]:
     """Latents (n, steps + 1, C, H, W) of a run from `noise` (n, C, H, W), itself the first, and the clean estimate of each
-    step (n, steps, C, H, W); float32 on the CPU."""
-    with torch.autocast(pipeline.device.type, torch.bfloat16), _watched(pipeline.scheduler) as (path, denoised):
-        pipeline(
-            list(prompts),
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            latents=noise.to(pipeline.device),
-            output_type="latent",
-        )
-    return torch.stack([noise, *path], dim=1), torch.stack(denoised, dim=1)
-
-
-@contextmanager
-def _watched(scheduler: Any) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-    """Within the block, the latents after each of the scheduler's steps and the clean estimates are added to two lists."""
-    path: list[Tensor] = []
-    denoised: list[Tensor] = []
-    step = scheduler.step
-
-    @functools.wraps(step)  # the pipeline reads its signature
-    def watched(model_output: Tensor, timestep: Any, sample: Tensor, **options: Any) -> Any:
-        denoised.append(clean_estimate(scheduler, len(denoised), model_output, sample).float().cpu())
-        done = step(model_output, timestep, sample, **options)
-        path.append(done[0].float().cpu())
-        return done
-
-    scheduler.step = watched
-    try:
-        yield path, denoised
-    finally:
-        del scheduler.step
+    step (n, steps, C, H, W); float32 on the CPU. What the pipeline does, seen from within."""
+    scheduler, device = pipeline.scheduler, pipeline.device
+    scheduler.set_timesteps(steps, device=device)
+    latents = noise.to(device) * scheduler.init_noise_sigma
+    path, estimates = [noise], []
+    with torch.autocast(device.type, torch.bfloat16):
+        states, empty = pipeline.encode_prompt(list(prompts), device, 1, guidance > 1)
+        for index, timestep in enumerate(scheduler.timesteps):
+            inputs = scheduler.scale_model_input(latents, timestep)
+            if guidance > 1:
+                both = pipeline.unet(torch.cat([inputs] * 2), timestep, torch.cat([empty, states])).sample
+                without, conditional = both.chunk(2)
+                predicted = without + guidance * (conditional - without)
+            else:
+                predicted = pipeline.unet(inputs, timestep, states).sample
+            estimates.append(clean_estimate(scheduler, index, predicted, latents).cpu())
+            latents = scheduler.step(predicted, timestep, latents, return_dict=False)[0]
+            path.append(latents.float().cpu())
+    return torch.stack(path, dim=1), torch.stack(estimates, dim=1)
 
 
 def load_trajectories(folder: Path, scheduler: DDIMScheduler, recording: Recording) -> Trajectories:
