@@ -25,13 +25,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
-    StableDiffusionPipeline,
-    UniPCMultistepScheduler,
-)
+from diffusers import StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -41,69 +35,15 @@ from analysis.export import write_figure
 from analysis.gallery import embed, load_gallery
 from analysis.generate import GUIDANCE, counted, decode, load_pipeline, sample
 from analysis.quality import draw_prompts, remaining_prompts, time_ratios
-from latentcrf import LatentCRF, LatentCRFScheduler
+from analysis.rivals import FULL, Method, all_methods, scheduler_of
+from analysis.tables import compare, markdown, row_of
+from latentcrf import LatentCRF
 from latentcrf.emoji.dataset import DatasetError, load
 from latentcrf.files import replacing
 from latentcrf.perceptual import MODELS, load_features, load_lpips
 
-SOLVERS = {
-    "DDIM": DDIMScheduler,
-    "DPM-Solver++": DPMSolverMultistepScheduler,
-    "UniPC": UniPCMultistepScheduler,
-    "Euler": EulerDiscreteScheduler,
-}
 RESAMPLES, FRECHET_RESAMPLES = 2000, 200
-FULL = "DDIM-50"
 SAMPLES = 6  # images shown of each method
-# In benchmark.csv each has a column of estimates and two of its 95 % interval.
-MEASURES = (
-    *("kid", "frechet", "r_at_1", "r_at_5", "lpips_full", "psnr_full", "latent_mse_full", "pairwise_lpips", "vendi"),
-    "edges",
-)
-
-
-@dataclass(frozen=True)
-class Method:
-    """One way to sample: a solver, its steps, and what stands in for the steps `bypass`.
-
-    Attributes:
-        refiner: "" (nothing left out), "bypass" (no parameters), "LatentCRF", "plain" (a network of the CRF's size).
-    """
-
-    solver: str
-    steps: int
-    bypass: tuple[int, int] | None = None
-    refiner: str = ""
-
-    @property
-    def name(self) -> str:
-        run = f"{self.solver}-{self.steps}"
-        return run if self.bypass is None else f"{run} {self.refiner} ({self.bypass[0]}, {self.bypass[1]})"
-
-    @property
-    def file(self) -> str:
-        return "".join(letter if letter.isalnum() or letter in "+-" else "_" for letter in self.name)
-
-
-def all_methods(refiners: tuple[str, ...] = ("bypass", "LatentCRF")) -> list[Method]:
-    """The benchmark's methods, the full run first."""
-    plain = [Method("DDIM", steps) for steps in (50, 34, 25, 20, 15, 12, 10, 8, 6, 4)]
-    plain += [Method(solver, steps) for solver in ("DPM-Solver++", "UniPC") for steps in (20, 15, 12, 10, 8, 6, 5, 4)]
-    gaps = [("DDIM", 50, (33, 49)), ("DDIM", 50, (25, 50)), ("DPM-Solver++", 20, (12, 19))]
-    gaps += [
-        (solver, steps, (steps - 1, steps)) for solver in ("DDIM", "DPM-Solver++") for steps in (5, 7, 9, 11)
-    ]  # the CRF's output is the image
-    gaps += [("DPM-Solver++", 10, (7, 10)), ("DPM-Solver++", 12, (8, 12))]
-    return plain + [Method(*gap, refiner) for gap in gaps for refiner in refiners]
-
-
-def scheduler_of(method: Method, pipeline: StableDiffusionPipeline, networks: dict[str, LatentCRF | None]) -> Any:
-    """The method's scheduler, made from the pipeline's own noise levels."""
-    options = {"algorithm_type": "dpmsolver++", "solver_order": 2} if method.solver == "DPM-Solver++" else {}
-    inner = SOLVERS[method.solver].from_config(pipeline.scheduler.config, **options)
-    if method.bypass is None:
-        return inner
-    return LatentCRFScheduler(inner, networks[method.refiner], bypass=method.bypass)
 
 
 @dataclass(frozen=True)
@@ -224,82 +164,6 @@ def measure(
         "ratios": seconds / full_seconds,
         "spectrum_error": np.array(measures.spectrum_error(images, real_images)),
     }
-
-
-def row_of(method: Method, kept: dict[str, np.ndarray], prompts: int, seeds: int) -> dict[str, Any]:
-    """One row of benchmark.csv."""
-    row: dict[str, Any] = {
-        "method": method.name,
-        "solver": method.solver,
-        "steps": method.steps,
-        "bypass": "" if method.bypass is None else f"({method.bypass[0]}, {method.bypass[1]})",
-        "refiner": method.refiner,
-        "unet_calls": int(kept["calls"]),
-        "prompts": prompts,
-        "seeds": seeds,
-    }
-    row["time_ratio"], row["time_ratio_low"], row["time_ratio_high"] = measures.bootstrap(kept["ratios"], np.median)
-    for name in MEASURES:
-        if f"draws_{name}" in kept:
-            row[name], row[f"{name}_low"], row[f"{name}_high"] = measures.interval(kept[f"draws_{name}"])
-    row["spectrum_error_db"] = float(kept["spectrum_error"])
-    return row
-
-
-def compare(methods: list[Method], kept: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
-    """Each LatentCRF run against the full run and, for KID and for R@5, the best rival that takes no more time.
-
-    Differences are LatentCRF minus rival, paired by prompt; ratios of diversity are to the full run.
-    """
-    rows = []
-    times = {method.name: float(np.median(kept[method.name]["ratios"])) for method in methods}
-    rivals = [method.name for method in methods if method.refiner != "LatentCRF"]
-    for method in methods:
-        if method.refiner != "LatentCRF":
-            continue
-        ours = kept[method.name]
-        for name, sign in (("kid", 1), ("r_at_5", -1)):
-            key = f"draws_{name}"
-            quick = [rival for rival in rivals if times[rival] <= times[method.name]]
-            best = [min(quick, key=lambda rival: sign * kept[rival][key][0])] if quick else []
-            for rival in dict.fromkeys([FULL, *best]):
-                value, low, high = measures.interval(ours[key] - kept[rival][key])
-                rows.append(
-                    {"method": method.name, "against": rival, "measure": f"{name}, difference",
-                     "value": value, "low": low, "high": high, "better": bool(sign * low < 0 and sign * high < 0),
-                     "time_ratio": times[method.name], "time_ratio_against": times[rival]}
-                )  # fmt: skip
-        for name in ("pairwise_lpips", "vendi"):
-            if f"draws_{name}" in ours:
-                value, low, high = measures.interval(ours[f"draws_{name}"] / kept[FULL][f"draws_{name}"])
-                rows.append(
-                    {"method": method.name, "against": FULL, "measure": f"{name}, ratio",
-                     "value": value, "low": low, "high": high, "better": bool(low > 1),
-                     "time_ratio": times[method.name], "time_ratio_against": times[FULL]}
-                )  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """The README's table."""
-    lines = [
-        "| method | U-Net calls | time / full run | KID x 1000 | R@5 | pairwise LPIPS | LPIPS to the full run |",
-        "|---|---|---|---|---|---|---|",
-    ]
-
-    def told(row: pd.Series, name: str, digits: int, factor: float = 1) -> str:
-        if name not in row or pd.isna(row[name]):
-            return ""
-        value, low, high = (factor * row[column] for column in (name, f"{name}_low", f"{name}_high"))
-        return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
-
-    for _, row in table.iterrows():
-        cells = [
-            str(row["method"]), str(row["unet_calls"]), told(row, "time_ratio", 2), told(row, "kid", 1, 1000),
-            told(row, "r_at_5", 2), told(row, "pairwise_lpips", 3), told(row, "lpips_full", 3),
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
 
 
 def key_of(task: Task, pipeline: StableDiffusionPipeline, networks: dict[str, LatentCRF | None]) -> str:

@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 
 from analysis import benchmark, frontier
-from analysis.benchmark import FULL, Method, all_methods, compare, main, markdown, row_of
+from analysis.benchmark import main
 from analysis.generate import load_pipeline
 from analysis.quality import core_subjects, draw_prompts, remaining_prompts
+from analysis.rivals import FULL, Method, all_methods, scheduler_of
+from analysis.tables import compare, markdown, row_of
 from latentcrf import LatentCRFScheduler
 
 
@@ -33,7 +35,7 @@ def test_methods_have_names_of_their_own_and_the_full_run_comes_first() -> None:
 def test_schedulers_make_as_many_calls_as_their_method_says() -> None:
     pipeline = load_pipeline()
     for method in all_methods(("bypass",)):
-        scheduler = benchmark.scheduler_of(method, pipeline, {"bypass": None})
+        scheduler = scheduler_of(method, pipeline, {"bypass": None})
         scheduler.set_timesteps(method.steps)
         left_out = 0 if method.bypass is None else method.bypass[1] - method.bypass[0]
         assert len(scheduler.timesteps) == method.steps - left_out, method.name

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from analysis import frontier
-from analysis.benchmark import Method, all_methods
 from analysis.export import write_results
+from analysis.rivals import Method, all_methods
 from app.tabs import frontier as tab
 
 METHODS = [Method("DDIM", 50), Method("DDIM", 8), Method("UniPC", 6), Method("DDIM", 9, (8, 9), "LatentCRF")]

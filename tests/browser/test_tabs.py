@@ -94,6 +94,21 @@ def test_a_click_on_a_mark_of_the_frontier_shows_its_images(page: Page, url: str
     expect(words).to_contain_text("the same prompts and noise for every method")
 
 
+def test_two_visitors_take_turns_and_both_get_their_figures(page: Page, url: str) -> None:
+    visitors = [page, page.context.browser.new_page()]
+    for visitor, seed in zip(visitors, ("0", "1"), strict=True):
+        visitor.goto(url)
+        visitor.get_by_role("tab", name="CRF convergence", exact=True).click()
+        visitor.fill("#convergence-seeds input", "1")
+        visitor.fill("#convergence-seed input", seed)
+        visitor.click("#convergence-start")
+    for visitor in visitors:
+        expect(visitor.locator("#convergence-images .js-plotly-plot").first).to_be_visible(timeout=PATIENCE)
+        expect(visitor.locator("#convergence-start")).to_be_enabled(timeout=PATIENCE)
+        assert visitor.locator(".message.error").count() == 0
+    visitors[1].close()
+
+
 def test_a_slider_of_the_method_tab_answers_with_another_image(page: Page, url: str) -> None:
     page.goto(url)
     page.get_by_role("tab", name="Method", exact=True).click()  # draws by itself the first time

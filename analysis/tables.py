@@ -1,0 +1,91 @@
+"""The benchmark's tables: a row a method, each LatentCRF run against its rivals, and the README's."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import measures
+from analysis.rivals import FULL, Method
+
+# In benchmark.csv each has a column of estimates and two of its 95 % interval.
+MEASURES = (
+    *("kid", "frechet", "r_at_1", "r_at_5", "lpips_full", "psnr_full", "latent_mse_full", "pairwise_lpips", "vendi"),
+    "edges",
+)
+
+
+def row_of(method: Method, kept: dict[str, np.ndarray], prompts: int, seeds: int) -> dict[str, Any]:
+    """One row of benchmark.csv."""
+    row: dict[str, Any] = {
+        "method": method.name,
+        "solver": method.solver,
+        "steps": method.steps,
+        "bypass": "" if method.bypass is None else f"({method.bypass[0]}, {method.bypass[1]})",
+        "refiner": method.refiner,
+        "unet_calls": int(kept["calls"]),
+        "prompts": prompts,
+        "seeds": seeds,
+    }
+    row["time_ratio"], row["time_ratio_low"], row["time_ratio_high"] = measures.bootstrap(kept["ratios"], np.median)
+    for name in MEASURES:
+        if f"draws_{name}" in kept:
+            row[name], row[f"{name}_low"], row[f"{name}_high"] = measures.interval(kept[f"draws_{name}"])
+    row["spectrum_error_db"] = float(kept["spectrum_error"])
+    return row
+
+
+def compare(methods: list[Method], kept: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
+    """Each LatentCRF run against the full run and, for KID and for R@5, the best rival that takes no more time.
+
+    Differences are LatentCRF minus rival, paired by prompt; ratios of diversity are to the full run.
+    """
+    rows = []
+    times = {method.name: float(np.median(kept[method.name]["ratios"])) for method in methods}
+    rivals = [method.name for method in methods if method.refiner != "LatentCRF"]
+    for method in methods:
+        if method.refiner != "LatentCRF":
+            continue
+        ours = kept[method.name]
+        for name, sign in (("kid", 1), ("r_at_5", -1)):
+            key = f"draws_{name}"
+            quick = [rival for rival in rivals if times[rival] <= times[method.name]]
+            best = [min(quick, key=lambda rival: sign * kept[rival][key][0])] if quick else []
+            for rival in dict.fromkeys([FULL, *best]):
+                value, low, high = measures.interval(ours[key] - kept[rival][key])
+                rows.append(
+                    {"method": method.name, "against": rival, "measure": f"{name}, difference",
+                     "value": value, "low": low, "high": high, "better": bool(sign * low < 0 and sign * high < 0),
+                     "time_ratio": times[method.name], "time_ratio_against": times[rival]}
+                )  # fmt: skip
+        for name in ("pairwise_lpips", "vendi"):
+            if f"draws_{name}" in ours:
+                value, low, high = measures.interval(ours[f"draws_{name}"] / kept[FULL][f"draws_{name}"])
+                rows.append(
+                    {"method": method.name, "against": FULL, "measure": f"{name}, ratio",
+                     "value": value, "low": low, "high": high, "better": bool(low > 1),
+                     "time_ratio": times[method.name], "time_ratio_against": times[FULL]}
+                )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The README's table."""
+    lines = [
+        "| method | U-Net calls | time / full run | KID x 1000 | R@5 | pairwise LPIPS | LPIPS to the full run |",
+        "|---|---|---|---|---|---|---|",
+    ]
+
+    def told(row: pd.Series, name: str, digits: int, factor: float = 1) -> str:
+        if name not in row or pd.isna(row[name]):
+            return ""
+        value, low, high = (factor * row[column] for column in (name, f"{name}_low", f"{name}_high"))
+        return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+    for _, row in table.iterrows():
+        cells = [
+            str(row["method"]), str(row["unet_calls"]), told(row, "time_ratio", 2), told(row, "kid", 1, 1000),
+            told(row, "r_at_5", 2), told(row, "pairwise_lpips", 3), told(row, "lpips_full", 3),
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
