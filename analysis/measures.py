@@ -255,6 +255,12 @@ def mean_draws(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def interval(draws: np.ndarray) -> tuple[float, float, float]:
-    """(estimate, low, high): the first of the draws, and the 2.5th and 97.5th percentile of the others."""
-    low, high = np.quantile(draws[1:], [0.025, 0.975])
+    """(estimate, low, high): the first of the draws, and a 95 % interval from the others.
+
+    Their 2.5th and 97.5th percentile, moved by what their mean lies above the estimate. For means that is about
+    nothing. A distance between distributions is larger on resamples, in which prompts come twice: without the
+    correction its estimate would lie at the edge of its own interval.
+    """
+    bias = draws[1:].mean() - draws[0]
+    low, high = np.quantile(draws[1:], [0.025, 0.975]) - bias
     return float(draws[0]), float(low), float(high)

@@ -215,6 +215,12 @@ def test_frechet_against_a_matrix_root() -> None:
     assert measures.frechet_draws(made, clusters, same, weights[:1])[0] == pytest.approx(0, abs=1e-6)
 
 
+def test_an_interval_lies_around_an_estimate_that_resamples_exceed() -> None:
+    draws = np.concatenate([[5.0], np.random.default_rng(0).normal(9.0, 1.0, 20_000)])  # a bias of 4
+    estimate, low, high = measures.interval(draws)
+    assert estimate == 5 and low == pytest.approx(5 - 1.96, abs=0.05) and high == pytest.approx(5 + 1.96, abs=0.05)
+
+
 def test_draws_over_prompts() -> None:
     weights = measures.cluster_weights(40, resamples=3000, seed=1)
     assert weights.shape == (3001, 40) and (weights.sum(1) == 40).all() and (weights[0] == 1).all()

@@ -51,12 +51,12 @@ CLICK_JS = """() => {
 NO_SAMPLE = f"No images of this method are shipped: {COMMAND} writes them into results/benchmark/samples."
 READING = (
     "Each point is a way to sample: the further left, the faster. The vertical axis says whether higher or lower is better; "
-    "bars are 95 % intervals. No method shown beats those on the dotted line in both time and quality. Dashed: the "
+    "bars are 95 % intervals over the prompts, which all methods share: differences are surer than the bars look. No method shown beats those on the dotted line in both time and quality. Dashed: the "
     "full LDM. Point at a mark for its settings, click it for its images."
 )
 COMPUTED = (
     "All methods drew the same prompts from the same noise; intervals by bootstrap over the prompts; times are medians of runs "
-    f"interleaved with the full LDM's. The table is what <code>{COMMAND}</code> writes."
+    f"interleaved with the full LDM's. The table is what <code>{COMMAND}</code> writes; assets/results/README.md says what was run."
 )
 
 
