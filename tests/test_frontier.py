@@ -116,6 +116,7 @@ def test_tab_shows_the_shipped_table(table: pd.DataFrame, tmp_path: Path, monkey
     assert image["value"].shape == (8, 24, 3) and "same prompts and noise" in words
     assert "No images of this method" in tab.sample("UniPC-6")[1]
     assert tab.sample("../../etc/passwd")[0]["visible"] is False
+    assert tab.clicked_method("1764000000000 DDIM-9 LatentCRF (8, 9)") == "DDIM-9 LatentCRF (8, 9)"
 
 
 def test_tab_without_a_table_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ CLICK_JS = """() => {
         plot.hooked = true;
         plot.on('plotly_click', (event) => {
             const field = document.querySelector('#frontier-clicked textarea, #frontier-clicked input');
-            field.value = event.points[0].customdata[1];
+            field.value = `${Date.now()} ${event.points[0].customdata[1]}`;  // another text for each click
             field.dispatchEvent(new Event('input', { bubbles: true }));
         });
     };
@@ -117,6 +117,11 @@ def sample(method: str | None) -> list[Any]:
     return [gr.update(value=found[str(method)], visible=True), html.message(text)]
 
 
+def clicked_method(text: str) -> Any:
+    """The method named after the time of the click, chosen."""
+    return text.partition(" ")[2] or gr.skip()
+
+
 def results(made: dict[str, Any]) -> "Results":
     """The export.
 
@@ -167,5 +172,6 @@ def build(page: Page) -> None:
     changed = [measure.input, families.input, page.presentation.change]
     gr.on(changed, draw, look, drawn, trigger_mode="always_last", **AT_ONCE)
     method.input(sample, method, [images, words], **AT_ONCE)
-    clicked.input(lambda name: name, clicked, method, **AT_ONCE).then(sample, clicked, [images, words], **AT_ONCE)
+    # `change`, as gradio sees no `input` of a hidden field
+    clicked.change(clicked_method, clicked, method, **AT_ONCE).then(sample, method, [images, words], **AT_ONCE)
     figure.change(None, None, None, js=CLICK_JS, queue=False, api_visibility="private")

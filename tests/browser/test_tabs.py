@@ -91,7 +91,7 @@ def test_a_click_on_a_mark_of_the_frontier_shows_its_images(page: Page, url: str
     page.wait_for_timeout(300)
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     expect(words).not_to_have_text(before)
-    expect(words).to_contain_text("the same prompts and noise for every method")
+    expect(words).to_contain_text("DDIM-50: the first images of its prompts")
 
 
 def test_two_visitors_take_turns_and_both_get_their_figures(page: Page, url: str) -> None:
