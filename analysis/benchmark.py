@@ -32,10 +32,11 @@ from tqdm import tqdm
 
 from analysis import frontier, measures
 from analysis.export import write_figure
+from analysis.frontier import FULL
 from analysis.gallery import embed, load_gallery
 from analysis.generate import GUIDANCE, counted, decode, load_pipeline, sample
 from analysis.quality import draw_prompts, remaining_prompts, time_ratios
-from analysis.rivals import FULL, Method, all_methods, scheduler_of
+from analysis.rivals import Method, all_methods, scheduler_of
 from analysis.tables import compare, markdown, row_of
 from latentcrf import LatentCRF
 from latentcrf.emoji.dataset import DatasetError, load

@@ -12,6 +12,7 @@ from diffusers import (
 )
 
 from latentcrf import LatentCRF, LatentCRFScheduler
+from latentcrf.training.trajectories import DPM_SOLVER_2M
 
 SOLVERS = {
     "DDIM": DDIMScheduler,
@@ -19,7 +20,6 @@ SOLVERS = {
     "UniPC": UniPCMultistepScheduler,
     "Euler": EulerDiscreteScheduler,
 }
-FULL = "DDIM-50"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def all_methods(refiners: tuple[str, ...] = ("bypass", "LatentCRF")) -> list[Met
 
 def scheduler_of(method: Method, pipeline: StableDiffusionPipeline, networks: dict[str, LatentCRF | None]) -> Any:
     """The method's scheduler, made from the pipeline's own noise levels."""
-    options = {"algorithm_type": "dpmsolver++", "solver_order": 2} if method.solver == "DPM-Solver++" else {}
+    options = DPM_SOLVER_2M if method.solver == "DPM-Solver++" else {}
     inner = SOLVERS[method.solver].from_config(pipeline.scheduler.config, **options)
     if method.bypass is None:
         return inner

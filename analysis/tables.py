@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from analysis import measures
-from analysis.rivals import FULL, Method
+from analysis.frontier import FULL
+from analysis.rivals import Method
 
 # In benchmark.csv each has a column of estimates and two of its 95 % interval.
 MEASURES = (

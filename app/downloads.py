@@ -1,4 +1,4 @@
-"""A figure and its downloads, made in the browser from what is drawn there: PNG, SVG, and the values as CSV."""
+"""A figure: a listener on its marks, and downloads made in the browser of what is drawn: PNG, SVG, the values as CSV."""
 
 import gradio as gr
 
@@ -40,6 +40,21 @@ DOWNLOADS_JS = r"""() => {
         plot.layout.paper_bgcolor = ground;
     });
 }"""
+
+
+def listening(name: str, event: str, handler: str) -> str:
+    """JavaScript that puts `handler`, an arrow function of plotly's event, on the figure `name`; to be run at each of its
+    changes, as gradio may draw it into a new element."""
+    return f"""() => {{
+    const hook = () => {{
+        const plot = document.querySelector('#{name} .js-plotly-plot');
+        if (!plot || !plot.on) return setTimeout(hook, 300);
+        if (plot.hooked) return;
+        plot.hooked = true;
+        plot.on('{event}', {handler});
+    }};
+    setTimeout(hook, 300);
+}}"""
 
 
 def build_figure(name: str, *, table: bool = True) -> gr.Plot:

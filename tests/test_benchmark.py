@@ -10,9 +10,10 @@ from PIL import Image
 
 from analysis import benchmark, frontier
 from analysis.benchmark import main
+from analysis.frontier import FULL
 from analysis.generate import load_pipeline
 from analysis.quality import core_subjects, draw_prompts, remaining_prompts
-from analysis.rivals import FULL, Method, all_methods, scheduler_of
+from analysis.rivals import Method, all_methods, scheduler_of
 from analysis.tables import compare, markdown, row_of
 from latentcrf import LatentCRFScheduler
 

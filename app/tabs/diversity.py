@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 import numpy as np
 
-from app.downloads import build_figure
+from app.downloads import build_figure, listening
 from app.form import DEFAULTS
 from app.later import Later
 from app.page import AT_ONCE, COMPARE, Clock, Page, Turns, build_export, build_runner, note, said, watched
@@ -23,26 +23,21 @@ if TYPE_CHECKING:
 else:
     analysis = Later("analysis.diversity")
 
-# Pointing at a cell of a heat map shows its two images, taken from the rows above; the listener is put on anew with each drawing.
-HOVER_JS = """() => {
-    const panel = document.querySelector('#diversity-pair'), hook = () => {
-        const plot = document.querySelector('#diversity-pairs .js-plotly-plot');
-        if (!plot || !plot.on) return setTimeout(hook, 300);
-        if (plot.hooked) return;
-        plot.hooked = true;
-        plot.on('plotly_hover', (event) => {
-            const point = event.points[0], row = document.querySelector(`#diversity-row-${point.curveNumber}`);
-            const images = row ? row.querySelectorAll('.thumbnail-item img') : [];
-            const [a, b] = [point.pointIndex[0], point.pointIndex[1]].map((index) => images[index]);
-            if (!a || !b) return;
-            const shown = panel.querySelectorAll('img');
-            [[a, point.y], [b, point.x]].forEach(([image, name], i) => { shown[i].src = image.src; shown[i].alt = name; });
-            panel.querySelector('p').textContent = `${point.y} and ${point.x}: LPIPS ${point.z.toFixed(3)}`;
-            panel.querySelector('.pair').hidden = false;
-        });
-    };
-    setTimeout(hook, 300);
-}"""
+# Pointing at a cell of a heat map shows its two images, taken from the rows above.
+HOVER_JS = listening(
+    "diversity-pairs",
+    "plotly_hover",
+    """(event) => {
+        const point = event.points[0], row = document.querySelector(`#diversity-row-${point.curveNumber}`);
+        const images = row ? row.querySelectorAll('.thumbnail-item img') : [];
+        const [a, b] = [point.pointIndex[0], point.pointIndex[1]].map((index) => images[index]);
+        if (!a || !b) return;
+        const panel = document.querySelector('#diversity-pair'), shown = panel.querySelectorAll('img');
+        [[a, point.y], [b, point.x]].forEach(([image, name], i) => { shown[i].src = image.src; shown[i].alt = name; });
+        panel.querySelector('p').textContent = `${point.y} and ${point.x}: LPIPS ${point.z.toFixed(3)}`;
+        panel.querySelector('.pair').hidden = false;
+    }""",
+)
 PAIR = '<div class="pair" hidden><img alt=""><img alt=""><p class="reading"></p></div>'
 SEEDS, SEED = Limit("Seeds", 4, 16), Limit("First seed", 0, MAX_SEED - 16)
 RIVALS = ("LatentCRF", "few steps", "DDIM, equal calls", "bypass without parameters")

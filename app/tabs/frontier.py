@@ -7,7 +7,7 @@ import gradio as gr
 import pandas as pd
 
 from app import html
-from app.downloads import build_figure
+from app.downloads import build_figure, listening
 from app.later import Later
 from app.page import AT_ONCE, Page, build_export, note
 
@@ -33,26 +33,21 @@ MEASURES = {
 ABSENT = (
     f"No benchmark is shipped with this copy. Make one with {COMMAND}, and put its benchmark.csv and samples into {{}}."
 )
-# A click on a mark chooses its method; the listener is put on anew with each drawing.
-CLICK_JS = """() => {
-    const hook = () => {
-        const plot = document.querySelector('#frontier-figure .js-plotly-plot');
-        if (!plot || !plot.on) return setTimeout(hook, 300);
-        if (plot.hooked) return;
-        plot.hooked = true;
-        plot.on('plotly_click', (event) => {
-            const field = document.querySelector('#frontier-clicked textarea, #frontier-clicked input');
-            field.value = `${Date.now()} ${event.points[0].customdata[1]}`;  // another text for each click
-            field.dispatchEvent(new Event('input', { bubbles: true }));
-        });
-    };
-    setTimeout(hook, 300);
-}"""
+# A click on a mark chooses its method.
+CLICK_JS = listening(
+    "frontier-figure",
+    "plotly_click",
+    """(event) => {
+        const field = document.querySelector('#frontier-clicked textarea, #frontier-clicked input');
+        field.value = `${Date.now()} ${event.points[0].customdata[1]}`;  // another text for each click
+        field.dispatchEvent(new Event('input', { bubbles: true }));
+    }""",
+)
 NO_SAMPLE = f"No images of this method are shipped: {COMMAND} writes them into results/benchmark/samples."
 READING = (
     "Each point is a way to sample: the further left, the faster. The vertical axis says whether higher or lower is better; "
-    "bars are 95 % intervals over the prompts, which all methods share: differences are surer than the bars look. No method shown beats those on the dotted line in both time and quality. Dashed: the "
-    "full LDM. Point at a mark for its settings, click it for its images."
+    "bars are 95 % intervals over the prompts, which all methods share: differences are surer than the bars look. No method "
+    "shown beats those on the dotted line in both time and quality. Dashed: the full LDM. Point at a mark for its settings, click it for its images."
 )
 COMPUTED = (
     "All methods drew the same prompts from the same noise; intervals by bootstrap over the prompts; times are medians of runs "

@@ -9,7 +9,7 @@ from torch import Tensor
 from latentcrf.emoji.train_unet import Captions
 from latentcrf.levels import denoise
 from latentcrf.model import Observation, hand_over
-from latentcrf.training.trajectories import Trajectories
+from latentcrf.training.trajectories import Trajectories, guided
 
 COARSE_SHARE = 0.4  # of the batches of stages 2 and 3
 COARSEST = 12  # recorded steps in one: 12 of 50 are about those of a four-step run
@@ -62,8 +62,7 @@ def observe_real(
     empty, captions = states[:1].expand(len(clean), -1, -1), states[1:]
     with torch.autocast(clean.device.type, torch.bfloat16):
         both = ldm.unet(torch.cat([noisy, noisy]), timesteps.repeat(2), torch.cat([empty, captions])).sample
-    without, conditional = both.float().chunk(2)
-    predicted = without + guidance * (conditional - without)
+    predicted = guided(both.float(), guidance)
     denoised = denoise(ldm.scheduler.config.prediction_type, predicted, noisy, keep, spoil)
     return Observation(hand_over(noisy, denoised, before, a_in), denoised, a_in, a_out, alpha_denoised=before)
 

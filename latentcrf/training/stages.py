@@ -142,8 +142,8 @@ class Refinement:
         optimise(loss, crf, optimizer)
         losses = {"distillation": distillation, "image": nearness}
         if preset.final_adversarial_weight > 0:
-            chosen = np.random.default_rng(int(torch.randint(2**31, ()))).integers(len(self.pixels), size=len(y))
-            photos = torch.from_numpy(self.pixels[chosen]).permute(0, 3, 1, 2).to(self.device) / 127.5 - 1
+            chosen = torch.randint(len(self.pixels), (len(y),))
+            photos = torch.from_numpy(self.pixels[chosen.numpy()]).permute(0, 3, 1, 2).to(self.device) / 127.5 - 1
             with torch.autocast(self.device.type, torch.bfloat16):
                 losses["images_judged"] = judged = discriminator_loss(self.patches, photos, ours)
             optimise(judged, self.patches, self.critic)

@@ -101,7 +101,8 @@ def train(options: argparse.Namespace) -> None:
     num_validation = max(1, round(VALIDATION_SHARE * len(runs)))
     validation, runs = runs.split(num_validation)
 
-    means, stds = encode_images(ldm.vae, torch.from_numpy(pixels[seen]).permute(0, 3, 1, 2))
+    pictures = pixels[seen]
+    means, stds = encode_images(ldm.vae, torch.from_numpy(pictures).permute(0, 3, 1, 2))
     real = RealLatents(means, stds, build_captions(ldm, [table[index] for index in seen]))
     alphas = levels(ldm.scheduler, recording.steps)
 
@@ -111,7 +112,7 @@ def train(options: argparse.Namespace) -> None:
     stages: tuple[Stage, ...] = (
         Denoising(preset, ldm, real, alphas),
         Distillation(preset, runs, device),
-        Refinement(preset, ldm, runs, pixels[seen]),
+        Refinement(preset, ldm, runs, pictures),
     )
 
     def report() -> dict[str, float]:

@@ -25,9 +25,10 @@ from latentcrf.levels import clean_between, clean_estimate, coefficients, level
 from latentcrf.training.loop import RunError
 
 FIRST_SEED = 1_000_000  # far from the small seeds that measurements use
+DPM_SOLVER_2M = {"algorithm_type": "dpmsolver++", "solver_order": 2}
 SOLVERS: dict[str, tuple[Any, dict[str, Any]]] = {  # of the coarse runs; the precise ones are DDIM's
     "ddim": (DDIMScheduler, {}),
-    "dpm": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),
+    "dpm": (DPMSolverMultistepScheduler, DPM_SOLVER_2M),
 }
 
 
@@ -114,7 +115,6 @@ def record(
         RunError: the folder holds recordings made in another way.
     """
     config = pipeline.scheduler.config
-    pipeline.set_progress_bar_config(disable=True)
     settings = {key: json.dumps(value) for key, value in asdict(recording).items()}
     shape = (pipeline.unet.config.in_channels, pipeline.unet.config.sample_size, pipeline.unet.config.sample_size)
     for index in tqdm(range(-(-count // recording.chunk)), desc="trajectories", unit="chunk", mininterval=5):
@@ -130,24 +130,34 @@ def record(
         )
         texts = [prompts[i % len(prompts)] for i in places]
         guidance = recording.guidances[index % len(recording.guidances)]
-        pipeline.scheduler = DDIMScheduler.from_config(config)
-        recorded = {"latents": _path(pipeline, texts, noise, recording.steps, guidance)[0]}
-        for solver, (scheduler, how) in SOLVERS.items():
-            pipeline.scheduler = scheduler.from_config(config, **how)
-            path_of, denoised = _path(pipeline, texts, noise, recording.coarse_steps(index, solver), guidance)
+        precise = DDIMScheduler.from_config(config)
+        recorded = {"latents": _path(pipeline, precise, texts, noise, recording.steps, guidance)[0]}
+        for solver, (kind, how) in SOLVERS.items():
+            steps = recording.coarse_steps(index, solver)
+            path_of, denoised = _path(pipeline, kind.from_config(config, **how), texts, noise, steps, guidance)
             # The first call is at pure noise; after the last step there is nothing left to bypass.
             recorded |= {f"{solver}.latents": path_of[:, 2:-1], f"{solver}.denoised": denoised[:, 1:-1]}
-        pipeline.scheduler = DDIMScheduler.from_config(config)
         with replacing(path) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in recorded.items()}, temporary, metadata=settings)
 
 
+def guided(both: Tensor, guidance: float) -> Tensor:
+    """Classifier-free guidance: the U-Net's outputs (2B, C, H, W) for the empty captions, then the others, to (B, C, H, W)."""
+    without, conditional = both.chunk(2)
+    return without + guidance * (conditional - without)
+
+
 def _path(
-    pipeline: StableDiffusionPipeline, prompts: Sequence[str], noise: Tensor, steps: int, guidance: float
+    pipeline: StableDiffusionPipeline,
+    scheduler: Any,
+    prompts: Sequence[str],
+    noise: Tensor,
+    steps: int,
+    guidance: float,
 ) -> tuple[Tensor, Tensor]:
     """Latents (n, steps + 1, C, H, W) of a run from `noise` (n, C, H, W), itself the first, and the clean estimate of each
     step (n, steps, C, H, W); float32 on the CPU. What the pipeline does, seen from within."""
-    scheduler, device = pipeline.scheduler, pipeline.device
+    device = pipeline.device
     scheduler.set_timesteps(steps, device=device)
     latents = noise.to(device) * scheduler.init_noise_sigma
     path, estimates = [noise], []
@@ -157,8 +167,7 @@ def _path(
             inputs = scheduler.scale_model_input(latents, timestep)
             if guidance > 1:
                 both = pipeline.unet(torch.cat([inputs] * 2), timestep, torch.cat([empty, states])).sample
-                without, conditional = both.chunk(2)
-                predicted = without + guidance * (conditional - without)
+                predicted = guided(both, guidance)
             else:
                 predicted = pipeline.unet(inputs, timestep, states).sample
             estimates.append(clean_estimate(scheduler, index, predicted, latents).cpu())
@@ -175,14 +184,14 @@ def load_trajectories(folder: Path, scheduler: DDIMScheduler, recording: Recordi
     """
     parts: list[Tensor] = []
     steps: list[tuple[Tensor, ...]] = []
-    for index, path in enumerate(sorted(folder.glob("*.safetensors"))):
+    for path in sorted(folder.glob("*.safetensors")):
         first = sum(map(len, parts))
         with safe_open(path, "pt") as file:
             parts.append(file.get_tensor("latents"))
             for solver, (kind, how) in SOLVERS.items():
                 latents, denoised = (file.get_tensor(f"{solver}.{name}") for name in ("latents", "denoised"))
                 count, kept = latents.shape[:2]
-                alphas = levels(kind.from_config(scheduler.config, **how), recording.coarse_steps(index, solver))
+                alphas = levels(kind.from_config(scheduler.config, **how), kept + 2)
                 runs = torch.arange(first, first + count).repeat_interleave(kept)
                 after, at = alphas[2:-1].repeat(count), alphas[1:-2].repeat(count)
                 steps.append((latents.flatten(0, 1), denoised.flatten(0, 1), after, at, runs))

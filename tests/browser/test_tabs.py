@@ -8,7 +8,6 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed: 
 
 from playwright.sync_api import Page, expect  # noqa: E402
 
-from app.tabs import frontier, variance  # noqa: E402
 from app.ui import TABS  # noqa: E402
 from tests.browser.driving import PATIENCE  # noqa: E402
 
@@ -22,7 +21,7 @@ def test_a_tab_runs_and_shows_its_figures(page: Page, url: str, name: str) -> No
     page.get_by_role("tab", name=title, exact=True).click()
     tab = page.locator(f"#{name}-tab")
     tab.wait_for(state="visible")
-    if name == "variance" and (variance.SHIPPED / "variance.csv").is_file():  # drawn while the models load
+    if name == "variance":  # the shipped table, drawn while the models load
         tab.locator(".js-plotly-plot").first.wait_for()
     start, cancel = page.locator(f"#{name}-start"), page.locator(f"#{name}-cancel")
     if start.count():
@@ -76,7 +75,6 @@ def test_a_figure_is_downloaded_as_it_is_drawn(page: Page, url: str) -> None:
     assert head.startswith("trace,Step") and sum(row.startswith("full LDM,") for row in rows) >= 50
 
 
-@pytest.mark.skipif(not (frontier.SHIPPED / "benchmark.csv").is_file(), reason="no benchmark is shipped")
 def test_a_click_on_a_mark_of_the_frontier_shows_its_images(page: Page, url: str) -> None:
     page.goto(url)
     page.get_by_role("tab", name="Frontier", exact=True).click()
