@@ -27,7 +27,7 @@ from analysis.generate import GUIDANCE, decode, encode, initial_noise, load_pipe
 from analysis.grid import data_uri, image_grid
 from analysis.measures import to_pixels
 from analysis.quality import BYPASS, STEPS
-from analysis.style import SERIES, styled
+from analysis.style import BELOW, SERIES, styled
 from latentcrf import LatentCRF, LatentCRFScheduler
 from latentcrf.perceptual import MODELS
 from latentcrf.potentials import Potentials, degree, messages, respond
@@ -35,7 +35,7 @@ from latentcrf.solver import SOLVERS
 
 ITERATIONS = 10
 SHOWN = (0, 1, 2, 3, 4, 5, 10)
-AMPLIFIED = 10  # times, in the difference images
+AMPLIFIED = tuple(digit * 10**power for power in range(7) for digit in (1, 2, 5))  # times, in the difference images
 SETTLED = 0.99  # of the descent
 TERMS = {"total": "total", "unary": "unary", "pairwise": "pairwise", "higher_order": "higher-order"}
 
@@ -48,6 +48,8 @@ class Convergence:
         table: columns seed, solver, iteration, unary, pairwise, higher_order, total, residual.
         images: uint8 (1 + len(SHOWN), n, H, W, 3), decoded: before the CRF, its start (the unary term's target u), then after
             1, 2, ... iterations.
+        differences: float32 (len(SHOWN), n, H, W, 3), of all but the last to the last, of the images before they are
+            rounded, in grey levels (0 to 255).
         maps: each term's energy, and the total, of each site before the CRF and after the last iteration, (2, n, h, w).
         bf16: whether the networks computed in bfloat16.
     """
@@ -56,6 +58,7 @@ class Convergence:
     seeds: list[int]
     table: pd.DataFrame
     images: np.ndarray
+    differences: np.ndarray
     maps: dict[str, np.ndarray]
     bf16: bool
 
@@ -135,11 +138,13 @@ def compute(
             if solver == "3mg":
                 kept[iteration] = y
     pictures = [observation.denoised, *(kept[i] for i in SHOWN)]
-    images = np.stack([to_pixels(decode(pipeline, latents.float(), bf16=False)) for latents in pictures])
+    decoded = torch.stack([decode(pipeline, latents.float(), bf16=False) for latents in pictures])
+    images = np.stack([to_pixels(each) for each in decoded])
+    differences = 127.5 * (decoded[:-1] - decoded[-1]).abs().permute(0, 1, 3, 4, 2).numpy()
     ends = (observation.denoised.float(), kept[ITERATIONS])
     found = [energy_maps(y, potentials) for y in ends]
     maps = {name: torch.stack([sites[name] for sites in found]).cpu().numpy() for name in TERMS}
-    return Convergence(prompt, seeds, pd.concat(rows, ignore_index=True), images, maps, bf16)
+    return Convergence(prompt, seeds, pd.concat(rows, ignore_index=True), images, differences, maps, bf16)
 
 
 def curves(table: pd.DataFrame, **looks: bool) -> go.Figure:
@@ -177,6 +182,7 @@ def curves(table: pd.DataFrame, **looks: bool) -> go.Figure:
     title = (
         "Energy and residual" if made is None else f"{SETTLED:.0%} of the energy's descent is made by iteration {made}"
     )
+    drawn.update_layout(legend=BELOW)
     return styled(drawn, f"{title} (mean of {count} seed{'s' if count > 1 else ''})", height=640, **looks)
 
 
@@ -190,11 +196,18 @@ def settled(table: pd.DataFrame) -> int | None:
     return int((total.loc[0] - total >= SETTLED * fall).idxmax())
 
 
+def amplification(difference: np.ndarray) -> int:
+    """The largest of `AMPLIFIED` that leaves the difference images (in grey levels) within 255 nearly everywhere."""
+    brightest = np.quantile(difference, 0.99)
+    return max((times for times in AMPLIFIED if times * brightest <= 255), default=AMPLIFIED[0])
+
+
 def figures(found: Convergence, **looks: bool) -> dict[str, go.Figure]:
     """The curves, the images, their difference to the last iterate, and the energy maps, by name."""
     rows = ["before", "0: target u", *(f"{i}" for i in SHOWN[1:])]
     columns = [f"seed {seed}" for seed in found.seeds]
-    difference = np.abs(found.images.astype(int) - found.images[-1:].astype(int)) * AMPLIFIED
+    amplified = [amplification(difference) for difference in found.differences]
+    differences = np.stack([times * each for times, each in zip(amplified, found.differences, strict=True)])
     total = found.maps["total"]
     low, high = float(total.min()), float(total.max())
     scale = total.shape[-1] / found.images.shape[-2]  # sites a pixel
@@ -215,15 +228,17 @@ def figures(found: Convergence, **looks: bool) -> dict[str, go.Figure]:
                 "%{customdata[1]:.2g}, higher-order %{customdata[2]:.2g}<extra></extra>",
             )  # fmt: skip
     styled(heat, "Energy of each site of the latents: where the CRF sees something to mend", **looks)
-    heat.update_xaxes(visible=False)
-    heat.update_xaxes(constrain="domain")
+    heat.update_layout(margin={"t": 100}, meta={"aspect": len(total) / len(found.seeds)})
+    heat.update_xaxes(visible=False, constrain="domain")
     heat.update_yaxes(visible=False, autorange="reversed", constrain="domain")
     return {
         "curves": curves(found.table, **looks),
         "images": image_grid(found.images, rows, columns, "Image after each CRF iteration", "CRF iteration", **looks),
         "difference": image_grid(
-            255 - difference.clip(0, 255).astype(np.uint8), rows, columns,
-            f"Difference to the last iterate, {AMPLIFIED} times amplified; white: none", "CRF iteration", **looks,
+            255 - differences.clip(0, 255).astype(np.uint8),
+            [f"{row}<br>x {times:,}" for row, times in zip(rows, amplified, strict=False)], columns,
+            f"How far from iteration {ITERATIONS}: the difference, amplified as each row says; white: none",
+            "CRF iteration", **looks,
         ),
         "energy-maps": heat,
     }  # fmt: skip

@@ -208,7 +208,7 @@ def figures(rows: Sequence[Row], seeds: Sequence[int], **looks: bool) -> dict[st
     styled(heat, "How different is each pair of seeds? (LPIPS; yellow: very)", height=420, **looks)
     heat.update_xaxes(showticklabels=False)
     heat.update_yaxes(showticklabels=False, autorange="reversed")
-    heat.update_layout(margin={"t": 100})
+    heat.update_layout(margin={"t": 100}, meta={"aspect": 1 / len(rows)})
     return {"images": grid, "measures": measure_figure(tabulate(rows), **looks), "pairs": heat}
 
 
@@ -230,7 +230,7 @@ def measure_figure(table: pd.DataFrame, **looks: bool) -> go.Figure:
                 hovertemplate=f"{row['method']}, {row['unet_calls']} U-Net calls<br>%{{x:.3f}}{ratio}<extra></extra>",
             )  # fmt: skip
     count = int(table["n"].max())
-    drawn.update_xaxes(title="further right is more diverse", rangemode="tozero")
+    drawn.update_xaxes(title="further right is more diverse", rangemode="tozero", nticks=5, tickangle=0)
     drawn.update_yaxes(autorange="reversed")
     styled(drawn, f"Diversity over {count} seeds, with 95 % intervals", height=380, **looks)
     return drawn.update_layout(margin={"t": 100})

@@ -20,7 +20,7 @@ import plotly.graph_objects as go
 from PIL import Image
 
 from analysis.export import Results, parse, write_figure, write_results
-from analysis.style import styled
+from analysis.style import BELOW, styled
 
 SHIPPED = Path(__file__).parents[1] / "assets" / "results" / "benchmark" / "benchmark.csv"
 FULL = "DDIM-50"  # what times and distances are relative to
@@ -179,7 +179,7 @@ def figure(
             y=factor * full[measure].iloc[0], line={"color": FAMILIES["DDIM"][0], "width": 1, "dash": "dash"},
             annotation_text="full LDM", annotation_position="top left",
         )  # fmt: skip
-    drawn.update_layout(legend={"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0})
+    drawn.update_layout(legend=BELOW)
     count = ""
     if "prompts" in rows and "seeds" in rows:
         count = f" ({int(rows['prompts'].iloc[0])} prompts x {int(rows['seeds'].iloc[0])} seeds, 95 % intervals)"
@@ -197,9 +197,13 @@ def _framed(drawn: go.Figure, measure: str, count: str, **looks: bool) -> go.Fig
     """The figure with its axes and title."""
     words, direction = AXES[measure][0].rsplit(", ", 1)
     large = looks.get("presentation")
-    ticks = [0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0]
+    ticks = [0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0]
     drawn.update_xaxes(
-        title="Sampler time / time of the full run (DDIM, 50 steps)", type="log", tickformat=".2g", tickvals=ticks
+        title="Sampler time / time of the full run (DDIM, 50 steps)",
+        type="log",
+        tickformat=".2~g",
+        tickvals=ticks,
+        tickangle=0,
     )
     drawn.update_yaxes(title={"text": f"{words}<br>{direction}", "font": {"size": 18 if large else 15}})
     height = 480 if large else 560  # all of it in sight at 1280 x 720

@@ -62,4 +62,5 @@ def image_grid(
     styled(drawn, title, height=130 + side * len(rows), **looks)
     if not looks.get("on_page"):  # a file is as wide as its images, and its title
         drawn.update_layout(width=max(850, 180 + side * len(columns)))
-    return drawn.update_layout(margin={"t": 110, "b": 20})
+    aspect = len(rows) * (height + GAP) / (len(columns) * (width + GAP))
+    return drawn.update_layout(margin={"t": 110, "b": 20}, meta={"aspect": aspect})

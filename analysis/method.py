@@ -28,7 +28,7 @@ from analysis.generate import GUIDANCE, counted, decode, encode, initial_noise, 
 from analysis.grid import image_grid
 from analysis.measures import to_pixels
 from analysis.quality import BYPASS, STEPS
-from analysis.style import SERIES, styled
+from analysis.style import BELOW, SERIES, styled
 from analysis.variance import run_table
 from latentcrf import LatentCRF, LatentCRFScheduler
 from latentcrf.levels import clean_between, coefficients
@@ -304,7 +304,7 @@ def descent_figure(found: Lesson, **looks: bool) -> go.Figure:
             )  # fmt: skip
     drawn.update_xaxes(title="CRF iteration", dtick=1)
     drawn.update_yaxes(title="Energy", rangemode="tozero")
-    drawn.update_layout(legend={"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0})
+    drawn.update_layout(legend=BELOW)
     return styled(drawn, "Every iteration lowers the energy, wherever it starts", **looks)
 
 

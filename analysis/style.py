@@ -11,6 +11,7 @@ METHODS = {
     "few steps": ("#cc79a7", "triangle-down", "dashdot"),
 }
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#333333")  # where nothing is a method
+BELOW = {"orientation": "h", "yref": "container", "yanchor": "bottom", "y": 0, "x": 0}  # a legend under the axis' title
 FONT_SIZE, PRESENTATION_FONT_SIZE = 15, 22
 
 

@@ -26,7 +26,7 @@ from analysis import prompts as prompt_lists
 from analysis.export import Results, parse, write_results
 from analysis.generate import GUIDANCE, encode, initial_noise, load_pipeline, scheduled
 from analysis.quality import BYPASS, STEPS, core_subjects
-from analysis.style import METHODS, styled, tint
+from analysis.style import BELOW, METHODS, styled, tint
 from latentcrf import LatentCRF, LatentCRFScheduler
 from latentcrf.emoji.dataset import DatasetError, load
 from latentcrf.files import replacing
@@ -235,7 +235,7 @@ def figure(
     drawn.update_xaxes(title=AXES[x], autorange="reversed" if x == "timestep" else True)
     # full numbers on a log axis too, where Plotly would write 2, 5, ... between the powers of ten
     drawn.update_yaxes(title=axis, type="log" if log_y else "linear", tickformat=".2~g" if log_y else None)
-    drawn.update_layout(legend={"orientation": "h", "yanchor": "bottom", "y": 1.0, "x": 0})
+    drawn.update_layout(legend=BELOW)
     runs = int(summary["n"].max())
     return styled(drawn, f"{title}: mean and 5th to 95th percentile of {runs:,} runs", **looks)
 

@@ -7,7 +7,6 @@ from typing import Any
 import gradio as gr
 
 from app import api
-from app.downloads import DOWNLOADS_JS
 from app.page import COMPARE, Page
 from app.services import Services
 from app.tabs import compare, convergence, diversity, frontier, method, variance
@@ -43,7 +42,8 @@ def build_app(services: Services) -> gr.Blocks:
             for name, title, build in TABS:
                 with gr.Tab(title, id=name, elem_id=f"{name}-tab") as tab:
                     build(Page(services, tabs, tab, form, presentation))
-        app.load(None, None, None, js=DOWNLOADS_JS, queue=False, api_visibility="private")
+        script = Path(__file__).with_name("page.js").read_text()
+        app.load(None, None, None, js=script[script.index("() =>") :], queue=False, api_visibility="private")
         api.build(services)
     return app.queue(max_size=MAX_QUEUE, api_open=False)
 

@@ -1,5 +1,8 @@
-"""Light patch discriminators, for the adversarial parts of the training: on clean latents, and on images."""
+"""Light discriminators, for the adversarial parts of the training: on clean latents, and on images."""
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
@@ -43,3 +46,39 @@ class PatchDiscriminator(nn.Sequential):
             layers += [nn.Conv2d(width * factor // 2, width * factor, 4, 2, 1)]
             layers += [nn.GroupNorm(8, width * factor), nn.LeakyReLU(0.2)]
         super().__init__(*layers, nn.Conv2d(4 * width, 1, 3, 1, 1))
+
+
+class FeatureDiscriminator(nn.Module):
+    """Scores images (B, 3, H, W) in [-1, 1] by what a trained network sees in them: (B, 16 L) logits, high for real ones, L the
+    feature maps of `backbone` (Projected GAN, arXiv 2111.01007).
+
+    Each of the backbone's maps is brought to unit length at each position, mixed by a fixed random 1x1 convolution, so
+    that no head can settle on a few channels, and judged by a head of its own; the scores are means over a 4 x 4 grid.
+
+    Args:
+        backbone: images -> a list of feature maps; frozen here.
+        channels: their channels.
+    """
+
+    def __init__(self, backbone: nn.Module, channels: Sequence[int], width: int = 64) -> None:
+        super().__init__()
+        self.backbone = backbone.requires_grad_(False)
+        self.mixes = nn.ModuleList(nn.Conv2d(count, width, 1, bias=False).requires_grad_(False) for count in channels)
+        for mix in self.mixes:
+            nn.init.normal_(mix.weight)
+        self.heads = nn.ModuleList(
+            nn.Sequential(
+                spectral_norm(nn.Conv2d(width, 2 * width, 3, padding=1)),
+                nn.LeakyReLU(0.2),
+                spectral_norm(nn.Conv2d(2 * width, 2 * width, 3, padding=1)),
+                nn.LeakyReLU(0.2),
+                spectral_norm(nn.Conv2d(2 * width, 1, 1)),
+                nn.AdaptiveAvgPool2d(4),
+                nn.Flatten(),
+            )
+            for _ in channels
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = [F.normalize(each.float(), dim=1) for each in self.backbone(images)]
+        return torch.cat([head(mix(each)) for each, mix, head in zip(maps, self.mixes, self.heads, strict=True)], dim=1)

@@ -1,4 +1,7 @@
-"""Perceptual measures that work offline, from weights in assets/: LPIPS (AlexNet) and EfficientNet-Lite0 features."""
+"""Perceptual measures that work offline, from weights in assets/: LPIPS (AlexNet) and EfficientNet-Lite0 features.
+
+And VGG16, which measures nothing here: it sees the images that discriminators judge in training.
+"""
 
 import warnings
 from pathlib import Path
@@ -9,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models import vgg
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MODELS = Path(__file__).parent.parent / "assets" / "models"
@@ -118,3 +122,30 @@ def load_features(folder: str | Path = MODELS / "efficientnet-lite0") -> Efficie
     model.load_state_dict(weights, assign=True)
     model.to(memory_format=torch.channels_last)  # a third faster on CPUs
     return cast(EfficientNetLite0, model.requires_grad_(False).eval())
+
+
+class VGG16(nn.Module):
+    """ImageNet's VGG16 (Simonyan & Zisserman, ICLR 2015) up to relu4_3, frozen: images (B, 3, H, W) in [-1, 1] -> the maps
+    relu2_2, relu3_3 and relu4_3, of H / 2, H / 4 and H / 8 px.
+
+    Args:
+        weights: torchvision's names -> tensors, as from `latentcrf.emoji.parts.vgg16`.
+    """
+
+    CHANNELS = (128, 256, 512)
+    ENDS = (9, 16, 23)  # layers of torchvision's `features` after which a map is taken
+
+    def __init__(self, weights: dict[str, Tensor]) -> None:
+        super().__init__()
+        layers = vgg.make_layers(vgg.cfgs["D"][:13])
+        layers.load_state_dict({name.removeprefix("features."): weight for name, weight in weights.items()})
+        begins = (0, *self.ENDS)
+        self.parts = nn.ModuleList(layers[begin:end] for begin, end in zip(begins, self.ENDS, strict=False))
+        self.requires_grad_(False).eval().to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        mean, std = (images.new_tensor(each).view(3, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_STD))
+        x, maps = ((images + 1) / 2 - mean) / std, []
+        for part in self.parts:
+            maps.append(x := part(x))
+        return maps

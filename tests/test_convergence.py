@@ -91,7 +91,12 @@ def test_images_and_figures(found: convergence.Convergence) -> None:
     assert drawn["curves"].layout.yaxis2.type == "log"
     assert list(drawn["images"].layout.xaxis.ticktext) == ["seed 4", "seed 5"]
     assert list(drawn["images"].layout.yaxis.ticktext) == ["before", "0: target u", "1", "2", "3", "4", "5", "10"]
-    assert "10 times amplified" in drawn["difference"].layout.title.text
+    assert "amplified as each row says" in drawn["difference"].layout.title.text
+    rows = drawn["difference"].layout.yaxis.ticktext
+    assert rows[0].startswith("before<br>x ") and len(rows) == len(found.differences) == len(found.images) - 1
+    last = [int(row.split("x ")[1].replace(",", "")) for row in rows]
+    assert last == sorted(last) and last[-1] > last[0]  # the differences shrink
+    assert convergence.amplification(np.full(9, 2.5)) == 100 and convergence.amplification(np.full(9, 999.0)) == 1
     assert [trace.type for trace in drawn["energy-maps"].data] == ["image", "heatmap"] * 4
     shown = drawn["energy-maps"].data[1]
     assert np.allclose(np.asarray(shown.customdata).sum(-1), shown.z, rtol=1e-4)  # the terms make up the total

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from app.downloads import build_figure
+from app.figures import build_figure
 from app.form import DEFAULTS
 from app.later import Later
 from app.page import AT_ONCE, Clock, Page, Turns, build_export, build_runner, note, said, watched
@@ -34,8 +34,8 @@ FIGURES = {
         "start, the minimizer of the unary term.",
     ),
     "difference": note(
-        "White is no difference to the last iterate; what is dark the CRF has yet to mend.",
-        "Absolute difference of the 8-bit images, amplified as the title says.",
+        "A row shows what its iterate has yet to change, made visible: the more it had to be amplified, the nearer it is. White is no difference.",
+        "Absolute difference of the decoded images to the last iterate's, times as much as keeps it in range.",
     ),
     "energy-maps": note(
         "The map lies over the image. Yellow sites are those that the energy disagrees with most, blue ones least; both rows "

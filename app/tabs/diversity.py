@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 import numpy as np
 
-from app.downloads import build_figure, listening
+from app.figures import build_figure, listening
 from app.form import DEFAULTS
 from app.later import Later
 from app.page import AT_ONCE, COMPARE, Clock, Page, Turns, build_export, build_runner, note, said, watched

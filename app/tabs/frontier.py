@@ -7,7 +7,7 @@ import gradio as gr
 import pandas as pd
 
 from app import html
-from app.downloads import build_figure, listening
+from app.figures import build_figure, listening
 from app.later import Later
 from app.page import AT_ONCE, Page, build_export, note
 

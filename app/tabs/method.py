@@ -8,7 +8,7 @@ import gradio as gr
 import numpy as np
 
 from app import html
-from app.downloads import build_figure
+from app.figures import build_figure
 from app.form import DEFAULTS
 from app.later import Later
 from app.page import AT_ONCE, COMPUTING, Clock, Page, Turns, build_export, build_runner, note, said, watched

@@ -11,7 +11,7 @@ import gradio as gr
 import pandas as pd
 
 from app import html
-from app.downloads import build_figure
+from app.figures import build_figure
 from app.later import Later
 from app.page import AT_ONCE, COMPARE, Clock, Page, Turns, build_export, build_runner, note, said, watched
 from app.services import Services

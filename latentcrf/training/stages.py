@@ -1,16 +1,18 @@
 """The training's three stages. A step of each draws a batch, updates the CRF and, where there is one, the critic."""
 
 from dataclasses import fields
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
-import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 
-from latentcrf.discriminator import LatentDiscriminator, PatchDiscriminator
+from latentcrf.discriminator import FeatureDiscriminator, LatentDiscriminator
+from latentcrf.emoji.parts import vgg16
+from latentcrf.emoji.train_vae import random_view
 from latentcrf.model import LatentCRF, Observation
-from latentcrf.perceptual import load_lpips
+from latentcrf.perceptual import VGG16, load_lpips
 from latentcrf.training.loop import Stateful, optimise
 from latentcrf.training.losses import (
     adversarial_ramp,
@@ -23,6 +25,11 @@ from latentcrf.training.losses import (
 from latentcrf.training.observations import RealLatents, observe_real, observe_recorded
 from latentcrf.training.presets import Preset
 from latentcrf.training.trajectories import Trajectories
+
+JUDGES = {
+    "alexnet": 128,
+    "vgg16": 64,
+}  # whose features stage 3's discriminator reads -> px of the views that it is shown
 
 
 def random_iterations() -> int:
@@ -103,27 +110,51 @@ class Distillation:
         return {"distillation": loss.detach()}
 
 
+def build_judge(name: str, packages: Path) -> FeatureDiscriminator:
+    """Stage 3's discriminator on `name`'s feature maps: alexnet ships with the project, vgg16 is fetched into `packages`.
+
+    Raises:
+        PartsError: it cannot be fetched.
+    """
+    if name == "vgg16":
+        return FeatureDiscriminator(VGG16(vgg16(packages)), VGG16.CHANNELS)
+    lpips: Any = load_lpips()
+    return FeatureDiscriminator(nn.Sequential(lpips.scaling_layer, lpips.net), lpips.chns)
+
+
 class Refinement:
     """Stage 3: the images that the CRF's latents decode to, near to the LDM's own as LPIPS sees it and, to a discriminator
-    of patches, like real ones. What minimizes a squared error of latents is a mean of many pictures, and decodes to none.
+    on a trained network's features, like real ones. What minimizes a squared error of latents is a mean of many pictures,
+    and decodes to none.
+
+    The real images are seen through the autoencoder, as the CRF can change no more than latents.
 
     Args:
-        pixels: real images (N, H, W, 3), uint8, of the LDM's size.
+        judge: a key of `JUDGES`, its feature network kept in `packages`.
     """
 
-    def __init__(self, preset: Preset, ldm: StableDiffusionPipeline, runs: Trajectories, pixels: np.ndarray) -> None:
-        self.preset, self.runs, self.pixels = preset, runs, pixels
+    def __init__(
+        self, preset: Preset, ldm: StableDiffusionPipeline, runs: Trajectories, real: RealLatents, judge: str,
+        packages: Path,
+    ) -> None:  # fmt: skip
+        self.preset, self.runs, self.real, self.view = preset, runs, real, JUDGES[judge]
         self.learning_rate, self.batch_size = preset.final_learning_rate, preset.final_batch_size
         self.vae, self.device = ldm.vae.requires_grad_(False), ldm.device
         self.lpips: nn.Module = load_lpips().to(ldm.device)
-        self.patches = PatchDiscriminator().to(ldm.device)
-        self.critic = torch.optim.AdamW(self.patches.parameters(), lr=2e-4, betas=(0.5, 0.9))
-        self.parts: dict[str, Stateful] = {"patches": self.patches, "patch_critic": self.critic}
+        self.judge = build_judge(judge, packages).to(ldm.device)
+        self.critic = torch.optim.AdamW(
+            [weight for weight in self.judge.parameters() if weight.requires_grad], lr=3e-4, betas=(0.5, 0.9)
+        )
+        self.parts: dict[str, Stateful] = {"judge": self.judge, "judge_critic": self.critic}
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images (B, 3, H, W), about -1 to 1."""
         with torch.autocast(self.device.type, torch.bfloat16):
             return self.vae.decode(latents / self.vae.config.scaling_factor).sample.float()
+
+    def seen(self, images: Tensor) -> Tensor:
+        """What the discriminator sees of them: flipped, smaller, cut out, as chance has it."""
+        return random_view(images, self.view, smallest=0.5 if self.view < images.shape[-1] else 0.8)
 
     def step(self, crf: LatentCRF, optimizer: torch.optim.Optimizer, share: float) -> dict[str, Tensor]:
         preset = self.preset
@@ -136,15 +167,16 @@ class Refinement:
         ours = self.decode(y)
         with torch.autocast(self.device.type, torch.bfloat16):
             nearness = image_loss(ours, theirs, self.lpips)
-            loss = preset.final_distillation_weight * distillation + nearness
+            loss = preset.final_distillation_weight * distillation + preset.final_nearness_weight * nearness
             if (ramp := preset.final_adversarial_weight * adversarial_ramp(share)) > 0:
-                loss = loss + ramp * generator_loss(self.patches, ours)
+                loss = loss + ramp * generator_loss(self.judge, self.seen(ours))
         optimise(loss, crf, optimizer)
         losses = {"distillation": distillation, "image": nearness}
         if preset.final_adversarial_weight > 0:
-            chosen = torch.randint(len(self.pixels), (len(y),))
-            photos = torch.from_numpy(self.pixels[chosen.numpy()]).permute(0, 3, 1, 2).to(self.device) / 127.5 - 1
+            with torch.no_grad():
+                real = self.decode(self.real.draw(len(y))[0].to(self.device))
             with torch.autocast(self.device.type, torch.bfloat16):
-                losses["images_judged"] = judged = discriminator_loss(self.patches, photos, ours)
-            optimise(judged, self.patches, self.critic)
+                judged = discriminator_loss(self.judge, self.seen(real), self.seen(ours.detach()))
+            losses["images_judged"] = judged
+            optimise(judged, self.judge, self.critic)
         return {name: value.detach() for name, value in losses.items()}

@@ -7,7 +7,7 @@ clean estimate, the CRF mends it towards the real latents, judged by a discrimin
 LDM's own runs are recorded once (`--runs`, not counted in the minutes); from a random hand-over the CRF has to give
 back latents with which the LDM goes on as if nothing had been bypassed. Stage 3, from `--stage3-from` on: the same for
 the images that the CRF's latents decode to, which shall be as near to the LDM's own as LPIPS sees it, and which a
-second discriminator judges beside real images. Hand-over levels and iteration counts are random in all, so that one
+second discriminator, on a trained network's features, judges beside real images. Hand-over levels and iteration counts are random in all, so that one
 CRF serves them all.
 
 The folder `latentcrf` of the run is the trained model (averaged weights, fp16). Until stage 3 it is kept as it was at the
@@ -25,6 +25,7 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from latentcrf.emoji.dataset import DatasetError, load
+from latentcrf.emoji.parts import PartsError
 from latentcrf.emoji.train_unet import STYLE_WORDS, build_captions, encode_images
 from latentcrf.files import replacing_folder
 from latentcrf.model import LatentCRF, hand_over
@@ -42,7 +43,7 @@ from latentcrf.training.loop import (
 )
 from latentcrf.training.observations import RealLatents, observe_coarse, observe_run
 from latentcrf.training.presets import PRESETS, Preset
-from latentcrf.training.stages import Denoising, Distillation, Refinement, Stage, to_device
+from latentcrf.training.stages import JUDGES, Denoising, Distillation, Refinement, Stage, to_device
 from latentcrf.training.trajectories import Recording, Trajectories, levels, load_trajectories, record
 
 VALIDATION_SHARE = 0.1  # of the recorded runs
@@ -109,11 +110,9 @@ def train(options: argparse.Namespace) -> None:
     crf = build_crf(preset, ldm.unet.config.in_channels, options.init_from).to(device)
     ema = EMA(crf, decay=0.998)
     optimizer = torch.optim.AdamW(crf.parameters(), lr=preset.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
-    stages: tuple[Stage, ...] = (
-        Denoising(preset, ldm, real, alphas),
-        Distillation(preset, runs, device),
-        Refinement(preset, ldm, runs, pictures),
-    )
+    stages: list[Stage] = [Denoising(preset, ldm, real, alphas), Distillation(preset, runs, device)]
+    if options.stage3_from < 1:
+        stages.append(Refinement(preset, ldm, runs, real, options.judge, options.packages or options.data / "packages"))
 
     def report() -> dict[str, float]:
         crf.eval()
@@ -134,7 +133,7 @@ def train(options: argparse.Namespace) -> None:
     run = Run(options.out, parts, options.minutes, options.resume, report, options.checkpoint_seconds, 120.0)
     begins = (0.0, options.stage1_until, max(options.stage1_until, options.stage3_from))
     for step in run.steps():
-        number = sum(run.fraction >= begin for begin in begins[1:])
+        number = sum(run.fraction >= begin for begin in begins[1 : len(stages)])
         stage = stages[number]
         set_learning_rate(optimizer, stage.learning_rate * warm_cosine(step, run.fraction))
         losses = stage.step(crf, optimizer, run.fraction - begins[number])
@@ -189,6 +188,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--stage3-from", type=float, default=1.0, help="share of the time at which stage 3 begins (default 1: none)"
     )
+    parser.add_argument(
+        "--judge",
+        choices=sorted(JUDGES),
+        default="vgg16",
+        help="whose ImageNet features stage 3's discriminator reads (default vgg16; alexnet needs no download)",
+    )
+    parser.add_argument(
+        "--packages",
+        type=Path,
+        metavar="DIR",
+        help="where latentcrf.emoji.parts keeps its packages, for --judge vgg16 (default DATA/packages)",
+    )
     parser.add_argument("--runs", type=int, default=512, help="LDM runs to record for stage 2 (default 512)")
     parser.add_argument(
         "--recordings",
@@ -204,7 +215,7 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(f"--{name.replace('_', '-')} {getattr(options, name)} is out of range: 0 to 1.")
     if not 16 <= options.runs <= 1_000_000:
         parser.error(f"--runs {options.runs} is out of range: 16 to 1000000.")
-    return explained(train, options, DatasetError)
+    return explained(train, options, DatasetError, PartsError)
 
 
 if __name__ == "__main__":

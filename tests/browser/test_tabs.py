@@ -11,6 +11,14 @@ from playwright.sync_api import Page, expect  # noqa: E402
 from app.ui import TABS  # noqa: E402
 from tests.browser.driving import PATIENCE  # noqa: E402
 
+# Titles and legends of the figures in sight that reach beyond their figure, which the browser cuts off.
+CUT_TEXTS = """() => [...document.querySelectorAll('.js-plotly-plot')].filter((plot) => plot.clientWidth).flatMap((plot) => {
+    const all = plot.getBoundingClientRect();
+    return [...plot.querySelectorAll('.gtitle, .xtitle, .ytitle, .annotation-text, .legendtext')].filter((text) => {
+        const own = text.getBoundingClientRect();
+        return own.left < all.left - 1 || own.right > all.right + 1 || own.top < all.top - 1 || own.bottom > all.bottom + 1;
+    }).map((text) => text.textContent);
+})"""
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
@@ -33,8 +41,9 @@ def test_a_tab_runs_and_shows_its_figures(page: Page, url: str, name: str) -> No
     page.wait_for_timeout(1500)
     for width in (1440, 1280, 390):
         page.set_viewport_size({"width": width, "height": 900})
-        page.wait_for_timeout(500)
+        page.wait_for_timeout(1500)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate(CUT_TEXTS) == []
 
 
 def test_a_cell_of_the_heat_map_shows_its_two_images(page: Page, url: str) -> None:

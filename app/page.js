@@ -1,0 +1,118 @@
+// What the page's figures do in the browser: they fit the screen, and what they draw can be saved. Run once, when the page loads.
+() => {
+    // Saving. Images are made by plotly's own button (hidden until one points at the figure), on white ground, as the
+    // page's is transparent. A CSV has a row a point: the trace's name, x, y, the ends of its bar, or z.
+    const plain = (title, other) => (title && title.text || other).replace(/<[^>]*>/g, ' ').trim();
+    const quoted = (value) => /[",\n]/.test(value = String(value ?? '')) ? `"${value.replaceAll('"', '""')}"` : value;
+    const values = (plot) => {
+        const layout = plot._fullLayout, rows = [];
+        const head = ['trace', plain(layout.xaxis.title, 'x'), plain(layout.yaxis.title, 'y'), 'minus', 'plus', 'z'];
+        for (const { name, x, y, z, error_y } of plot._fullData) {
+            if (z) y.forEach((b, i) => x.forEach((a, j) => rows.push([name, a, b, '', '', z[i][j]])));
+            else if (x && y) x.forEach((a, i) => {
+                const plus = error_y && error_y.array, minus = error_y && error_y.arrayminus;
+                rows.push([name, a, y[i], minus ? minus[i] : '', plus ? plus[i] : '', '']);
+            });
+        }
+        const kept = head.map((_, k) => k < 3 || rows.some((row) => row[k] !== ''));
+        return [head, ...rows].map((row) => row.filter((_, k) => kept[k]).map(quoted).join(',')).join('\n') + '\n';
+    };
+    const save = (name, text) => {
+        const link = document.createElement('a');
+        link.href = URL.createObjectURL(new Blob([text], { type: 'text/csv' }));
+        link.download = name;
+        link.click();
+        setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+    };
+    document.addEventListener('click', (event) => {
+        const button = event.target.closest('.downloads button');
+        if (!button) return;
+        const { plot: name, format } = button.dataset, plot = document.querySelector(`#${name} .js-plotly-plot`);
+        if (!plot || !plot._fullData) return;
+        if (format === 'csv') return save(`latentcrf-${name}.csv`, values(plot));
+        plot._context.toImageButtonOptions = { format, filename: `latentcrf-${name}`, scale: format === 'png' ? 2 : 1 };
+        const ground = plot.layout.paper_bgcolor;
+        plot.layout.paper_bgcolor = '#ffffff';
+        plot.querySelector('.modebar-btn[data-title^="Download"]').click();
+        plot.layout.paper_bgcolor = ground;
+    });
+
+    // Fitting. plotly cuts titles that are longer than their figure: they are broken into lines, and on a phone the type
+    // is smaller and the margins are narrow. Each drawing by the server brings a new layout, which is fitted anew.
+    const NARROW = 640, SMALL = 12;  // px
+    const ruler = document.createElement('canvas').getContext('2d');
+    const bare = (text) => text.replace(/<[^>]*>/g, '');
+    const wrapped = (text, size, room) => {
+        ruler.font = `${size}px "Open Sans", verdana, arial, sans-serif`;
+        const lines = [];
+        for (const line of text.split('<br>')) {
+            let open = '';
+            for (const word of line.split(' ')) {
+                const longer = open ? `${open} ${word}` : word;
+                if (!open || ruler.measureText(bare(longer)).width <= room) open = longer;
+                else { lines.push(open); open = word; }
+            }
+            lines.push(open);
+        }
+        return lines.join('<br>');
+    };
+    const drawings = new WeakMap();  // layout -> what the server wanted of it (`was`), and the size it is fitted to
+    const fit = (plot) => {
+        const { layout, _fullLayout: full } = plot, width = plot.clientWidth;
+        if (!full || !full._size || !width || !window.Plotly) return;
+        if (!drawings.has(layout)) drawings.set(layout, { was: structuredClone(layout) });
+        const drawing = drawings.get(layout), { was } = drawing;
+        const fitted = `${width} ${window.innerHeight}`;
+        if (drawing.fitted === fitted) return;
+        drawing.fitted = fitted;
+        const narrow = width < NARROW, changes = {};
+        const typed = (size) => narrow ? Math.max(SMALL, Math.min(size, SMALL + 3)) : size;
+        const change = (name, now, before) => { if (now !== before) changes[name] = now; };
+        const base = was.font.size, size = narrow ? SMALL : base;
+        change('font.size', size, layout.font.size);
+        const margin = narrow ? { l: 8, r: 8, b: 40 } : { l: was.margin.l, r: was.margin.r, b: was.margin.b };
+        for (const side of ['l', 'r', 'b']) change(`margin.${side}`, margin[side], layout.margin[side]);
+        const titleSize = typed(was.title.font.size);
+        const title = wrapped(was.title.text, titleSize, width - 2 * titleSize);
+        const more = title.split('<br>').length - was.title.text.split('<br>').length;
+        change('title.text', title, layout.title.text);
+        change('title.font.size', titleSize, layout.title.font.size);
+        change('margin.t', Math.round(was.margin.t + 1.3 * titleSize * more), layout.margin.t);
+        // A figure at the top of the page is no higher than the screen, its axis in sight; images keep their size.
+        const top = plot.getBoundingClientRect().top + window.scrollY, free = window.innerHeight - top - 8;
+        if (!narrow && top < window.innerHeight / 2 && !plot._fullData.some(({ type }) => type === 'image')) {
+            change('height', Math.round(Math.min(was.height, Math.max(380, free))), layout.height);
+        }
+        const inside = { x: width - margin.l - margin.r - 4 * size, y: full._size.h };
+        for (const name of Object.keys(was).filter((each) => /^[xy]axis\d*$/.test(each))) {
+            const wanted = was[name].title;
+            if (!wanted || !wanted.text) continue;
+            const [begin, end] = was[name].domain || [0, 1], own = wanted.font && wanted.font.size || 1.2 * base;
+            const now = Math.min(typed(own), own);
+            change(`${name}.title.text`, wrapped(wanted.text, now, inside[name[0]] * (end - begin)), layout[name].title.text);
+            change(`${name}.title.font.size`, now, layout[name].title.font && layout[name].title.font.size);
+        }
+        const wrapTicks = (name, room) => {
+            const { ticktext, side } = was[name];
+            if (side !== 'top' || !Array.isArray(ticktext)) return;
+            const now = ticktext.map((text) => wrapped(text, size, room / ticktext.length));
+            if (now.join() !== layout[name].ticktext.join()) changes[`${name}.ticktext`] = [now];
+        };
+        if (was.xaxis) wrapTicks('xaxis', full.xaxis._length);
+        const notes = was.annotations || [], rows = {};
+        for (const note of notes) rows[note.y] = (rows[note.y] || 0) + 1;
+        notes.forEach((note, k) => {  // the titles of subplots, side by side
+            if (note.xref !== 'paper' || note.yref !== 'paper' || note.textangle) return;
+            const now = typed(note.font && note.font.size || base);
+            change(`annotations[${k}].text`, wrapped(note.text, now, inside.x / rows[note.y]), layout.annotations[k].text);
+            change(`annotations[${k}].font.size`, now, (layout.annotations[k].font || {}).size);
+        });
+        // Pictures are as high as a phone's width lets them be (meta: height over width).
+        if (was.meta && was.meta.aspect) {
+            const high = (width - 100) * was.meta.aspect + (changes['margin.t'] || was.margin.t) + 60;
+            change('height', Math.round(narrow ? Math.min(was.height, high) : was.height), layout.height);
+        }
+        if (Object.keys(changes).length) window.Plotly.relayout(plot, changes);
+    };
+    setInterval(() => document.querySelectorAll('.js-plotly-plot').forEach(fit), 250);
+}
