@@ -218,7 +218,7 @@ def benchmark(options: argparse.Namespace) -> pd.DataFrame:
     full: tuple[Tensor, Tensor] | None = None
     begin, done = time.monotonic(), 0
     for index, method in enumerate(methods):
-        path = folder / f"{method.file}.npz"
+        path = folder / f"{frontier.file_name(method.name)}.npz"
         if not path.exists():
             found = measure(method, task, pipeline, scheduler_of(method, pipeline, networks), full, judges, real_images)
             with replacing(path) as temporary, open(temporary, "wb") as file:
@@ -256,7 +256,7 @@ def write_samples(
     for method in methods:
         latents = torch.from_numpy(kept[method.name]["latents"][first])
         row = np.concatenate(list(measures.to_pixels(decode(pipeline, latents, bf16=task.bf16))), axis=1)
-        with replacing(folder / f"{method.file}.png") as temporary:
+        with replacing(folder / f"{frontier.file_name(method.name)}.png") as temporary:
             Image.fromarray(row).save(temporary, "PNG")
 
 

@@ -89,16 +89,16 @@ def read_table(path: str | Path) -> pd.DataFrame:
     return table
 
 
-def sample_file(method: str) -> str:
-    """The file in the benchmark's folder `samples` with a method's row of images, as `analysis.benchmark` names it."""
-    return "".join(letter if letter.isalnum() or letter in "+-" else "_" for letter in method) + ".png"
+def file_name(method: str) -> str:
+    """What files of a method are called, without ending: its name in letters, digits, "+", "-" and "_"."""
+    return "".join(letter if letter.isalnum() or letter in "+-" else "_" for letter in method)
 
 
 def samples(folder: Path, methods: Sequence[str]) -> dict[str, np.ndarray]:
     """Rows of images, uint8 (H, W, 3), by method, of those that have one in `folder`."""
     found = {}
     for method in methods:
-        path = folder / sample_file(method)
+        path = folder / f"{file_name(method)}.png"
         if path.is_file():
             with Image.open(path) as image:
                 found[method] = np.asarray(image.convert("RGB"))
@@ -266,7 +266,7 @@ def results(
     options = {"measure": measure, "families": None if families is None else list(families)}
     return Results(
         "frontier", options, {"benchmark": table}, {"frontier": figure(table, measure, families)},
-        {sample_file(method).removesuffix(".png"): image for method, image in images.items()},
+        {file_name(method): image for method, image in images.items()},
     )  # fmt: skip
 
 

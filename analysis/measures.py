@@ -207,18 +207,20 @@ def kid_draws(features: Tensor, clusters: np.ndarray, real: RealFeatures, weight
     Args:
         features: of the generated images (N, D).
         clusters: the prompt of each, 0..C-1, (N,).
-        weights: as from `cluster_weights`. An image drawn twice is not compared with itself.
+        weights: as from `cluster_weights`. A prompt drawn twice is not compared with its copy, only with the other
+            prompts and within each copy: pairs of equal or like images would make each resample's distance too large.
     """
     x = features.double()
     w = torch.as_tensor(weights, dtype=torch.float64)
     member = F.one_hot(torch.as_tensor(clusters), w.shape[1]).double()  # (N, C)
     kernel = _cubic(x, x)
     between = member.T @ kernel @ member  # (C, C) sums over pairs
-    itself = member.T @ kernel.diagonal()
+    inside = between.diagonal() - member.T @ kernel.diagonal()  # pairs of two images of one prompt
+    between.fill_diagonal_(0)
     sizes = member.sum(0)
     count = w @ sizes
-    pairs = count**2 - (w**2) @ sizes
-    within = (((w @ between) * w).sum(1) - (w**2) @ itself) / pairs
+    pairs = count**2 - w**2 @ sizes**2 + w @ (sizes * (sizes - 1))
+    within = (((w @ between) * w).sum(1) + w @ inside) / pairs
     cross = w @ (member.T @ _cubic(x, real.features).mean(1)) / count
     return (within - 2 * cross + real.within).numpy()
 

@@ -40,10 +40,6 @@ class Method:
         run = f"{self.solver}-{self.steps}"
         return run if self.bypass is None else f"{run} {self.refiner} ({self.bypass[0]}, {self.bypass[1]})"
 
-    @property
-    def file(self) -> str:
-        return "".join(letter if letter.isalnum() or letter in "+-" else "_" for letter in self.name)
-
 
 def all_methods(refiners: tuple[str, ...] = ("bypass", "LatentCRF")) -> list[Method]:
     """The benchmark's methods, the full run first."""

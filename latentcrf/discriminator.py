@@ -63,9 +63,10 @@ class FeatureDiscriminator(nn.Module):
     def __init__(self, backbone: nn.Module, channels: Sequence[int], width: int = 64) -> None:
         super().__init__()
         self.backbone = backbone.requires_grad_(False)
-        self.mixes = nn.ModuleList(nn.Conv2d(count, width, 1, bias=False).requires_grad_(False) for count in channels)
-        for mix in self.mixes:
+        mixes = [nn.Conv2d(count, width, 1, bias=False).requires_grad_(False) for count in channels]
+        for mix in mixes:
             nn.init.normal_(mix.weight)
+        self.mixes = nn.ModuleList(mixes)
         self.heads = nn.ModuleList(
             nn.Sequential(
                 spectral_norm(nn.Conv2d(width, 2 * width, 3, padding=1)),

@@ -1,9 +1,13 @@
-"""The latent discriminator: it learns, at any size."""
+"""The discriminators: they learn, at any size."""
+
+from pathlib import Path
 
 import torch
 
-from latentcrf.discriminator import LatentDiscriminator, PatchDiscriminator
+from latentcrf.discriminator import FeatureDiscriminator, LatentDiscriminator, PatchDiscriminator
+from latentcrf.perceptual import VGG16
 from latentcrf.training.losses import discriminator_loss
+from latentcrf.training.stages import build_judge
 
 
 def test_it_learns_to_tell_noise_from_waves() -> None:
@@ -44,3 +48,54 @@ def test_an_images_score_depends_on_38_pixels_each_way() -> None:
     scores[0, 0, 8, 6].backward()
     (rows,) = images.grad[0].abs().sum((0, 2)).nonzero(as_tuple=True)
     assert rows.max() - rows.min() + 1 == 38 and not images.grad[1].any()
+
+
+def vgg16_weights() -> dict[str, torch.Tensor]:
+    """Random ones, of the shapes that `latentcrf.emoji.parts.vgg16` reads."""
+    places, widths = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21), (3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512)
+    weights = {}
+    for place, c_in, c_out in zip(places, widths, widths[1:], strict=False):
+        weights[f"features.{place}.weight"] = torch.randn(c_out, c_in, 3, 3) * (2 / (9 * c_in)) ** 0.5
+        weights[f"features.{place}.bias"] = torch.zeros(c_out)
+    return weights
+
+
+def test_vgg16_gives_the_maps_that_torchvisions_gives() -> None:
+    from torchvision.models import vgg
+
+    weights = vgg16_weights()
+    theirs = vgg.make_layers(vgg.cfgs["D"])
+    theirs.load_state_dict({name[9:]: weight for name, weight in weights.items()}, strict=False)
+    images = torch.rand(2, 3, 64, 64) * 2 - 1
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    x = ((images / 2 + 0.5) - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    maps = VGG16(weights)(images)
+    assert [tuple(each.shape[1:]) for each in maps] == [(128, 32, 32), (256, 16, 16), (512, 8, 8)]
+    for each, layer in zip(maps, (8, 15, 22), strict=True):
+        torch.testing.assert_close(each, theirs[: layer + 1](x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_discriminator_on_features_learns_what_is_real_and_its_backbone_stays() -> None:
+    torch.manual_seed(0)
+    critic = build_judge("alexnet", Path())
+    heads = [weight for weight in critic.parameters() if weight.requires_grad]
+    before = [weight.clone() for weight in critic.backbone.parameters()]
+    stripes = torch.linspace(0, 40, 64).sin().expand(4, 3, 64, 64)
+    optimizer = torch.optim.Adam(heads, lr=2e-3)
+    for _ in range(30):
+        optimizer.zero_grad()
+        discriminator_loss(critic, stripes + 0.1 * torch.randn(4, 3, 64, 64), torch.randn(4, 3, 64, 64) / 3).backward()
+        optimizer.step()
+    assert critic(stripes).shape == (4, 16 * 5)
+    assert critic(stripes).mean() > critic(torch.randn(4, 3, 64, 64) / 3).mean() + 0.5
+    assert all(a.equal(b) for a, b in zip(critic.backbone.parameters(), before, strict=True))
+    assert not any(weight.requires_grad for weight in critic.mixes.parameters())
+    images = stripes.clone().requires_grad_()
+    critic(images).mean().backward()
+    assert images.grad is not None and images.grad.abs().sum() > 0
+
+
+def test_a_score_of_features_does_not_depend_on_the_batch() -> None:
+    critic = FeatureDiscriminator(VGG16(vgg16_weights()), VGG16.CHANNELS).eval()
+    images = torch.rand(3, 3, 64, 64)
+    torch.testing.assert_close(critic(images)[1:2], critic(images[1:2]), rtol=1e-3, atol=1e-4)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from analysis import frontier
 from analysis.export import write_results
-from analysis.rivals import Method, all_methods
+from analysis.rivals import Method
 from app.tabs import frontier as tab
 
 METHODS = [Method("DDIM", 50), Method("DDIM", 8), Method("UniPC", 6), Method("DDIM", 9, (8, 9), "LatentCRF")]
@@ -79,9 +79,10 @@ def test_families_and_measures(table: pd.DataFrame) -> None:
     assert rows["95 % interval"][2] == "90 to 120"
 
 
-def test_sample_files_are_named_as_the_benchmark_names_them() -> None:
-    for method in all_methods(("bypass", "LatentCRF", "plain")):
-        assert frontier.sample_file(method.name) == f"{method.file}.png"
+def test_the_shipped_samples_are_found_by_their_methods_names() -> None:
+    table = frontier.read_table(frontier.SHIPPED)
+    found = frontier.samples(frontier.SHIPPED.with_name("samples"), list(table["method"]))
+    assert list(found) == list(table["method"])
 
 
 def test_what_is_no_benchmark_is_refused(tmp_path: Path) -> None:

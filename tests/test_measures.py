@@ -193,10 +193,11 @@ def test_kid_against_all_pairs_one_by_one() -> None:
     r = real.features
     real_pairs = np.mean([k(r[i], r[j]) for i in range(30) for j in range(30) if i != j])
     for row, found in zip(weights, measures.kid_draws(made, clusters, real, weights), strict=True):
-        chosen = [i for i in range(12) for _ in range(row[clusters[i]])]
-        pairs = np.mean([k(made[i], made[j]) for i in chosen for j in chosen if i != j])
-        cross = np.mean([k(made[i], b) for i in chosen for b in r])
-        # an image drawn twice has four pairs with itself, none of which counts
+        chosen = [(copy, i) for i in range(12) for copy in range(row[clusters[i]])]
+        # two copies of a prompt are not compared with each other, so that no image meets itself
+        met = [(i, j) for a, i in chosen for b, j in chosen if clusters[i] != clusters[j] or (a == b and i != j)]
+        pairs = np.mean([k(made[i], made[j]) for i, j in met])
+        cross = np.mean([k(made[i], b) for _, i in chosen for b in r])
         assert found == pytest.approx(pairs - 2 * cross + real_pairs, rel=1e-9)
 
 

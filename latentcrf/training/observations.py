@@ -67,6 +67,16 @@ def observe_real(
     return Observation(hand_over(noisy, denoised, before, a_in), denoised, a_in, a_out, alpha_denoised=before)
 
 
+def observe_drawn(
+    ldm: StableDiffusionPipeline, real: RealLatents, alphas: Tensor, count: int, guidance: float
+) -> tuple[Observation, Tensor, Tensor]:
+    """`observe_real` of a random batch: the hand-overs, the clean latents (count, C, H, W), the numbers of the images."""
+    clean, chosen = real.draw(count)
+    clean, captions = clean.to(ldm.device), real.captions
+    states = torch.cat([captions.states[:1].float(), captions.draw(chosen)]).to(ldm.device)
+    return observe_real(ldm, clean, states, alphas, guidance), clean, chosen
+
+
 def observe_run(
     runs: Trajectories, chosen: Tensor, call: Tensor, first: Tensor, last: Tensor
 ) -> tuple[Observation, Tensor]:
@@ -92,10 +102,10 @@ def observe_coarse(runs: Trajectories, chosen: Tensor) -> tuple[Observation, Ten
 
 def observe_recorded(runs: Trajectories, count: int) -> tuple[Observation, Tensor, Tensor]:
     """A batch of hand-overs, of coarse runs or at random levels of precise ones, the latents to come back with, and the
-    final latents of the precise runs."""
+    numbers of the precise runs (count,)."""
     assert runs.coarse is not None
     if torch.rand(()) < COARSE_SHARE:
-        observation, target = observe_coarse(runs, torch.randint(len(runs.coarse), (count,)))
-        return observation, target, target
+        chosen = torch.randint(len(runs.coarse), (count,))
+        return *observe_coarse(runs, chosen), runs.coarse.runs[chosen]
     chosen = torch.randint(len(runs), (count,))
-    return *observe_run(runs, chosen, *random_hand_over(count, runs.steps)), runs.latents[chosen, -1]
+    return *observe_run(runs, chosen, *random_hand_over(count, runs.steps)), chosen

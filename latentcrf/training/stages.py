@@ -4,6 +4,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from latentcrf.training.losses import (
     generator_loss,
     image_loss,
 )
-from latentcrf.training.observations import RealLatents, observe_real, observe_recorded
+from latentcrf.training.observations import RealLatents, observe_drawn, observe_recorded
 from latentcrf.training.presets import Preset
 from latentcrf.training.trajectories import Trajectories
 
@@ -77,11 +78,8 @@ class Denoising:
         self.parts: dict[str, Stateful] = {"discriminator": self.discriminator, "critic": self.critic}
 
     def step(self, crf: LatentCRF, optimizer: torch.optim.Optimizer, share: float) -> dict[str, Tensor]:
-        device, weight = self.ldm.device, self.preset.adversarial_weight
-        clean, images = self.real.draw(self.batch_size)
-        clean, captions = clean.to(device), self.real.captions
-        states = torch.cat([captions.states[:1].float(), captions.draw(images)]).to(device)
-        observation = observe_real(self.ldm, clean, states, self.alphas, self.preset.guidance)
+        weight = self.preset.adversarial_weight
+        observation, clean, _ = observe_drawn(self.ldm, self.real, self.alphas, self.batch_size, self.preset.guidance)
         y = crf(observation, random_iterations())
         loss = denoising_loss(y, clean, torch.as_tensor(observation.alpha_denoised))
         losses = {"denoising": loss.detach()}
@@ -123,60 +121,67 @@ def build_judge(name: str, packages: Path) -> FeatureDiscriminator:
 
 
 class Refinement:
-    """Stage 3: the images that the CRF's latents decode to, near to the LDM's own as LPIPS sees it and, to a discriminator
-    on a trained network's features, like real ones. What minimizes a squared error of latents is a mean of many pictures,
-    and decodes to none.
+    """Stage 3: the images that the CRF's latents decode to. What minimizes a squared error of latents is a mean of many
+    pictures, or a guess of the LDM's own errors, and neither decodes to a good one.
 
-    The real images are seen through the autoencoder, as the CRF can change no more than latents.
+    Half of a batch is hand-overs of real images: what is decoded has to come near to the very image, as LPIPS sees it.
+    The other half is hand-overs of recorded runs, kept near to where the LDM arrives. A discriminator on a trained
+    network's features judges both beside real images.
 
     Args:
+        pixels: the real images (N, H, W, 3), uint8, of the LDM's size, in the order of `real`.
         judge: a key of `JUDGES`, its feature network kept in `packages`.
     """
 
     def __init__(
-        self, preset: Preset, ldm: StableDiffusionPipeline, runs: Trajectories, real: RealLatents, judge: str,
-        packages: Path,
+        self, preset: Preset, ldm: StableDiffusionPipeline, runs: Trajectories, real: RealLatents, alphas: Tensor,
+        pixels: np.ndarray, judge: str, packages: Path,
     ) -> None:  # fmt: skip
-        self.preset, self.runs, self.real, self.view = preset, runs, real, JUDGES[judge]
+        self.preset, self.ldm, self.runs, self.real, self.alphas = preset, ldm, runs, real, alphas
+        self.pixels = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         self.learning_rate, self.batch_size = preset.final_learning_rate, preset.final_batch_size
-        self.vae, self.device = ldm.vae.requires_grad_(False), ldm.device
+        self.vae, self.device, self.view = ldm.vae.requires_grad_(False), ldm.device, JUDGES[judge]
         self.lpips: nn.Module = load_lpips().to(ldm.device)
         self.judge = build_judge(judge, packages).to(ldm.device)
         self.critic = torch.optim.AdamW(
             [weight for weight in self.judge.parameters() if weight.requires_grad], lr=3e-4, betas=(0.5, 0.9)
         )
         self.parts: dict[str, Stateful] = {"judge": self.judge, "judge_critic": self.critic}
+        with torch.no_grad():  # decoded once: a batch of them costs more than the CRF
+            finals = [self.decode(part.to(self.device)) for part in runs.latents[:, -1].split(32)]
+        self.finals = torch.cat([((part.clamp(-1, 1) + 1) * 127.5).round().byte().cpu() for part in finals])
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images (B, 3, H, W), about -1 to 1."""
         with torch.autocast(self.device.type, torch.bfloat16):
             return self.vae.decode(latents / self.vae.config.scaling_factor).sample.float()
 
+    def images(self, kept: Tensor) -> Tensor:
+        """uint8 images as floats in [-1, 1] on the device."""
+        return kept.to(self.device) / 127.5 - 1
+
     def seen(self, images: Tensor) -> Tensor:
         """What the discriminator sees of them: flipped, smaller, cut out, as chance has it."""
         return random_view(images, self.view, smallest=0.5 if self.view < images.shape[-1] else 0.8)
 
     def step(self, crf: LatentCRF, optimizer: torch.optim.Optimizer, share: float) -> dict[str, Tensor]:
-        preset = self.preset
-        observation, target, final = observe_recorded(self.runs, self.batch_size)
-        observation, target = to_device(observation, self.device), target.to(self.device)
-        y = crf(observation, random_iterations())
-        distillation = distillation_loss(y, observation, target)
-        with torch.no_grad():
-            theirs = self.decode(final.to(self.device))
-        ours = self.decode(y)
+        preset, half = self.preset, self.batch_size // 2
+        observation, _, real = observe_drawn(self.ldm, self.real, self.alphas, half, preset.guidance)
+        recorded, _, runs = observe_recorded(self.runs, self.batch_size - half)
+        ys = [crf(each, random_iterations()) for each in (observation, to_device(recorded, self.device))]
+        ours = self.decode(torch.cat(ys))
         with torch.autocast(self.device.type, torch.bfloat16):
-            nearness = image_loss(ours, theirs, self.lpips)
-            loss = preset.final_distillation_weight * distillation + preset.final_nearness_weight * nearness
+            mended = image_loss(ours[:half], self.images(self.pixels[real]), self.lpips)
+            nearness = image_loss(ours[half:], self.images(self.finals[runs]), self.lpips)
+            loss = mended + preset.final_nearness_weight * nearness
             if (ramp := preset.final_adversarial_weight * adversarial_ramp(share)) > 0:
                 loss = loss + ramp * generator_loss(self.judge, self.seen(ours))
         optimise(loss, crf, optimizer)
-        losses = {"distillation": distillation, "image": nearness}
+        losses = {"image": nearness, "real_image": mended}
         if preset.final_adversarial_weight > 0:
-            with torch.no_grad():
-                real = self.decode(self.real.draw(len(y))[0].to(self.device))
+            others = self.images(self.pixels[torch.randint(len(self.pixels), (len(ours),))])
             with torch.autocast(self.device.type, torch.bfloat16):
-                judged = discriminator_loss(self.judge, self.seen(real), self.seen(ours.detach()))
+                judged = discriminator_loss(self.judge, self.seen(others), self.seen(ours.detach()))
             losses["images_judged"] = judged
             optimise(judged, self.judge, self.critic)
         return {name: value.detach() for name, value in losses.items()}

@@ -5,10 +5,10 @@
 Stage 1, until `--stage1-until` of the time: denoising. Real images' latents are noised, the LDM makes its one-call
 clean estimate, the CRF mends it towards the real latents, judged by a discriminator too. Stage 2: distillation. The
 LDM's own runs are recorded once (`--runs`, not counted in the minutes); from a random hand-over the CRF has to give
-back latents with which the LDM goes on as if nothing had been bypassed. Stage 3, from `--stage3-from` on: the same for
-the images that the CRF's latents decode to, which shall be as near to the LDM's own as LPIPS sees it, and which a
-second discriminator, on a trained network's features, judges beside real images. Hand-over levels and iteration counts are random in all, so that one
-CRF serves them all.
+back latents with which the LDM goes on as if nothing had been bypassed. Stage 3, from `--stage3-from` on: the
+images that the CRF's latents decode to, from both kinds of hand-over, shall be near to the real image or to the LDM's,
+as LPIPS sees it, and a second discriminator, on a trained network's features, judges them beside real images. Hand-over
+levels and iteration counts are random in all, so that one CRF serves them all.
 
 The folder `latentcrf` of the run is the trained model (averaged weights, fp16). Until stage 3 it is kept as it was at the
 report in which it did best on the recorded runs that are held out: a CRF sees few runs and may learn them by heart. What
@@ -112,7 +112,8 @@ def train(options: argparse.Namespace) -> None:
     optimizer = torch.optim.AdamW(crf.parameters(), lr=preset.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
     stages: list[Stage] = [Denoising(preset, ldm, real, alphas), Distillation(preset, runs, device)]
     if options.stage3_from < 1:
-        stages.append(Refinement(preset, ldm, runs, real, options.judge, options.packages or options.data / "packages"))
+        packages = options.packages or options.data / "packages"
+        stages.append(Refinement(preset, ldm, runs, real, alphas, pictures, options.judge, packages))
 
     def report() -> dict[str, float]:
         crf.eval()

@@ -68,6 +68,7 @@ def test_the_unet_resumes_after_a_kill(small_data: Path, tmp_path: Path) -> None
 @pytest.mark.slow
 def test_the_crf_resumes_after_a_kill(small_data: Path, tmp_path: Path) -> None:
     arguments = ("--base", LDM, "--data", small_data, "--runs", 16, "--stage1-until", 0, "--stage3-from", 0)
+    arguments += ("--judge", "alexnet")
     printed = kill_and_resume("latentcrf.training.train", tmp_path / "crf", *arguments)
     assert "resumed" in printed and "at step 0," not in printed
     LatentCRF.from_pretrained(tmp_path / "crf" / "latentcrf")
@@ -79,6 +80,7 @@ def test_the_crf_goes_through_its_three_stages(
 ) -> None:
     common = ["--base", LDM, "--data", small_data, "--runs", "16", "--recordings", tmp_path / "runs"]
     stages = ["--minutes", "0.3", "--stage1-until", "0.4", "--stage3-from", "0.6", "--out", tmp_path / "crf"]
+    stages += ["--judge", "alexnet"]
     assert train.main([str(word) for word in (*common, *stages)]) == 0
     log = (tmp_path / "crf" / "log.csv").read_text()
     assert all(loss in log for loss in ("denoising", "distillation", "image", "images_judged", "few_crf"))
