@@ -27,7 +27,16 @@ def styled(
     """
     size = PRESENTATION_FONT_SIZE if presentation else FONT_SIZE
     drawn.update_layout(
-        title={"text": title, "font": {"size": round(1.15 * size)}, "x": 0.01, "xanchor": "left"},
+        title={
+            "text": title,
+            "font": {"size": round(1.15 * size)},
+            "x": 0.01,
+            "xanchor": "left",
+            "yref": "container",
+            "y": 1,
+            "yanchor": "top",
+            "pad": {"t": size},
+        },
         template="plotly_white",
         font={"size": size},
         height=round(1.15 * height) if presentation else height,

@@ -56,6 +56,7 @@
         }
         return lines.join('<br>');
     };
+    const lines = (text) => text.split('<br>').length;
     const drawings = new WeakMap();  // layout -> what the server wanted of it (`was`), and the size it is fitted to
     const fit = (plot) => {
         const { layout, _fullLayout: full } = plot, width = plot.clientWidth;
@@ -74,15 +75,21 @@
         for (const side of ['l', 'r', 'b']) change(`margin.${side}`, margin[side], layout.margin[side]);
         const titleSize = typed(was.title.font.size);
         const title = wrapped(was.title.text, titleSize, width - 2 * titleSize);
-        const more = title.split('<br>').length - was.title.text.split('<br>').length;
+        let more = 1.3 * titleSize * (lines(title) - lines(was.title.text));
+        const names = was.xaxis && was.xaxis.side === 'top' && was.xaxis.ticktext;  // of an image grid's columns
+        if (names) {
+            const room = (width - 100) / names.length, now = names.map((name) => narrow ? wrapped(name, size, room) : name);
+            if (now.join() !== layout.xaxis.ticktext.join()) changes['xaxis.ticktext'] = now;
+            more += 1.3 * size * (Math.max(...now.map(lines)) - Math.max(...names.map(lines)));
+        }
         change('title.text', title, layout.title.text);
         change('title.font.size', titleSize, layout.title.font.size);
-        change('margin.t', Math.round(was.margin.t + 1.3 * titleSize * more), layout.margin.t);
+        change('margin.t', Math.round(was.margin.t + more), layout.margin.t);
         // A figure at the top of the page is no higher than the screen, its axis in sight; images keep their size.
         const top = plot.getBoundingClientRect().top + window.scrollY, free = window.innerHeight - top - 8;
-        if (!narrow && top < window.innerHeight / 2 && !plot._fullData.some(({ type }) => type === 'image')) {
-            change('height', Math.round(Math.min(was.height, Math.max(380, free))), layout.height);
-        }
+        const pictures = plot._fullData.some(({ type }) => type === 'image');
+        let height = was.height;
+        if (!narrow && top < window.innerHeight / 2 && !pictures) height = Math.min(height, Math.max(380, free));
         const inside = { x: width - margin.l - margin.r - 4 * size, y: full._size.h };
         for (const name of Object.keys(was).filter((each) => /^[xy]axis\d*$/.test(each))) {
             const wanted = was[name].title;
@@ -92,13 +99,6 @@
             change(`${name}.title.text`, wrapped(wanted.text, now, inside[name[0]] * (end - begin)), layout[name].title.text);
             change(`${name}.title.font.size`, now, layout[name].title.font && layout[name].title.font.size);
         }
-        const wrapTicks = (name, room) => {
-            const { ticktext, side } = was[name];
-            if (side !== 'top' || !Array.isArray(ticktext)) return;
-            const now = ticktext.map((text) => wrapped(text, size, room / ticktext.length));
-            if (now.join() !== layout[name].ticktext.join()) changes[`${name}.ticktext`] = [now];
-        };
-        if (was.xaxis) wrapTicks('xaxis', full.xaxis._length);
         const notes = was.annotations || [], rows = {};
         for (const note of notes) rows[note.y] = (rows[note.y] || 0) + 1;
         notes.forEach((note, k) => {  // the titles of subplots, side by side
@@ -108,11 +108,15 @@
             change(`annotations[${k}].font.size`, now, (layout.annotations[k].font || {}).size);
         });
         // Pictures are as high as a phone's width lets them be (meta: height over width).
-        if (was.meta && was.meta.aspect) {
-            const high = (width - 100) * was.meta.aspect + (changes['margin.t'] || was.margin.t) + 60;
-            change('height', Math.round(narrow ? Math.min(was.height, high) : was.height), layout.height);
+        if (narrow && was.meta && was.meta.aspect) {
+            const around = (changes['margin.t'] || was.margin.t) + 60;
+            height = Math.min(height, Math.round((width - 100) * was.meta.aspect + around));
         }
-        if (Object.keys(changes).length) window.Plotly.relayout(plot, changes);
+        // The element's size, not the layout's: with that plotly would no longer follow the width of the window.
+        plot.style.height = `${height}px`;
+        delete layout.height;
+        delete layout.width;
+        window.Plotly.relayout(plot, { ...changes, autosize: true });
     };
     setInterval(() => document.querySelectorAll('.js-plotly-plot').forEach(fit), 250);
 }

@@ -19,6 +19,10 @@ CUT_TEXTS = """() => [...document.querySelectorAll('.js-plotly-plot')].filter((p
         return own.left < all.left - 1 || own.right > all.right + 1 || own.top < all.top - 1 || own.bottom > all.bottom + 1;
     }).map((text) => text.textContent);
 })"""
+# Figures in sight that are not as wide as their place.
+WIDTHS = """() => [...document.querySelectorAll('.js-plotly-plot')].filter((plot) => plot.clientWidth).map(
+    (plot) => [plot.id, plot.clientWidth, plot.querySelector('.main-svg').clientWidth]
+).filter(([_, place, own]) => Math.abs(place - own) > 2)"""
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
@@ -39,11 +43,12 @@ def test_a_tab_runs_and_shows_its_figures(page: Page, url: str, name: str) -> No
     assert tab.locator(".message.error").count() == 0
     tab.locator(".js-plotly-plot").first.wait_for()
     page.wait_for_timeout(1500)
-    for width in (1440, 1280, 390):
+    for width in (1440, 1280, 390, 1440):
         page.set_viewport_size({"width": width, "height": 900})
         page.wait_for_timeout(1500)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.evaluate(CUT_TEXTS) == []
+        assert page.evaluate(WIDTHS) == []
 
 
 def test_a_cell_of_the_heat_map_shows_its_two_images(page: Page, url: str) -> None:
