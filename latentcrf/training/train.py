@@ -19,16 +19,18 @@ import argparse
 import csv
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
+from torch import Tensor
 
 from latentcrf.emoji.dataset import DatasetError, load
 from latentcrf.emoji.parts import PartsError
 from latentcrf.emoji.train_unet import STYLE_WORDS, build_captions, encode_images
 from latentcrf.files import replacing_folder
-from latentcrf.model import LatentCRF, hand_over
+from latentcrf.model import LatentCRF, Observation, hand_over
 from latentcrf.training.loop import (
     EMA,
     Run,
@@ -51,24 +53,40 @@ PAPER_BYPASS = (33, 49)  # of 50 steps, where progress is measured
 
 
 @torch.no_grad()
-def validate(crf: LatentCRF, runs: Trajectories, device: torch.device) -> dict[str, float]:
-    """Latent MSE to the LDM's own latents after the hand-over, on recorded runs, for the CRF and without parameters.
+def errors(mend: Callable[[Observation], Tensor], runs: Trajectories, device: torch.device) -> dict[str, Tensor]:
+    """Mean squared error of what is handed back, against the LDM's own latents, for each recorded run (n,).
 
-    For the paper's bypass (`mse_*`) and, to the end, for the recorded steps of coarse runs (`few_*`).
+    For the paper's bypass (`mse`) and, to the end, for all recorded steps of the run's coarse runs (`few`).
+
+    Args:
+        mend: the hand-over -> clean latents y (B, C, H, W).
     """
     assert runs.coarse is not None
     call, first, last = (torch.full((len(runs),), step) for step in (PAPER_BYPASS[0] - 1, *PAPER_BYPASS))
     handed = {
-        "mse": observe_run(runs, torch.arange(len(runs)), call, first, last),
-        "few": observe_coarse(runs, torch.arange(len(runs.coarse))),
+        "mse": (observe_run(runs, torch.arange(len(runs)), call, first, last), torch.arange(len(runs))),
+        "few": (observe_coarse(runs, torch.arange(len(runs.coarse))), runs.coarse.runs),
     }
-    measured = {}
-    for kind, (observation, target) in handed.items():
+    found = {}
+    for kind, ((observation, target), run) in handed.items():
         observation = to_device(observation, device)
-        for name, y in (("crf", crf(observation)), ("no_parameters", observation.denoised)):
-            back = hand_over(observation.latents, y, observation.alpha_in, observation.alpha_out)
-            measured[f"{kind}_{name}"] = (back.cpu() - target).square().mean().item()
-    return measured
+        back = hand_over(observation.latents, mend(observation), observation.alpha_in, observation.alpha_out)
+        each = (back.cpu() - target).square().mean((1, 2, 3))
+        count = torch.bincount(run, minlength=len(runs))
+        found[kind] = torch.zeros(len(runs)).index_add_(0, run, each) / count
+    return found
+
+
+def validate(crf: LatentCRF, runs: Trajectories, device: torch.device) -> dict[str, float]:
+    """The means of `errors` over the recorded runs, for the CRF and without parameters."""
+    ways: dict[str, Callable[[Observation], Tensor]] = {"crf": crf, "no_parameters": lambda handed: handed.denoised}
+    by_way = {name: errors(mend, runs, device) for name, mend in ways.items()}
+    return {f"{kind}_{name}": by_way[name][kind].mean().item() for kind in ("mse", "few") for name in ways}
+
+
+def split(runs: Trajectories) -> tuple[Trajectories, Trajectories]:
+    """The recorded runs that are held out, and those that are learned."""
+    return runs.split(max(1, round(VALIDATION_SHARE * len(runs))))
 
 
 def score(measured: dict[str, float]) -> float:
@@ -99,8 +117,7 @@ def train(options: argparse.Namespace) -> None:
     folder = options.recordings or options.out / "runs"
     record(ldm, prompts, folder, options.runs, recording)
     runs = load_trajectories(folder, ldm.scheduler, recording)
-    num_validation = max(1, round(VALIDATION_SHARE * len(runs)))
-    validation, runs = runs.split(num_validation)
+    validation, runs = split(runs)
 
     pictures = pixels[seen]
     means, stds = encode_images(ldm.vae, torch.from_numpy(pictures).permute(0, 3, 1, 2))

@@ -1,0 +1,86 @@
+"""The ablation table: errors by run, pairs with the first model, sentences for what is wrong."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from analysis import ablation
+from latentcrf import LatentCRF, Observation
+from latentcrf.emoji.train_unet import build_scheduler
+from latentcrf.training.losses import ideal_latents
+from latentcrf.training.observations import observe_coarse, observe_run
+from latentcrf.training.train import PAPER_BYPASS, errors, split
+from latentcrf.training.trajectories import CoarseSteps, Trajectories, levels
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def runs() -> Trajectories:
+    """Random ones: 5 runs, of which the coarse ones have 1, 2, 3, 1 and 2 recorded steps."""
+    torch.manual_seed(0)
+    of = torch.tensor([0, 1, 1, 2, 2, 2, 3, 4, 4])
+    alphas = torch.linspace(0.3, 0.9, len(of))
+    steps = CoarseSteps(torch.randn(9, 4, 8, 8), torch.randn(9, 4, 8, 8), alphas, alphas - 0.1, of)
+    return Trajectories(torch.randn(5, 51, 4, 8, 8), levels(build_scheduler(), 50), steps)
+
+
+def small_crf(**options: int) -> LatentCRF:
+    torch.manual_seed(1)
+    return LatentCRF(channels=8, coarse_channels=8, num_coarse_blocks=1, **options).eval()
+
+
+def test_errors_are_means_over_each_runs_hand_overs(runs: Trajectories) -> None:
+    assert runs.coarse is not None
+    found = errors(lambda handed: handed.denoised, runs, CPU)
+    to_the_end = (runs.coarse.denoised - runs.latents[runs.coarse.runs, -1]).square().mean((1, 2, 3))
+    expected = torch.stack([to_the_end[runs.coarse.runs == run].mean() for run in range(5)])
+    torch.testing.assert_close(found["few"], expected)
+    assert found["mse"].shape == (5,) and (found["mse"] > 0).all()
+
+
+def test_the_ideal_latents_have_no_error(runs: Trajectories) -> None:
+    assert runs.coarse is not None
+    call, first, last = (torch.full((5,), step) for step in (PAPER_BYPASS[0] - 1, *PAPER_BYPASS))
+    targets = [observe_run(runs, torch.arange(5), call, first, last)[1], observe_coarse(runs, torch.arange(9))[1]]
+
+    def ideal(handed: Observation) -> torch.Tensor:
+        a_in, a_out = torch.as_tensor(handed.alpha_in), torch.as_tensor(handed.alpha_out)
+        return ideal_latents(handed.latents, targets.pop(0), a_in, a_out)
+
+    assert all(error.max() < 1e-6 for error in errors(ideal, runs, CPU).values())
+
+
+def test_models_are_compared_with_the_first_run_by_run(runs: Trajectories) -> None:
+    crfs = {"whole": small_crf(num_experts=2, pairwise_rank=2), "plain": small_crf(num_experts=0, pairwise_rank=0)}
+    table = ablation.compute(crfs, runs, [1, 5])
+    assert table["model"].tolist() == ["whole", "plain", "whole", ablation.NO_PARAMETERS]
+    assert table["iterations"].tolist() == [5, 5, 1, 0]
+    assert table["parameters"][0] > table["parameters"][1] > table["parameters"][3] == 0
+    assert (table.loc[0, ["mse_difference", "few_difference_low", "few_difference_high"]] == 0).all()
+    for kind in ablation.KINDS:
+        assert table[f"{kind}_difference"].tolist() == pytest.approx((table[kind] - table[kind][0]).tolist(), abs=1e-9)
+        assert (table[f"{kind}_low"] <= table[kind]).all() and (table[kind] <= table[f"{kind}_high"]).all()
+    # without fields the energy is least at the network's own u, whatever the number of iterations
+    again = ablation.compute({"plain": crfs["plain"]}, runs, [1, 10])
+    assert again["mse"][1:3].tolist() == pytest.approx([again["mse"][0]] * 2, rel=1e-5)
+    lines = ablation.markdown(table).splitlines()
+    assert len(lines) == 2 + len(table) and lines[2].startswith("| whole | 5 |")
+
+
+def test_a_tenth_is_held_out(runs: Trajectories) -> None:
+    held_out, learned = split(runs)
+    assert (len(held_out), len(learned)) == (1, 4)
+
+
+def test_wrong_options_are_met_with_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ["--recordings", str(tmp_path), "--out", str(tmp_path / "out"), "--crf"]
+    for words, sentence in ((["emoji"], "--crf 'emoji' is not NAME=FOLDER"),
+                            (["a=b", "--iterations", "101"], "--iterations 101 is out of range: 0 to 100")):  # fmt: skip
+        with pytest.raises(SystemExit):
+            ablation.main([*common, *words])
+        assert sentence in capsys.readouterr().err
+    assert ablation.main([*common, "a=b"]) == 1
+    assert f"error: {tmp_path} holds no trajectories." in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
