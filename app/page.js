@@ -1,5 +1,6 @@
-// What the page's figures do in the browser: they fit the screen, and what they draw can be saved. Run once, when the page loads.
 () => {
+    // What the page's figures do in the browser: what they draw can be saved, and they fit the screen. Run once.
+
     // Saving. Images are made by plotly's own button (hidden until one points at the figure), on white ground, as the
     // page's is transparent. A CSV has a row a point: the trace's name, x, y, the ends of its bar, or z.
     const plain = (title, other) => (title && title.text || other).replace(/<[^>]*>/g, ' ').trim();

@@ -43,7 +43,7 @@ def build_app(services: Services) -> gr.Blocks:
                 with gr.Tab(title, id=name, elem_id=f"{name}-tab") as tab:
                     build(Page(services, tabs, tab, form, presentation))
         script = Path(__file__).with_name("page.js").read_text()
-        app.load(None, None, None, js=script[script.index("() =>") :], queue=False, api_visibility="private")
+        app.load(None, None, None, js=script, queue=False, api_visibility="private")
         api.build(services)
     return app.queue(max_size=MAX_QUEUE, api_open=False)
 
