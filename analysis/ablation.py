@@ -78,7 +78,7 @@ def markdown(table: pd.DataFrame) -> str:
     ]
     lines.append("|" + "---|" * (3 + 2 * len(KINDS)))
     for index, row in table.iterrows():
-        cells = [row["model"], str(row["iterations"]), f"{row['parameters'] / 1e6:.2f} M"]
+        cells = [row["model"], str(row["iterations"]), f"{row['parameters']:,}"]
         for kind in KINDS:
             cells.append(f"{row[kind]:.4f}")
             ends = f"{row[f'{kind}_difference_low']:+.4f} to {row[f'{kind}_difference_high']:+.4f}"
