@@ -85,7 +85,8 @@
         }
         change('title.text', title, layout.title.text);
         change('title.font.size', titleSize, layout.title.font.size);
-        change('margin.t', Math.round(was.margin.t + more), layout.margin.t);
+        const above = Math.round(was.margin.t + more);
+        change('margin.t', above, layout.margin.t);
         // A figure at the top of the page is no higher than the screen, its axis in sight; images keep their size.
         const top = plot.getBoundingClientRect().top + window.scrollY, free = window.innerHeight - top - 8;
         const pictures = plot._fullData.some(({ type }) => type === 'image');
@@ -110,8 +111,7 @@
         });
         // Pictures are as high as a phone's width lets them be (meta: height over width).
         if (narrow && was.meta && was.meta.aspect) {
-            const around = (changes['margin.t'] || was.margin.t) + 60;
-            height = Math.min(height, Math.round((width - 100) * was.meta.aspect + around));
+            height = Math.min(height, Math.round((width - 100) * was.meta.aspect + above + 60));
         }
         // The element's size, not the layout's: with that plotly would no longer follow the width of the window.
         plot.style.height = `${height}px`;
