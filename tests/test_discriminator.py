@@ -6,8 +6,8 @@ import torch
 
 from latentcrf.discriminator import FeatureDiscriminator, LatentDiscriminator, PatchDiscriminator
 from latentcrf.perceptual import VGG16
+from latentcrf.training.judges import build_judge
 from latentcrf.training.losses import discriminator_loss
-from latentcrf.training.stages import build_judge
 
 
 def test_it_learns_to_tell_noise_from_waves() -> None:

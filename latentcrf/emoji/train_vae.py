@@ -7,8 +7,8 @@ Three parts of the time budget, in this order:
 1. crops of 64 px from pictures at half to full size: four times as many pictures a second, and more detail in each
    latent than the model will need;
 2. whole pictures at 128 px;
-3. from `--adversarial-from` on, the decoder alone against a patch discriminator, for sharp edges. The encoder is
-   frozen then: a refined decoder costs no training of the U-Net.
+3. from `--adversarial-from` on, the decoder alone against a discriminator, for edges as sharp as real ones and no
+   sharper. The encoder is frozen then: a refined decoder costs no training of the U-Net.
 
 The folder `vae` of the run is an ordinary AutoencoderKL with the latents' shift and scale folded in. A finished one is
 refined with `--init-from FOLDER --decoder-only`: encoder and latents stay exactly as they are, and so does the U-Net's worth.
@@ -21,15 +21,15 @@ import sys
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor, nn
 
-from latentcrf.discriminator import PatchDiscriminator
 from latentcrf.emoji.dataset import DatasetError, contact_sheet, load
+from latentcrf.emoji.parts import PartsError
 from latentcrf.files import replacing, replacing_folder
 from latentcrf.perceptual import load_lpips
+from latentcrf.training.judges import Judge, judge_arguments, random_view
 from latentcrf.training.loop import (
     EMA,
     Run,
@@ -41,9 +41,9 @@ from latentcrf.training.loop import (
     set_learning_rate,
     warm_cosine,
 )
-from latentcrf.training.losses import discriminator_loss, generator_loss
+from latentcrf.training.losses import adversarial_ramp
 
-LPIPS_WEIGHT, L2_WEIGHT, KL_WEIGHT, ADVERSARIAL_WEIGHT = 0.7, 0.5, 3e-4, 0.05
+LPIPS_WEIGHT, L2_WEIGHT, KL_WEIGHT = 0.7, 0.5, 3e-4
 CROP = 64  # px
 
 
@@ -82,28 +82,6 @@ def fold(vae: AutoencoderKL, mean: Tensor, std: Tensor) -> None:
     quant.bias[channels:] -= 2 * std.log()  # the other half predicts the log-variance
     post.bias += post.weight[:, :, 0, 0] @ mean
     post.weight *= std[None, :, None, None]
-
-
-def random_view(images: Tensor, size: int, smallest: float) -> Tensor:
-    """Augment images (B, 3, H, W): flips, permuted colours (a quarter), one zoom in [smallest, 1] for the batch, crops of `size`.
-
-    Permuted colours keep the autoencoder from learning the data set's few palettes by heart.
-    """
-    flip = torch.rand(len(images)) < 0.5
-    images = torch.where(flip[:, None, None, None], images.flip(-1), images)
-    if torch.rand(()) < 0.25:
-        images = images[:, torch.randperm(3)]
-    zoom = smallest + (1 - smallest) * torch.rand(()).item()
-    side = max(size if size < images.shape[-1] else 8, round(images.shape[-1] * zoom))
-    if side < images.shape[-1]:
-        images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
-    if side < size:  # a smaller picture on the white ground
-        left, top = torch.randint(size - side + 1, (2,)).tolist()
-        return F.pad(images, (left, size - side - left, top, size - side - top), value=1.0)
-    if side == size:
-        return images
-    lefts, tops = torch.randint(side - size + 1, (2, len(images))).tolist()
-    return torch.stack([image[:, t : t + size, x : x + size] for image, x, t in zip(images, lefts, tops, strict=True)])
 
 
 @torch.no_grad()
@@ -149,11 +127,10 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
     if options.decoder_only:
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
-    discriminator = PatchDiscriminator().to(device)
+    judge = Judge(options.judge, options.packages or options.data / "packages", learning_rate=2e-4).to(device)
     lpips = load_lpips().to(device)
     ema = EMA(vae, decay=0.999)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
-    critic = torch.optim.AdamW(discriminator.parameters(), lr=2e-4, betas=(0.5, 0.9))
     sheet_images = to_float(unseen[:: max(1, len(unseen) // 32)][:32])
 
     def report() -> dict[str, float]:
@@ -166,7 +143,7 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
             contact_sheet(pairs, columns=16).save(temporary)
         return measured
 
-    parts = {"vae": vae, "ema": ema, "optimizer": optimizer, "discriminator": discriminator, "critic": critic}
+    parts = {"vae": vae, "ema": ema, "optimizer": optimizer, "discriminator": judge, "critic": judge.optimizer}
     run = Run(options.out, parts, options.minutes, options.resume, report, options.checkpoint_seconds)
     for step in run.steps():
         adversarial = run.fraction >= options.adversarial_from
@@ -188,17 +165,13 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
         kl = posterior.kl().mean() / posterior.mean[0].numel()
         loss = l1 + L2_WEIGHT * l2 + LPIPS_WEIGHT * perceptual.float()
         if adversarial:
-            with torch.autocast(device.type, torch.bfloat16):
-                fooled = generator_loss(discriminator, rebuilt)
-            loss = loss + ADVERSARIAL_WEIGHT * fooled
+            weight = options.adversarial_weight * adversarial_ramp(run.fraction - options.adversarial_from)
+            loss = loss + weight * judge.fooled_by(rebuilt)
         else:
             loss = loss + KL_WEIGHT * kl.float()
         optimise(loss, vae, optimizer)
         if adversarial:
-            with torch.autocast(device.type, torch.bfloat16):
-                judged = discriminator_loss(discriminator, images, rebuilt)
-            optimise(judged, discriminator, critic)
-            run.count(0, discriminator=judged.detach())
+            run.count(0, discriminator=judge.learn(images, rebuilt))
         ema.update()
         run.count(len(images), l1=l1.detach(), lpips_train=perceptual.detach(), kl=kl.detach())
     return AutoencoderKL.from_pretrained(options.out / "vae")
@@ -235,6 +208,10 @@ def main(arguments: list[str] | None = None) -> int:
         "--adversarial-from", type=float, default=0.75, help="share of the time at which part 3 begins (default 0.75)"
     )
     parser.add_argument(
+        "--adversarial-weight", type=float, default=0.05, help="of part 3's loss, that of the L1 is 1 (default 0.05)"
+    )
+    judge_arguments(parser)
+    parser.add_argument(
         "--decoder-only", action="store_true", help="refine the decoder of --init-from; its encoder stays as it is"
     )
     parser.add_argument(
@@ -256,9 +233,11 @@ def main(arguments: list[str] | None = None) -> int:
     for name in ("crops_until", "adversarial_from"):
         if not 0 <= getattr(options, name) <= 1:
             parser.error(f"--{name.replace('_', '-')} {getattr(options, name)} is out of range: 0 to 1.")
+    if not 0 <= options.adversarial_weight <= 10:
+        parser.error(f"--adversarial-weight {options.adversarial_weight} is out of range: 0 to 10.")
     if not (math.isfinite(options.learning_rate) and 0 < options.learning_rate <= 0.1):
         parser.error(f"--learning-rate {options.learning_rate} is out of range: above 0, at most 0.1.")
-    return explained(train, options, DatasetError)
+    return explained(train, options, DatasetError, PartsError)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,17 @@
 """The training's three stages. A step of each draws a batch, updates the CRF and, where there is one, the critic."""
 
 from dataclasses import fields
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 
-from latentcrf.discriminator import FeatureDiscriminator, LatentDiscriminator
-from latentcrf.emoji.parts import vgg16
-from latentcrf.emoji.train_vae import random_view
+from latentcrf.discriminator import LatentDiscriminator
 from latentcrf.model import LatentCRF, Observation
-from latentcrf.perceptual import VGG16, load_lpips
+from latentcrf.perceptual import load_lpips
+from latentcrf.training.judges import Judge
 from latentcrf.training.loop import Stateful, optimise
 from latentcrf.training.losses import (
     adversarial_ramp,
@@ -26,11 +24,6 @@ from latentcrf.training.losses import (
 from latentcrf.training.observations import RealLatents, observe_drawn, observe_recorded
 from latentcrf.training.presets import Preset
 from latentcrf.training.trajectories import Trajectories
-
-JUDGES = {
-    "alexnet": 128,
-    "vgg16": 64,
-}  # whose features stage 3's discriminator reads -> px of the views that it is shown
 
 
 def random_iterations() -> int:
@@ -108,18 +101,6 @@ class Distillation:
         return {"distillation": loss.detach()}
 
 
-def build_judge(name: str, packages: Path) -> FeatureDiscriminator:
-    """Stage 3's discriminator on `name`'s feature maps: alexnet ships with the project, vgg16 is fetched into `packages`.
-
-    Raises:
-        PartsError: it cannot be fetched.
-    """
-    if name == "vgg16":
-        return FeatureDiscriminator(VGG16(vgg16(packages)), VGG16.CHANNELS)
-    lpips: Any = load_lpips()
-    return FeatureDiscriminator(nn.Sequential(lpips.scaling_layer, lpips.net), lpips.chns)
-
-
 class Refinement:
     """Stage 3: the images that the CRF's latents decode to. What minimizes a squared error of latents is a mean of many
     pictures, or a guess of the LDM's own errors, and neither decodes to a good one.
@@ -130,23 +111,19 @@ class Refinement:
 
     Args:
         pixels: the real images (N, H, W, 3), uint8, of the LDM's size, in the order of `real`.
-        judge: a key of `JUDGES`, its feature network kept in `packages`.
+        judge: judges the images.
     """
 
     def __init__(
         self, preset: Preset, ldm: StableDiffusionPipeline, runs: Trajectories, real: RealLatents, alphas: Tensor,
-        pixels: np.ndarray, judge: str, packages: Path,
+        pixels: np.ndarray, judge: Judge,
     ) -> None:  # fmt: skip
         self.preset, self.ldm, self.runs, self.real, self.alphas = preset, ldm, runs, real, alphas
         self.pixels = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         self.learning_rate, self.batch_size = preset.final_learning_rate, preset.final_batch_size
-        self.vae, self.device, self.view = ldm.vae.requires_grad_(False), ldm.device, JUDGES[judge]
+        self.vae, self.device, self.judge = ldm.vae.requires_grad_(False), ldm.device, judge.to(ldm.device)
         self.lpips: nn.Module = load_lpips().to(ldm.device)
-        self.judge = build_judge(judge, packages).to(ldm.device)
-        self.critic = torch.optim.AdamW(
-            [weight for weight in self.judge.parameters() if weight.requires_grad], lr=3e-4, betas=(0.5, 0.9)
-        )
-        self.parts: dict[str, Stateful] = {"judge": self.judge, "judge_critic": self.critic}
+        self.parts: dict[str, Stateful] = {"judge": judge, "judge_critic": judge.optimizer}
         with torch.no_grad():  # decoded once: a batch of them costs more than the CRF
             finals = [self.decode(part.to(self.device)) for part in runs.latents[:, -1].split(32)]
         self.finals = torch.cat([((part.clamp(-1, 1) + 1) * 127.5).round().byte().cpu() for part in finals])
@@ -160,10 +137,6 @@ class Refinement:
         """uint8 images as floats in [-1, 1] on the device."""
         return kept.to(self.device) / 127.5 - 1
 
-    def seen(self, images: Tensor) -> Tensor:
-        """What the discriminator sees of them: flipped, smaller, cut out, as chance has it."""
-        return random_view(images, self.view, smallest=0.5 if self.view < images.shape[-1] else 0.8)
-
     def step(self, crf: LatentCRF, optimizer: torch.optim.Optimizer, share: float) -> dict[str, Tensor]:
         preset, half = self.preset, self.batch_size // 2
         observation, _, real = observe_drawn(self.ldm, self.real, self.alphas, half, preset.guidance)
@@ -174,14 +147,11 @@ class Refinement:
             mended = image_loss(ours[:half], self.images(self.pixels[real]), self.lpips)
             nearness = image_loss(ours[half:], self.images(self.finals[runs]), self.lpips)
             loss = mended + preset.final_nearness_weight * nearness
-            if (ramp := preset.final_adversarial_weight * adversarial_ramp(share)) > 0:
-                loss = loss + ramp * generator_loss(self.judge, self.seen(ours))
+        if (ramp := preset.final_adversarial_weight * adversarial_ramp(share)) > 0:
+            loss = loss + ramp * self.judge.fooled_by(ours)
         optimise(loss, crf, optimizer)
         losses = {"image": nearness, "real_image": mended}
         if preset.final_adversarial_weight > 0:
             others = self.images(self.pixels[torch.randint(len(self.pixels), (len(ours),))])
-            with torch.autocast(self.device.type, torch.bfloat16):
-                judged = discriminator_loss(self.judge, self.seen(others), self.seen(ours.detach()))
-            losses["images_judged"] = judged
-            optimise(judged, self.judge, self.critic)
+            losses["images_judged"] = self.judge.learn(others, ours)
         return {name: value.detach() for name, value in losses.items()}

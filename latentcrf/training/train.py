@@ -31,6 +31,7 @@ from latentcrf.emoji.parts import PartsError
 from latentcrf.emoji.train_unet import STYLE_WORDS, build_captions, encode_images
 from latentcrf.files import replacing_folder
 from latentcrf.model import LatentCRF, Observation, hand_over
+from latentcrf.training.judges import Judge, judge_arguments
 from latentcrf.training.loop import (
     EMA,
     Run,
@@ -45,7 +46,7 @@ from latentcrf.training.loop import (
 )
 from latentcrf.training.observations import RealLatents, observe_coarse, observe_run
 from latentcrf.training.presets import PRESETS, Preset
-from latentcrf.training.stages import JUDGES, Denoising, Distillation, Refinement, Stage, to_device
+from latentcrf.training.stages import Denoising, Distillation, Refinement, Stage, to_device
 from latentcrf.training.trajectories import Recording, Trajectories, levels, load_trajectories, record
 
 VALIDATION_SHARE = 0.1  # of the recorded runs
@@ -129,8 +130,8 @@ def train(options: argparse.Namespace) -> None:
     optimizer = torch.optim.AdamW(crf.parameters(), lr=preset.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
     stages: list[Stage] = [Denoising(preset, ldm, real, alphas), Distillation(preset, runs, device)]
     if options.stage3_from < 1:
-        packages = options.packages or options.data / "packages"
-        stages.append(Refinement(preset, ldm, runs, real, alphas, pictures, options.judge, packages))
+        judge = Judge(options.judge, options.packages or options.data / "packages")
+        stages.append(Refinement(preset, ldm, runs, real, alphas, pictures, judge))
 
     def report() -> dict[str, float]:
         crf.eval()
@@ -206,18 +207,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--stage3-from", type=float, default=1.0, help="share of the time at which stage 3 begins (default 1: none)"
     )
-    parser.add_argument(
-        "--judge",
-        choices=sorted(JUDGES),
-        default="vgg16",
-        help="whose ImageNet features stage 3's discriminator reads (default vgg16; alexnet needs no download)",
-    )
-    parser.add_argument(
-        "--packages",
-        type=Path,
-        metavar="DIR",
-        help="where latentcrf.emoji.parts keeps its packages, for --judge vgg16 (default DATA/packages)",
-    )
+    judge_arguments(parser)
     parser.add_argument("--runs", type=int, default=512, help="LDM runs to record for stage 2 (default 512)")
     parser.add_argument(
         "--recordings",

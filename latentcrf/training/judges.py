@@ -1,0 +1,107 @@
+"""The discriminators of images, and what they are shown: they judge an autoencoder's reconstructions and a CRF's images."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from latentcrf.discriminator import FeatureDiscriminator, PatchDiscriminator
+from latentcrf.emoji.parts import vgg16
+from latentcrf.perceptual import VGG16, load_lpips
+from latentcrf.training.loop import optimise
+from latentcrf.training.losses import discriminator_loss, generator_loss
+
+# name -> px of the views that it is shown, None: the images as they are
+JUDGES = {"alexnet": 128, "patches": None, "vgg16": 64}
+
+
+def random_view(images: Tensor, size: int, smallest: float) -> Tensor:
+    """Augment images (B, 3, H, W): flips, permuted colours (a quarter), one zoom in [smallest, 1] for the batch, crops of `size`.
+
+    Permuted colours keep the autoencoder from learning the data set's few palettes by heart.
+    """
+    flip = torch.rand(len(images)) < 0.5
+    images = torch.where(flip[:, None, None, None], images.flip(-1), images)
+    if torch.rand(()) < 0.25:
+        images = images[:, torch.randperm(3)]
+    zoom = smallest + (1 - smallest) * torch.rand(()).item()
+    side = max(size if size < images.shape[-1] else 8, round(images.shape[-1] * zoom))
+    if side < images.shape[-1]:
+        images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
+    if side < size:  # a smaller picture on the white ground
+        left, top = torch.randint(size - side + 1, (2,)).tolist()
+        return F.pad(images, (left, size - side - left, top, size - side - top), value=1.0)
+    if side == size:
+        return images
+    lefts, tops = torch.randint(side - size + 1, (2, len(images))).tolist()
+    return torch.stack([image[:, t : t + size, x : x + size] for image, x, t in zip(images, lefts, tops, strict=True)])
+
+
+def build_judge(name: str, packages: Path) -> nn.Module:
+    """The discriminator `name`: on patches of pixels, or on a trained network's feature maps. AlexNet ships with the
+    project, VGG16 is fetched into `packages`.
+
+    Raises:
+        PartsError: it cannot be fetched.
+    """
+    if name == "patches":
+        return PatchDiscriminator()
+    if name == "vgg16":
+        return FeatureDiscriminator(VGG16(vgg16(packages)), VGG16.CHANNELS)
+    lpips: Any = load_lpips()
+    return FeatureDiscriminator(nn.Sequential(lpips.scaling_layer, lpips.net), lpips.chns)
+
+
+class Judge(nn.Module):
+    """A discriminator of images (B, 3, H, W) in [-1, 1] with its optimizer, from views that chance chooses.
+
+    Args:
+        name: a key of `JUDGES`.
+        packages: folder of the packages of `latentcrf.emoji.parts`.
+        learning_rate: its optimizer's.
+    """
+
+    def __init__(self, name: str, packages: Path, learning_rate: float = 3e-4) -> None:
+        super().__init__()
+        self.view = JUDGES[name]
+        self.network = build_judge(name, packages)
+        learned = [weight for weight in self.network.parameters() if weight.requires_grad]
+        self.optimizer = torch.optim.AdamW(learned, lr=learning_rate, betas=(0.5, 0.9))
+
+    def seen(self, images: Tensor) -> Tensor:
+        """What the discriminator sees of them: flipped, smaller, cut out."""
+        if self.view is None:
+            return images
+        return random_view(images, self.view, smallest=0.5 if self.view < images.shape[-1] else 0.8)
+
+    def fooled_by(self, made: Tensor) -> Tensor:
+        """The loss of whoever made these images, a scalar."""
+        with torch.autocast(made.device.type, torch.bfloat16):
+            return generator_loss(self.network, self.seen(made))
+
+    def learn(self, real: Tensor, made: Tensor) -> Tensor:
+        """One step of the discriminator on real images and made ones; returns its loss, a scalar."""
+        with torch.autocast(made.device.type, torch.bfloat16):
+            loss = discriminator_loss(self.network, self.seen(real), self.seen(made.detach()))
+        optimise(loss, self.network, self.optimizer)
+        return loss.detach()
+
+
+def judge_arguments(parser: argparse.ArgumentParser, default: str = "vgg16") -> None:
+    """The options that choose the discriminator."""
+    parser.add_argument(
+        "--judge",
+        choices=sorted(JUDGES),
+        default=default,
+        help="what the discriminator of images reads: ImageNet features of VGG16 (a download) or of AlexNet, or patches "
+        f"of pixels (default {default})",
+    )
+    parser.add_argument(
+        "--packages",
+        type=Path,
+        metavar="DIR",
+        help="where latentcrf.emoji.parts keeps its packages, for --judge vgg16 (default DATA/packages)",
+    )
