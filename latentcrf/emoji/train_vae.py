@@ -12,9 +12,7 @@ Three parts of the time budget, in this order:
 
 The folder `vae` of the run is an ordinary AutoencoderKL with the latents' shift and scale folded in. A finished one is
 refined with `--init-from FOLDER --decoder-only`: encoder and latents stay exactly as they are, and so does the U-Net's worth.
-With `--latent-noise` it also learns to forgive small errors, which an LDM's latents have and an encoder's have not; with
-`--generated` half of what the discriminator judges are pictures of the LDM's own latents, as
-`latentcrf.training.train` records them.
+With `--latent-noise` it also learns to forgive small errors, which an LDM's latents have and an encoder's have not.
 """
 
 import argparse
@@ -44,7 +42,6 @@ from latentcrf.training.loop import (
     warm_cosine,
 )
 from latentcrf.training.losses import adversarial_ramp
-from latentcrf.training.trajectories import final_latents
 
 LPIPS_WEIGHT, L2_WEIGHT, KL_WEIGHT = 0.7, 0.5, 3e-4
 CROP = 64  # px
@@ -118,8 +115,6 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
     is_train = torch.tensor([row["split"] == "train" for row in rows])
     pictures, unseen = pictures[is_train], pictures[~is_train]
 
-    generated = final_latents(options.generated) if options.generated else torch.empty(0)
-
     def to_float(images: Tensor) -> Tensor:
         return images.to(device).float() / 127.5 - 1
 
@@ -153,8 +148,7 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
     for step in run.steps():
         adversarial = run.fraction >= options.adversarial_from
         crops = not adversarial and not options.decoder_only and run.fraction < options.crops_until
-        own = adversarial and len(generated) > 0
-        batch = pictures[torch.randint(len(pictures), (32 if crops else 8 if own else 16,))]
+        batch = pictures[torch.randint(len(pictures), (32 if crops else 16,))]
         images = random_view(to_float(batch), CROP if crops else 128, smallest=0.5 if crops else 0.8)
         set_learning_rate(optimizer, options.learning_rate * warm_cosine(step, run.fraction))
 
@@ -165,26 +159,19 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
             if options.latent_noise > 0:
                 spread = options.latent_noise * torch.rand(len(latents), 1, 1, 1, device=device)
                 latents = latents + spread * torch.randn_like(latents)
-            if own:
-                drawn = generated[torch.randint(len(generated), (len(latents),))]
-                latents = torch.cat([latents, drawn.to(device)])
-            made = vae.decode(latents).sample.float()
-            rebuilt = made[: len(images)]
+            rebuilt = vae.decode(latents).sample.float()
             perceptual = lpips(rebuilt, images).mean()
         l1, l2 = (rebuilt - images).abs().mean(), (rebuilt - images).square().mean()
         kl = posterior.kl().mean() / posterior.mean[0].numel()
         loss = l1 + L2_WEIGHT * l2 + LPIPS_WEIGHT * perceptual.float()
         if adversarial:
             weight = options.adversarial_weight * adversarial_ramp(run.fraction - options.adversarial_from)
-            loss = loss + weight * judge.fooled_by(made)
+            loss = loss + weight * judge.fooled_by(rebuilt)
         else:
             loss = loss + KL_WEIGHT * kl.float()
         optimise(loss, vae, optimizer)
         if adversarial:
-            if own:  # as many real ones, and others
-                others = pictures[torch.randint(len(pictures), (len(images),))]
-                images = torch.cat([images, random_view(to_float(others), 128, smallest=0.8)])
-            run.count(0, discriminator=judge.learn(images, made))
+            run.count(0, discriminator=judge.learn(images, rebuilt))
         ema.update()
         run.count(len(images), l1=l1.detach(), lpips_train=perceptual.detach(), kl=kl.detach())
     return AutoencoderKL.from_pretrained(options.out / "vae")
@@ -235,16 +222,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="with --decoder-only: noise on the latents, of a standard deviation between 0 and S for each picture, so that "
         "the decoder forgives an LDM's errors (default 0)",
     )
-    parser.add_argument(
-        "--generated",
-        type=Path,
-        metavar="DIR",
-        help="with --decoder-only: runs of the LDM as latentcrf.training.train records them (its --recordings), whose final "
-        "latents' pictures are judged too",
-    )
     options = parser.parse_args(arguments)
-    if options.generated and not options.decoder_only:
-        parser.error("--generated is for --decoder-only: another encoder would make the recorded latents worthless.")
     if options.latent_noise and not options.decoder_only:
         parser.error("--latent-noise is for --decoder-only: an encoder would learn to drown it.")
     if not 0 <= options.latent_noise <= 2:

@@ -199,18 +199,3 @@ def load_trajectories(folder: Path, scheduler: DDIMScheduler, recording: Recordi
         raise RunError(f"{folder} holds no trajectories.")
     coarse_steps = CoarseSteps(*(torch.cat(column) for column in zip(*steps, strict=True)))
     return Trajectories(torch.cat(parts), levels(scheduler, recording.steps), coarse_steps)
-
-
-def final_latents(folder: Path) -> Tensor:
-    """Where the runs recorded in `folder` arrived, (n, C, H, W).
-
-    Raises:
-        RunError: there are none.
-    """
-    found = []
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, "pt") as file:
-            found.append(file.get_slice("latents")[:, -1])
-    if not found:
-        raise RunError(f"{folder} holds no trajectories.")
-    return torch.cat(found)

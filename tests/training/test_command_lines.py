@@ -7,9 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
-from safetensors.torch import save_file
 
 from latentcrf import LatentCRF
 from latentcrf.emoji import train_unet, train_vae
@@ -52,11 +50,8 @@ def test_the_autoencoder_resumes_after_a_kill(small_data: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("judge", ["patches", "alexnet"])
 def test_refining_the_decoder_leaves_the_latents_as_they_are(small_data: Path, tmp_path: Path, judge: str) -> None:
-    generated = tmp_path / "generated"
-    generated.mkdir()
-    save_file({"latents": torch.randn(4, 3, 4, 16, 16)}, generated / "00000.safetensors")
     arguments = ["--data", small_data, "--out", tmp_path / "run", "--init-from", LDM / "vae", "--decoder-only"]
-    arguments += ["--judge", judge, "--generated", generated, "--adversarial-weight", 0.1]
+    arguments += ["--judge", judge, "--adversarial-weight", 0.1]
     assert train_vae.main([*map(str, arguments), "--minutes", "0.01", "--adversarial-from", "0.5"]) == 0
     assert "discriminator" in (tmp_path / "run" / "log.csv").read_text()
     before, after = (AutoencoderKL.from_pretrained(path).state_dict() for path in (LDM / "vae", tmp_path / "run/vae"))
@@ -110,7 +105,6 @@ def test_the_crf_goes_through_its_three_stages(
         (train_vae.main, ["--data", "x", "--checkpoint-seconds", "0"], "--checkpoint-seconds 0.0 is out of range"),
         (train_vae.main, ["--data", "x", "--decoder-only"], "--decoder-only needs --init-from FOLDER"),
         (train_vae.main, ["--data", "x", "--latent-noise", "0.2"], "--latent-noise is for --decoder-only"),
-        (train_vae.main, ["--data", "x", "--generated", "x"], "--generated is for --decoder-only"),
         (
             train_vae.main,
             ["--data", "x", "--adversarial-weight", "nan"],
