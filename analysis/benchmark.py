@@ -10,7 +10,8 @@ which choices may be made; `--validation` takes those.
 
 Written to --out: benchmark.csv (a row a method), comparisons.csv (each LatentCRF run against the best rival that takes
 no more time), frontier.html and frontier.png, benchmark.md, a row of images a method in `samples`, and in `methods`
-what each method has been measured to, from which a broken-off benchmark goes on.
+what each method has been measured to: a broken-off benchmark goes on from there, and with another CRF only its own
+methods are measured again.
 """
 
 import argparse
@@ -18,7 +19,9 @@ import hashlib
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,147 +36,58 @@ from tqdm import tqdm
 from analysis import frontier, measures
 from analysis.export import write_figure
 from analysis.frontier import FULL
-from analysis.gallery import embed, load_gallery
-from analysis.generate import GUIDANCE, counted, decode, load_pipeline, sample
-from analysis.quality import draw_prompts, remaining_prompts, time_ratios
+from analysis.gallery import load_gallery
+from analysis.generate import GUIDANCE, decode, load_pipeline
+from analysis.quality import draw_prompts, remaining_prompts
 from analysis.rivals import Method, all_methods, scheduler_of
 from analysis.tables import compare, markdown, row_of
+from analysis.trials import Judges, Task, clock, measure
 from latentcrf import LatentCRF
 from latentcrf.emoji.dataset import DatasetError, load
 from latentcrf.files import replacing
 from latentcrf.perceptual import MODELS, load_features, load_lpips
 
-RESAMPLES, FRECHET_RESAMPLES = 2000, 200
+RESAMPLES = 2000
 SAMPLES = 6  # images shown of each method
 
 
-@dataclass(frozen=True)
-class Task:
-    """What all methods have in common: prompts x seeds, prompt by prompt.
-
-    Attributes:
-        captions, seeds: one an image (N,); prompt: the number of its prompt, 0..C-1.
-        labels: the prompted subject's code point, one an image.
-    """
-
-    captions: list[str]
-    seeds: list[int]
-    prompt: np.ndarray
-    labels: list[str]
-    guidance: float
-    batch_size: int
-    bf16: bool
-    rounds: int
-    threads: int
-
-    @classmethod
-    def of(cls, prompts: pd.DataFrame, options: argparse.Namespace) -> "Task":
-        repeated = prompts.loc[prompts.index.repeat(options.seeds)]
-        first = 10_000 + options.seed  # far from the seeds of `analysis.quality`
-        return cls(
-            captions=repeated["subject"].tolist(),
-            seeds=[first + index for index in range(len(repeated))],
-            prompt=np.repeat(np.arange(len(prompts)), options.seeds),
-            labels=repeated["code_point"].tolist(),
-            guidance=options.guidance,
-            batch_size=options.batch_size,
-            bf16=options.bf16,
-            rounds=options.rounds,
-            threads=options.threads,
-        )
+def digest(*parts: nn.Module | dict[str, Any] | None) -> str:
+    """A hash of settings and weights."""
+    found = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, nn.Module):
+            for weight in part.state_dict().values():
+                found.update(weight.contiguous().cpu().numpy().tobytes())
+        else:
+            found.update(json.dumps(part, sort_keys=True).encode())
+    return found.hexdigest()
 
 
-@dataclass(frozen=True)
-class Judges:
-    """What the images are judged by."""
-
-    lpips: nn.Module
-    features: nn.Module
-    gallery: Tensor
-    labels: list[str]
-    real: measures.RealFeatures
-    weights: np.ndarray
-
-
-def run(
-    task: Task, pipeline: StableDiffusionPipeline, scheduler: Any, count: int, batch_size: int, **how: Any
-) -> Tensor:
-    """Latents of the first `count` images."""
-    method_steps = how.pop("steps")
-    return sample(
-        pipeline, task.captions[:count], task.seeds[:count], steps=method_steps, guidance=task.guidance,
-        scheduler=scheduler, batch_size=batch_size, bf16=task.bf16, **how,
-    )  # fmt: skip
+def keep(path: Path, key: str, make: Callable[[], dict[str, np.ndarray]]) -> tuple[dict[str, np.ndarray], bool]:
+    """What `make` returns, kept in `path` together with `key`, and whether it had to be made: a file with this key is read."""
+    if path.exists():
+        with np.load(path) as file:
+            if file["key"].item() == key:
+                return dict(file), False
+        tqdm.write(f"{path.stem} was measured with another CRF or other settings of the time: again")
+    found = make() | {"key": np.array(key)}
+    with replacing(path) as temporary, open(temporary, "wb") as opened:
+        np.savez_compressed(opened, **found)  # type: ignore[arg-type]
+    return found, True
 
 
-def by_prompt(values: Tensor | np.ndarray, task: Task) -> np.ndarray:
-    """Mean over each prompt's images (C,) of one value an image (N,)."""
-    return np.asarray(values, dtype=float).reshape(task.prompt.max() + 1, -1).mean(1)
+class Countdown:
+    """Tells how far a pass over `total` things has come, and how long the rest will take."""
 
+    def __init__(self, total: int, what: str) -> None:
+        self.total, self.what, self.begin, self.passed, self.made = total, what, time.monotonic(), 0, 0
 
-def judge(
-    images: Tensor, latents: Tensor, full: tuple[Tensor, Tensor], task: Task, judges: Judges
-) -> dict[str, np.ndarray]:
-    """Each measure's draws (1 + resamples,): the estimate, then its bootstrap over prompts."""
-    features, weights = embed(judges.features, images), judges.weights
-    ranks = measures.retrieval_ranks(features, task.labels, judges.gallery, judges.labels)
-    full_images, full_latents = full
-    a_prompt = {
-        "r_at_1": by_prompt(ranks <= 1, task),
-        "r_at_5": by_prompt(ranks <= 5, task),
-        "lpips_full": by_prompt(measures.lpips(judges.lpips, images, full_images), task),
-        "psnr_full": by_prompt(measures.psnr(images, full_images).clamp(max=100), task),  # equal images: infinite
-        "latent_mse_full": by_prompt(measures.latent_mse(latents, full_latents), task),
-        "edges": by_prompt(measures.edge_strength(images), task),
-    }
-    groups = [np.flatnonzero(task.prompt == prompt) for prompt in range(task.prompt.max() + 1)]
-    if len(groups[0]) > 1:
-        a_prompt["pairwise_lpips"] = np.array([measures.pairwise_lpips(judges.lpips, images[g]) for g in groups])
-        a_prompt["vendi"] = np.array([measures.vendi(features[g]) for g in groups])
-    draws = {name: measures.mean_draws(values, weights) for name, values in a_prompt.items()}
-    draws["kid"] = measures.kid_draws(features, task.prompt, judges.real, weights)
-    draws["frechet"] = measures.frechet_draws(features, task.prompt, judges.real, weights[: 1 + FRECHET_RESAMPLES])
-    return draws
-
-
-def measure(
-    method: Method, task: Task, pipeline: StableDiffusionPipeline, scheduler: Any, full: tuple[Tensor, Tensor] | None,
-    judges: Judges, real_images: Tensor,
-) -> dict[str, np.ndarray]:  # fmt: skip
-    """Everything about one method, as arrays to be kept: latents, draws of each measure, seconds, calls."""
-    with counted(pipeline.unet) as batches:
-        run(task, pipeline, scheduler, 1, 1, steps=method.steps)
-    latents = run(
-        task, pipeline, scheduler, len(task.captions), task.batch_size, steps=method.steps, progress=method.name
-    )
-    images = decode(pipeline, latents, bf16=task.bf16)
-    draws = judge(images, latents, full or (images, latents), task, judges)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(task.threads)
-    settings = {"full": (None, 50), "this": (scheduler, method.steps)}
-
-    def once(which: str) -> None:
-        chosen, steps = settings[which]
-        run(task, pipeline, chosen, 1, 1, steps=steps)
-
-    full_seconds, seconds = time_ratios(once, "full", "this", task.rounds)
-    torch.set_num_threads(threads)
-    return {
-        **{f"draws_{name}": values for name, values in draws.items()},
-        "latents": latents.numpy(),
-        "calls": np.array(len(batches)),
-        "ratios": seconds / full_seconds,
-        "spectrum_error": np.array(measures.spectrum_error(images, real_images)),
-    }
-
-
-def key_of(task: Task, pipeline: StableDiffusionPipeline, networks: dict[str, LatentCRF | None]) -> str:
-    """A hash of all that the kept results depend on."""
-    digest = hashlib.sha256(json.dumps(asdict(task) | {"prompt": task.prompt.tolist()}, sort_keys=True).encode())
-    for module in (pipeline.unet, pipeline.vae, *(network for network in networks.values() if network is not None)):
-        for weight in module.state_dict().values():
-            digest.update(weight.contiguous().cpu().numpy().tobytes())
-    return digest.hexdigest()
+    def tell(self, made: bool) -> None:
+        """One more is there; `made`: it took its time, others were kept."""
+        self.passed, self.made = self.passed + 1, self.made + made
+        if made:
+            left = (time.monotonic() - self.begin) / self.made * (self.total - self.passed) / 60
+            tqdm.write(f"{self.passed} of {self.total} {self.what}, about {left:.0f} minutes left")
 
 
 def benchmark(options: argparse.Namespace) -> pd.DataFrame:
@@ -198,12 +112,14 @@ def benchmark(options: argparse.Namespace) -> pd.DataFrame:
             )
         methods = [method for method in methods if method.name in {FULL, *options.only}]
 
-    key, folder = key_of(task, pipeline, networks), options.out / "methods"
+    folder = options.out / "methods"
     folder.mkdir(parents=True, exist_ok=True)
+    key = digest(asdict(task) | {"prompt": task.prompt.tolist()}, pipeline.unet, pipeline.vae)
     key_file = folder / "key.txt"
     if key_file.exists() and key_file.read_text() != key:
         raise ValueError(f"{options.out} holds a benchmark of other settings or weights; choose another --out.")
     key_file.write_text(key)
+    keys = {refiner: digest(network) for refiner, network in {"": None, **networks}.items()}
 
     features = load_features()
     gallery, labels = load_gallery(features, rows, pixels, options.data)
@@ -216,21 +132,28 @@ def benchmark(options: argparse.Namespace) -> pd.DataFrame:
 
     kept: dict[str, dict[str, np.ndarray]] = {}
     full: tuple[Tensor, Tensor] | None = None
-    begin, done = time.monotonic(), 0
-    for index, method in enumerate(methods):
-        path = folder / f"{frontier.file_name(method.name)}.npz"
-        if not path.exists():
-            found = measure(method, task, pipeline, scheduler_of(method, pipeline, networks), full, judges, real_images)
-            with replacing(path) as temporary, open(temporary, "wb") as file:
-                np.savez_compressed(file, **found)  # type: ignore[arg-type]
-            done += 1
-            left = (time.monotonic() - begin) / done * (len(methods) - index - 1) / 60
-            tqdm.write(f"{index + 1} of {len(methods)} methods, about {left:.0f} minutes left")
-        with np.load(path) as file:
-            kept[method.name] = dict(file)
+    left = Countdown(len(methods), "methods judged")
+    for method in methods:
+        scheduler = scheduler_of(method, pipeline, networks)
+        kept[method.name], made = keep(
+            folder / f"{frontier.file_name(method.name)}.npz",
+            keys[method.refiner],
+            partial(measure, method, task, pipeline, scheduler, full, judges, real_images),
+        )
+        left.tell(made)
         if full is None:
             latents = torch.from_numpy(kept[method.name]["latents"])
             full = decode(pipeline, latents, bf16=task.bf16), latents
+    left = Countdown(len(methods), "methods timed")
+    for method in methods:  # apart from the rest, so that all are timed under the same conditions
+        scheduler = scheduler_of(method, pipeline, networks)
+        seconds, made = keep(
+            folder / f"{frontier.file_name(method.name)}-time.npz",
+            digest({"network": keys[method.refiner], "rounds": options.rounds, "threads": options.threads}),
+            partial(clock, method, task, pipeline, scheduler, options.rounds, options.threads),
+        )
+        kept[method.name] |= seconds
+        left.tell(made)
 
     table = pd.DataFrame([row_of(method, kept[method.name], options.prompts, options.seeds) for method in methods])
     comparisons = compare(methods, kept)

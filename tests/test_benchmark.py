@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from analysis import benchmark, frontier
@@ -15,7 +16,9 @@ from analysis.generate import load_pipeline
 from analysis.quality import core_subjects, draw_prompts, remaining_prompts
 from analysis.rivals import Method, all_methods, scheduler_of
 from analysis.tables import compare, markdown, row_of
-from latentcrf import LatentCRFScheduler
+from analysis.trials import clock, measure
+from latentcrf import LatentCRF, LatentCRFScheduler
+from latentcrf.perceptual import MODELS
 
 
 def subject_rows(count: int) -> list[dict[str, Any]]:
@@ -157,9 +160,24 @@ def test_a_small_benchmark_goes_on_where_it_stopped(
     def never(*_: Any) -> None:
         raise AssertionError("what has been measured is measured again")
 
-    monkeypatch.setattr(benchmark, "measure", never)
-    assert main(arguments) == 0
+    monkeypatch.setattr(benchmark, "clock", never)
+    with monkeypatch.context() as other:
+        other.setattr(benchmark, "measure", never)
+        assert main(arguments) == 0
     assert pd.read_csv(out / "benchmark.csv").set_index("method").equals(table)
+    crf = LatentCRF.from_pretrained(MODELS / "emoji-latentcrf")
+    with torch.no_grad():
+        next(crf.parameters()).mul_(1.1)
+    crf.save_pretrained(tmp_path / "crf")
+    measured = []
+    monkeypatch.setattr(
+        benchmark, "measure", lambda method, *rest: measured.append(method.name) or measure(method, *rest)
+    )
+    monkeypatch.setattr(benchmark, "clock", clock)
+    assert main([*arguments, "--crf", str(tmp_path / "crf")]) == 0
+    assert measured == ["DDIM-5 LatentCRF (4, 5)"]  # the others do not depend on it
+    again = pd.read_csv(out / "benchmark.csv").set_index("method")
+    assert (again["lpips_full"] != table["lpips_full"]).to_dict() == {FULL: False, "DDIM-4": False, measured[0]: True}
     assert main([*arguments, "--guidance", "2"]) == 1
     assert "holds a benchmark of other settings" in capsys.readouterr().err
     assert main([*arguments, "DDIM-3"]) == 1
