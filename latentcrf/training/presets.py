@@ -20,9 +20,8 @@ class Preset:
     final_batch_size: int = 16
     final_learning_rate: float = 4e-4
     final_real_weight: float = 0.3  # nearness to real images, from their own hand-overs
-    final_nearness_weight: float = 1.0  # to the LDM's images
-    final_beside_rebuilt: bool = True  # judged beside real images as the autoencoder rebuilds them, not as they are
-    final_adversarial_weight: float = 0.5
+    final_nearness_weight: float = 0.5  # to the LDM's images
+    final_adversarial_weight: float = 1.0
     guidance: float = 3.0
 
 

@@ -124,14 +124,9 @@ class Refinement:
         self.vae, self.device, self.judge = ldm.vae.requires_grad_(False), ldm.device, judge.to(ldm.device)
         self.lpips: nn.Module = load_lpips().to(ldm.device)
         self.parts: dict[str, Stateful] = {"judge": judge, "judge_critic": judge.optimizer}
-        # decoded once: a batch of them costs more than the CRF
-        self.finals, self.rebuilt = self.decode_all(runs.latents[:, -1]), self.decode_all(real.means)
-
-    @torch.no_grad()
-    def decode_all(self, latents: Tensor) -> Tensor:
-        """Images (N, 3, H, W) as bytes on the CPU."""
-        images = [self.decode(part.to(self.device)).clamp(-1, 1) for part in latents.split(32)]
-        return torch.cat([((part + 1) * 127.5).round().byte().cpu() for part in images])
+        with torch.no_grad():  # decoded once: a batch of them costs more than the CRF
+            finals = [self.decode(part.to(self.device)) for part in runs.latents[:, -1].split(32)]
+        self.finals = torch.cat([((part.clamp(-1, 1) + 1) * 127.5).round().byte().cpu() for part in finals])
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images (B, 3, H, W), about -1 to 1."""
@@ -157,7 +152,6 @@ class Refinement:
         optimise(loss, crf, optimizer)
         losses = {"image": nearness, "real_image": mended}
         if preset.final_adversarial_weight > 0:
-            source = self.rebuilt if preset.final_beside_rebuilt else self.pixels
-            others = self.images(source[torch.randint(len(source), (len(ours),))])
+            others = self.images(self.pixels[torch.randint(len(self.pixels), (len(ours),))])
             losses["images_judged"] = self.judge.learn(others, ours)
         return {name: value.detach() for name, value in losses.items()}

@@ -89,6 +89,21 @@ def test_the_crf_goes_through_its_three_stages(
     assert all(loss in log for loss in ("denoising", "distillation", "image", "images_judged", "few_crf"))
     crf = tmp_path / "crf" / "latentcrf"
     LatentCRF.from_pretrained(crf)
+    kept = [
+        "--out",
+        tmp_path / "kept",
+        "--init-from",
+        crf,
+        "--keep-start",
+        "1",
+        "--stage1-until",
+        "0",
+        "--minutes",
+        "0.02",
+    ]
+    assert train.main([str(word) for word in (*common, *kept)]) == 0
+    before, after = (LatentCRF.from_pretrained(path).state_dict() for path in (crf, tmp_path / "kept" / "latentcrf"))
+    assert all(weight.equal(before[name]) for name, weight in after.items())
     other = ["--out", tmp_path / "plain", "--init-from", crf, "--preset", "emoji-plain"]
     assert train.main([str(word) for word in (*common, *other)]) == 1
     assert "holds a CRF of another form or size than the preset's" in capsys.readouterr().err
@@ -118,6 +133,12 @@ def test_the_crf_goes_through_its_three_stages(
         (train_unet.main, ["--data", "x", "--vae", "x", "--batch-size", "0"], "--batch-size 0 is out of range"),
         (train.main, ["--data", "x", "--base", "x", "--runs", "1"], "--runs 1 is out of range: 16 to"),
         (train.main, ["--data", "x", "--base", "x", "--stage1-until", "-1"], "is out of range: 0 to 1"),
+        (train.main, ["--data", "x", "--base", "x", "--keep-start", "0.5"], "--keep-start needs --init-from FOLDER"),
+        (
+            train.main,
+            ["--data", "x", "--base", "x", "--init-from", "x", "--keep-start", "nan"],
+            "--keep-start nan is out of range: 0 to 1",
+        ),
         (train.main, ["--data", "x", "--base", "x", "--stage3-from", "2"], "--stage3-from 2.0 is out of range: 0 to 1"),
     ],
 )
