@@ -19,9 +19,8 @@ class Preset:
     # stage 3, on images
     final_batch_size: int = 16
     final_learning_rate: float = 4e-4
-    final_real_weight: float = 0.3  # nearness to real images, from their own hand-overs
-    final_nearness_weight: float = 0.5  # to the LDM's images
-    final_adversarial_weight: float = 1.0
+    final_nearness_weight: float = 0.3  # to the LDM's images; that to real ones is 1
+    final_adversarial_weight: float = 0.5
     guidance: float = 3.0
 
 

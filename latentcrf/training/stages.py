@@ -146,7 +146,7 @@ class Refinement:
         with torch.autocast(self.device.type, torch.bfloat16):
             mended = image_loss(ours[:half], self.images(self.pixels[real]), self.lpips)
             nearness = image_loss(ours[half:], self.images(self.finals[runs]), self.lpips)
-            loss = preset.final_real_weight * mended + preset.final_nearness_weight * nearness
+            loss = mended + preset.final_nearness_weight * nearness
         if (ramp := preset.final_adversarial_weight * adversarial_ramp(share)) > 0:
             loss = loss + ramp * self.judge.fooled_by(ours)
         optimise(loss, crf, optimizer)
