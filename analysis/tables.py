@@ -1,5 +1,6 @@
 """The benchmark's tables: a row a method, each LatentCRF run against its rivals, and the README's."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ MEASURES = (
     *("kid", "frechet", "r_at_1", "r_at_5", "lpips_full", "psnr_full", "latent_mse_full", "pairwise_lpips", "vendi"),
     "edges",
 )
+# What is compared, and whether more of it is better.
+SIGNS = {"kid": -1, "r_at_5": 1, "lpips_full": -1, "latent_mse_full": -1, "pairwise_lpips": 1}
 
 
 def row_of(method: Method, kept: dict[str, np.ndarray], prompts: int, seeds: int) -> dict[str, Any]:
@@ -37,36 +40,42 @@ def row_of(method: Method, kept: dict[str, np.ndarray], prompts: int, seeds: int
 
 
 def compare(methods: list[Method], kept: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
-    """Each LatentCRF run against the full run and, for KID and for R@5, the best rival that takes no more time.
+    """Each LatentCRF run against the full run, the same bypass without parameters (where that was measured) and, for KID and
+    for R@5, the best rival that takes no more time.
 
     Differences are LatentCRF minus rival, paired by prompt; ratios of diversity are to the full run.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     times = {method.name: float(np.median(kept[method.name]["ratios"])) for method in methods}
     rivals = [method.name for method in methods if method.refiner != "LatentCRF"]
+
+    def add(ours: str, rival: str, measure: str, draws: np.ndarray, sign: int, even: float = 0.0) -> None:
+        value, low, high = measures.interval(draws)
+        rows.append(
+            {"method": ours, "against": rival, "measure": measure, "value": value, "low": low, "high": high,
+             "better": bool(sign * (low - even) > 0 and sign * (high - even) > 0),
+             "time_ratio": times[ours], "time_ratio_against": times[rival]}
+        )  # fmt: skip
+
     for method in methods:
         if method.refiner != "LatentCRF":
             continue
-        ours = kept[method.name]
-        for name, sign in (("kid", 1), ("r_at_5", -1)):
-            key = f"draws_{name}"
-            quick = [rival for rival in rivals if times[rival] <= times[method.name]]
-            best = [min(quick, key=lambda rival: sign * kept[rival][key][0])] if quick else []
-            for rival in dict.fromkeys([FULL, *best]):
-                value, low, high = measures.interval(ours[key] - kept[rival][key])
-                rows.append(
-                    {"method": method.name, "against": rival, "measure": f"{name}, difference",
-                     "value": value, "low": low, "high": high, "better": bool(sign * low < 0 and sign * high < 0),
-                     "time_ratio": times[method.name], "time_ratio_against": times[rival]}
-                )  # fmt: skip
-        for name in ("pairwise_lpips", "vendi"):
-            if f"draws_{name}" in ours:
-                value, low, high = measures.interval(ours[f"draws_{name}"] / kept[FULL][f"draws_{name}"])
-                rows.append(
-                    {"method": method.name, "against": FULL, "measure": f"{name}, ratio",
-                     "value": value, "low": low, "high": high, "better": bool(low > 1),
-                     "time_ratio": times[method.name], "time_ratio_against": times[FULL]}
-                )  # fmt: skip
+        ours, name = kept[method.name], method.name
+        twin = replace(method, refiner="bypass").name
+        for measure, sign in SIGNS.items():
+            key = f"draws_{measure}"
+            if key not in ours:
+                continue
+            against = [twin] if twin in rivals else []
+            if measure in ("kid", "r_at_5"):
+                quick = [rival for rival in rivals if times[rival] <= times[name]]
+                best = [max(quick, key=lambda rival: sign * kept[rival][key][0])] if quick else []
+                against = [FULL, *best, *against]
+            for rival in dict.fromkeys(against):
+                add(name, rival, f"{measure}, difference", ours[key] - kept[rival][key], sign)
+        for measure in ("pairwise_lpips", "vendi"):
+            if (key := f"draws_{measure}") in ours:
+                add(name, FULL, f"{measure}, ratio", ours[key] / kept[FULL][key], 1, even=1.0)
     return pd.DataFrame(rows)
 
 
