@@ -52,7 +52,7 @@ def test_the_autoencoder_resumes_after_a_kill(small_data: Path, tmp_path: Path) 
 def test_refining_the_decoder_leaves_the_latents_as_they_are(small_data: Path, tmp_path: Path, judge: str) -> None:
     arguments = ["--data", small_data, "--out", tmp_path / "run", "--init-from", LDM / "vae", "--decoder-only"]
     arguments += ["--judge", judge, "--adversarial-weight", 0.1]
-    assert train_vae.main([*map(str, arguments), "--minutes", "0.01", "--adversarial-from", "0.5"]) == 0
+    assert train_vae.main([*map(str, arguments), "--minutes", "0.01", "--adversarial-from", "0"]) == 0
     assert "discriminator" in (tmp_path / "run" / "log.csv").read_text()
     before, after = (AutoencoderKL.from_pretrained(path).state_dict() for path in (LDM / "vae", tmp_path / "run/vae"))
     changed = {name for name, weight in after.items() if not weight.equal(before[name])}
