@@ -155,16 +155,26 @@ def ldm(options: argparse.Namespace) -> None:
     write("ldm", items, summary, options.out)
 
 
-def time_ratios(run: Callable[[Any], Any], first: Any, second: Any, rounds: int) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds of `run(first)` and of `run(second)`, interleaved A B A B after one warm-up each: two arrays (rounds,)."""
+def time_ratios(
+    run: Callable[[Any], Any], first: Any, second: Any, rounds: int, threads: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds of `run(first)` and of `run(second)`, interleaved A B A B after one warm-up each: two arrays (rounds,).
+
+    On `threads` CPU threads, None: as many as there are now.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
     seconds = []
-    for _ in tqdm(range(rounds + 1), desc="timing", unit="pair", disable=None):
-        pair = []
-        for argument in (first, second):
-            begin = time.perf_counter()
-            run(argument)
-            pair.append(time.perf_counter() - begin)
-        seconds.append(pair)
+    try:
+        for _ in tqdm(range(rounds + 1), desc="timing", unit="pair", disable=None):
+            pair = []
+            for argument in (first, second):
+                begin = time.perf_counter()
+                run(argument)
+                pair.append(time.perf_counter() - begin)
+            seconds.append(pair)
+    finally:
+        torch.set_num_threads(before)
     a, b = np.array(seconds[1:]).T
     return a, b
 
@@ -206,10 +216,7 @@ def crf(options: argparse.Namespace) -> None:
         with counted(pipeline.unet) as batches:
             run(method, 1, 1)
         calls[method] = len(batches)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(options.threads)
-    full, ours = time_ratios(lambda method: run(method, 1, 1), "full", "crf", options.rounds)
-    torch.set_num_threads(threads)
+    full, ours = time_ratios(lambda method: run(method, 1, 1), "full", "crf", options.rounds, options.threads)
     measured |= {
         "seconds a sampler run, full": (full, np.median),
         "seconds a sampler run, crf": (ours, np.median),

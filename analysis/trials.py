@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 
@@ -67,9 +66,8 @@ def run(
     task: Task, pipeline: StableDiffusionPipeline, scheduler: Any, count: int, batch_size: int, **how: Any
 ) -> Tensor:
     """Latents of the first `count` images."""
-    method_steps = how.pop("steps")
     return sample(
-        pipeline, task.captions[:count], task.seeds[:count], steps=method_steps, guidance=task.guidance,
+        pipeline, task.captions[:count], task.seeds[:count], guidance=task.guidance,
         scheduler=scheduler, batch_size=batch_size, bf16=task.bf16, **how,
     )  # fmt: skip
 
@@ -134,8 +132,5 @@ def clock(
         chosen, steps = settings[which]
         run(task, pipeline, chosen, 1, 1, steps=steps)
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    full_seconds, seconds = time_ratios(once, "full", "this", rounds)
-    torch.set_num_threads(before)
+    full_seconds, seconds = time_ratios(once, "full", "this", rounds, threads)
     return {"ratios": seconds / full_seconds}

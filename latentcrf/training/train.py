@@ -32,7 +32,7 @@ from latentcrf.emoji.parts import PartsError
 from latentcrf.emoji.train_unet import STYLE_WORDS, build_captions, encode_images
 from latentcrf.files import replacing_folder
 from latentcrf.model import LatentCRF, Observation, hand_over
-from latentcrf.training.judges import Judge, judge_arguments
+from latentcrf.training.judges import chosen_judge, judge_arguments
 from latentcrf.training.loop import (
     EMA,
     Run,
@@ -132,8 +132,7 @@ def train(options: argparse.Namespace) -> None:
     optimizer = torch.optim.AdamW(crf.parameters(), lr=preset.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
     stages: list[Stage] = [Denoising(preset, ldm, real, alphas), Distillation(preset, runs, device)]
     if options.stage3_from < 1:
-        judge = Judge(options.judge, options.packages or options.data / "packages")
-        stages.append(Refinement(preset, ldm, runs, real, alphas, pictures, judge))
+        stages.append(Refinement(preset, ldm, runs, real, alphas, pictures, chosen_judge(options)))
 
     def report() -> dict[str, float]:
         crf.eval()
