@@ -12,7 +12,8 @@ Three parts of the time budget, in this order:
 
 The folder `vae` of the run is an ordinary AutoencoderKL with the latents' shift and scale folded in. A finished one is
 refined with `--init-from FOLDER --decoder-only`: encoder and latents stay exactly as they are, and so does the U-Net's worth.
-With `--latent-noise` it also learns to forgive small errors, which an LDM's latents have and an encoder's have not.
+With `--latent-noise` it also learns to forgive small errors, which an LDM's latents have and an encoder's have not;
+with `--ldm FOLDER` it learns this LDM's own: the latents are noised, and its U-Net takes them back.
 """
 
 import argparse
@@ -21,11 +22,13 @@ import sys
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor, nn
 
+from latentcrf.emoji.captions import encode_captions
 from latentcrf.emoji.dataset import DatasetError, contact_sheet, load
+from latentcrf.emoji.latents import fold, latent_moments, redrawn
 from latentcrf.emoji.parts import PartsError
 from latentcrf.files import replacing, replacing_folder
 from latentcrf.perceptual import load_lpips
@@ -62,29 +65,6 @@ def build_vae() -> AutoencoderKL:
 
 
 @torch.no_grad()
-def latent_moments(vae: AutoencoderKL, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the latents of `images` (N, 3, H, W) in [-1, 1], per channel (C,)."""
-    latents = torch.cat([vae.encode(batch).latent_dist.mean for batch in images.split(32)])
-    return latents.mean((0, 2, 3)), latents.std((0, 2, 3))
-
-
-@torch.no_grad()
-def fold(vae: AutoencoderKL, mean: Tensor, std: Tensor) -> None:
-    """Fold the latents' shift and scale into the two 1x1 convolutions next to them, in place.
-
-    Afterwards the latents have mean zero and variance one per channel and `scaling_factor` is 1; reconstructions
-    stay the same: quant_conv' = (quant_conv - mean) / std, post_quant_conv'(z) = post_quant_conv(std * z + mean).
-    """
-    quant, post = vae.quant_conv, vae.post_quant_conv
-    channels = len(mean)
-    quant.weight[:channels] /= std[:, None, None, None]
-    quant.bias[:channels] = (quant.bias[:channels] - mean) / std
-    quant.bias[channels:] -= 2 * std.log()  # the other half predicts the log-variance
-    post.bias += post.weight[:, :, 0, 0] @ mean
-    post.weight *= std[None, :, None, None]
-
-
-@torch.no_grad()
 def held_out(vae: AutoencoderKL, images: Tensor, lpips: nn.Module) -> tuple[dict[str, float], Tensor]:
     """PSNR (dB) and LPIPS of the reconstructions of `images` (N, 3, H, W) in [-1, 1], and the reconstructions."""
     vae.eval()
@@ -114,6 +94,10 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
     pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
     is_train = torch.tensor([row["split"] == "train" for row in rows])
     pictures, unseen = pictures[is_train], pictures[~is_train]
+    if options.ldm:
+        ldm = StableDiffusionPipeline.from_pretrained(options.ldm, torch_dtype=torch.float32, use_safetensors=True)
+        ldm = ldm.to(device)
+        states = encode_captions(ldm, [row["subject"] for row in rows if row["split"] == "train"])
 
     def to_float(images: Tensor) -> Tensor:
         return images.to(device).float() / 127.5 - 1
@@ -148,8 +132,8 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
     for step in run.steps():
         adversarial = run.fraction >= options.adversarial_from
         crops = not adversarial and not options.decoder_only and run.fraction < options.crops_until
-        batch = pictures[torch.randint(len(pictures), (32 if crops else 16,))]
-        images = random_view(to_float(batch), CROP if crops else 128, smallest=0.5 if crops else 0.8)
+        chosen = torch.randint(len(pictures), (32 if crops else 16,))
+        images = random_view(to_float(pictures[chosen]), CROP if crops else 128, smallest=0.5 if crops else 0.8)
         set_learning_rate(optimizer, options.learning_rate * warm_cosine(step, run.fraction))
 
         with torch.autocast(device.type, torch.bfloat16):
@@ -159,6 +143,8 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
             if options.latent_noise > 0:
                 spread = options.latent_noise * torch.rand(len(latents), 1, 1, 1, device=device)
                 latents = latents + spread * torch.randn_like(latents)
+            if options.ldm:
+                latents = redrawn(ldm, latents.float(), states[chosen].float().to(device))
             rebuilt = vae.decode(latents).sample.float()
             perceptual = lpips(rebuilt, images).mean()
         l1, l2 = (rebuilt - images).abs().mean(), (rebuilt - images).square().mean()
@@ -222,7 +208,14 @@ def main(arguments: list[str] | None = None) -> int:
         help="with --decoder-only: noise on the latents, of a standard deviation between 0 and S for each picture, so that "
         "the decoder forgives an LDM's errors (default 0)",
     )
+    parser.add_argument(
+        "--ldm",
+        metavar="FOLDER",
+        help="with --decoder-only: the LDM with this autoencoder, whose own errors on the latents the decoder shall forgive",
+    )
     options = parser.parse_args(arguments)
+    if options.ldm and not options.decoder_only:
+        parser.error("--ldm is for --decoder-only: an LDM knows the latents of a finished encoder.")
     if options.latent_noise and not options.decoder_only:
         parser.error("--latent-noise is for --decoder-only: an encoder would learn to drown it.")
     if not 0 <= options.latent_noise <= 2:

@@ -6,7 +6,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from latentcrf.emoji.train_unet import Captions
+from latentcrf.emoji.captions import Captions
 from latentcrf.levels import denoise
 from latentcrf.model import Observation, hand_over
 from latentcrf.training.trajectories import Trajectories, guided

@@ -27,9 +27,10 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch import Tensor
 
+from latentcrf.emoji.captions import STYLE_WORDS, build_captions
 from latentcrf.emoji.dataset import DatasetError, load
+from latentcrf.emoji.latents import encode_images
 from latentcrf.emoji.parts import PartsError
-from latentcrf.emoji.train_unet import STYLE_WORDS, build_captions, encode_images
 from latentcrf.files import replacing_folder
 from latentcrf.model import LatentCRF, Observation, hand_over
 from latentcrf.training.judges import chosen_judge, judge_arguments

@@ -7,10 +7,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 
 from latentcrf import LatentCRF
 from latentcrf.emoji import train_unet, train_vae
+from latentcrf.emoji.captions import encode_captions
+from latentcrf.emoji.latents import redrawn
 from latentcrf.training import train
 
 ROOT = Path(__file__).parents[2]
@@ -52,11 +55,23 @@ def test_the_autoencoder_resumes_after_a_kill(small_data: Path, tmp_path: Path) 
 def test_refining_the_decoder_leaves_the_latents_as_they_are(small_data: Path, tmp_path: Path, judge: str) -> None:
     arguments = ["--data", small_data, "--out", tmp_path / "run", "--init-from", LDM / "vae", "--decoder-only"]
     arguments += ["--judge", judge, "--adversarial-weight", 0.1]
+    arguments += ["--ldm", LDM] if judge == "alexnet" else ["--latent-noise", 0.2]
     assert train_vae.main([*map(str, arguments), "--minutes", "0.01", "--adversarial-from", "0"]) == 0
     assert "discriminator" in (tmp_path / "run" / "log.csv").read_text()
     before, after = (AutoencoderKL.from_pretrained(path).state_dict() for path in (LDM / "vae", tmp_path / "run/vae"))
     changed = {name for name, weight in after.items() if not weight.equal(before[name])}
     assert changed and all(name.startswith(("decoder.", "post_quant_conv.")) for name in changed)
+
+
+def test_latents_that_the_ldm_drew_again_are_near_and_the_nearer_the_less_noise() -> None:
+    ldm = StableDiffusionPipeline.from_pretrained(LDM, torch_dtype=torch.float32)
+    captions = ["red apple", "pizza", "cat", "umbrella"]
+    images = [ldm(caption, num_inference_steps=6, output_type="latent").images for caption in captions]
+    clean, states = torch.cat(images), encode_captions(ldm, captions).float()
+    errors = [(redrawn(ldm, clean, states, latest) - clean).square().mean().item() for latest in (1, 100, 500)]
+    assert errors[0] < 0.005 < errors[1] < errors[2] < 0.5 * clean.var().item()
+    white = 1 - ldm.scheduler.alphas_cumprod[250].item()  # the noise itself, at the mean of the last one's levels
+    assert errors[2] < 0.7 * white
 
 
 @pytest.mark.slow
@@ -120,6 +135,7 @@ def test_the_crf_goes_through_its_three_stages(
         (train_vae.main, ["--data", "x", "--checkpoint-seconds", "0"], "--checkpoint-seconds 0.0 is out of range"),
         (train_vae.main, ["--data", "x", "--decoder-only"], "--decoder-only needs --init-from FOLDER"),
         (train_vae.main, ["--data", "x", "--latent-noise", "0.2"], "--latent-noise is for --decoder-only"),
+        (train_vae.main, ["--data", "x", "--ldm", "x"], "--ldm is for --decoder-only"),
         (
             train_vae.main,
             ["--data", "x", "--adversarial-weight", "nan"],
