@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from analysis import method
+from analysis import lesson, method
 from app.page import Turns
 from app.services import Services
 from app.tabs import method as tab
@@ -34,13 +34,13 @@ def events() -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def found(tiny_pipeline: StableDiffusionPipeline, crf: LatentCRF, events: list[Any]) -> method.Lesson:
-    return method.compute(
+def found(tiny_pipeline: StableDiffusionPipeline, crf: LatentCRF, events: list[Any]) -> lesson.Lesson:
+    return lesson.compute(
         tiny_pipeline, crf, "red apple", 3, bypass=GAP, steps=STEPS, bf16=False, report=events.append
     )  # fmt: skip
 
 
-def test_the_run_is_told_step_by_step(found: method.Lesson, events: list[Any]) -> None:
+def test_the_run_is_told_step_by_step(found: lesson.Lesson, events: list[Any]) -> None:
     calls = [event for event in events if isinstance(event, int)]
     assert calls == list(range(1, 2 * STEPS - (GAP[1] - GAP[0]) + 1))
     strips = [event for event in events if isinstance(event, np.ndarray)]
@@ -51,43 +51,43 @@ def test_the_run_is_told_step_by_step(found: method.Lesson, events: list[Any]) -
     assert found.steps["estimate_change"].notna().sum() == STEPS - 1
 
 
-@pytest.mark.parametrize("term", method.TERMS)
+@pytest.mark.parametrize("term", lesson.TERMS)
 @torch.inference_mode()
-def test_a_weight_multiplies_its_own_term_only(found: method.Lesson, term: str) -> None:
+def test_a_weight_multiplies_its_own_term_only(found: lesson.Lesson, term: str) -> None:
     p, y = found.potentials, torch.randn(1, 4, 8, 8)
-    before, after = energy(y, p), energy(y, method.weighted(p, term, 7.0))
-    for name in method.TERMS:
+    before, after = energy(y, p), energy(y, lesson.weighted(p, term, 7.0))
+    for name in lesson.TERMS:
         torch.testing.assert_close(after[name], before[name] * (7.0 if name == term else 1.0), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("term", "factor", "words"), [("colour", 1.0, "no term 'colour'; accepted are unary"),
                                                        ("unary", 0.0, "factor is 0.0; accepted are")])  # fmt: skip
-def test_other_weights_are_refused(found: method.Lesson, term: str, factor: float, words: str) -> None:
+def test_other_weights_are_refused(found: lesson.Lesson, term: str, factor: float, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        method.weighted(found.potentials, term, factor)
+        lesson.weighted(found.potentials, term, factor)
 
 
 def test_the_learned_weights_cost_least(
-    found: method.Lesson, tiny_pipeline: StableDiffusionPipeline, crf: LatentCRF
+    found: lesson.Lesson, tiny_pipeline: StableDiffusionPipeline, crf: LatentCRF
 ) -> None:
     for term, rows in found.weights.groupby("term"):
         totals = rows.set_index("factor")["total"]
         assert totals.idxmin() == 1.0, term
-        image, energies = method.learned(found, str(term))
-        again, expected = method.minimum(tiny_pipeline, crf, found.potentials, str(term), 1.0)
+        image, energies = lesson.learned(found, str(term))
+        again, expected = lesson.minimum(tiny_pipeline, crf, found.potentials, str(term), 1.0)
         assert energies == pytest.approx(expected, rel=1e-4)
         assert np.abs(image.astype(int) - again.astype(int)).max() <= 1
 
 
-def test_the_descent_never_rises(found: method.Lesson) -> None:
+def test_the_descent_never_rises(found: lesson.Lesson) -> None:
     runs = found.descent.groupby(["start", "solver"])
     assert len(runs) == 4
     for _, run in runs:
-        assert run["iteration"].tolist() == list(range(method.ITERATIONS + 1))
+        assert run["iteration"].tolist() == list(range(lesson.ITERATIONS + 1))
         assert (np.diff(run["total"]) <= 1e-4 * run["total"].abs().max()).all()
 
 
-def test_figures_say_what_they_show(found: method.Lesson) -> None:
+def test_figures_say_what_they_show(found: lesson.Lesson) -> None:
     drawn = method.figures(found)
     assert list(drawn) == ["steps", "redundancy", "weights", "descent", "iterates", "hand-over"]
     assert list(drawn["steps"].layout.xaxis.ticktext)[:2] == ["step 0", str(found.shown[1])]
@@ -101,7 +101,7 @@ def test_figures_say_what_they_show(found: method.Lesson) -> None:
 
 
 def test_the_command_line_writes_what_its_settings_make_again(
-    found: method.Lesson, tiny_pipeline: StableDiffusionPipeline, crf: LatentCRF, tmp_path: Path,
+    found: lesson.Lesson, tiny_pipeline: StableDiffusionPipeline, crf: LatentCRF, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(method, "load_pipeline", lambda folder: tiny_pipeline)

@@ -16,13 +16,13 @@ from app.services import ModelsError, Services
 from app.settings import Limit, Settings, SettingsError
 
 if TYPE_CHECKING:
-    from analysis import grid
+    from analysis import grid, lesson
     from analysis import method as analysis
     from analysis.export import Results
-    from analysis.method import Lesson
+    from analysis.lesson import Lesson
     from app.comparison import Models
 else:
-    grid, analysis = Later("analysis.grid"), Later("analysis.method")
+    grid, lesson, analysis = Later("analysis.grid"), Later("analysis.lesson"), Later("analysis.method")
 
 WEIGHT = Limit("Weight", -2, 2, 0.1)
 CALLS = 2 * DEFAULTS.steps - (DEFAULTS.bypass_end - DEFAULTS.bypass_start)
@@ -104,8 +104,9 @@ HAND_OVER = r"""
 The CRF's \(y\) is a clean image. The U-Net expects a noisy one, of the level where it takes over again. So the noise that was in
 \(x_\text{in}\) is kept, scaled down, and put around the new image:
 
-$$\hat\epsilon = \frac{x_\text{in} - \sqrt{\bar\alpha_\text{in}}\, y}{\sqrt{1 - \bar\alpha_\text{in}}}, \qquad
-x_\text{out} = \sqrt{\bar\alpha_\text{out}}\, y + \sqrt{1 - \bar\alpha_\text{out}}\; \hat\epsilon$$
+$$\hat\epsilon = \frac{x_\text{in} - \sqrt{\bar\alpha_\text{in}}\, y}{\sqrt{1 - \bar\alpha_\text{in}}}$$
+
+$$x_\text{out} = \sqrt{\bar\alpha_\text{out}}\, y + \sqrt{1 - \bar\alpha_\text{out}}\; \hat\epsilon$$
 
 One more call of the U-Net then finishes the picture. To see both methods with their times, go to **Compare**.
 """
@@ -139,7 +140,7 @@ COLOURS = {"unary": "#0072b2", "pairwise": "#009e73", "higher_order": "#cc79a7",
 def work(settings: Settings, models: "Models", report: Callable[[Any], None]) -> None:
     """Report the U-Net calls made, the strip as it grows, and at last a `Lesson`."""
     report(
-        analysis.compute(
+        lesson.compute(
             models.pipeline, models.crf, settings.prompt, settings.seed,
             bf16=str(models.precision) != "torch.float32", report=report,
         )
@@ -175,7 +176,7 @@ def run(
 def strip(pictures: np.ndarray, presentation: bool) -> Any:
     """The first figure, as far as it is drawn."""
     return analysis.strip_figure(
-        pictures, analysis.shown_steps(DEFAULTS.steps), presentation=bool(presentation), on_page=True
+        pictures, lesson.shown_steps(DEFAULTS.steps), presentation=bool(presentation), on_page=True
     )
 
 
@@ -189,7 +190,7 @@ def draw(made: "Lesson | None", presentation: bool) -> list[Any]:
 
 def example(made: "Lesson", term: str) -> str:
     """The image of lowest energy with the learned weights, and its energy."""
-    image, energies = analysis.learned(made, term)
+    image, energies = lesson.learned(made, term)
     return told(image, energies, energies["total"], 1.0)
 
 
@@ -199,9 +200,9 @@ def turn(services: Services, term: str, made: "Lesson | None", exponent: float) 
         return html.message("Press Run first.")
     try:
         factor = 10.0 ** WEIGHT.check(exponent)
-        p, least = made.potentials, analysis.learned(made, term)[1]["total"]
+        p, least = made.potentials, lesson.learned(made, term)[1]["total"]
         *_, (image, energies) = services.stream(
-            lambda models, report: report(analysis.minimum(models.pipeline, models.crf, p, term, factor))
+            lambda models, report: report(lesson.minimum(models.pipeline, models.crf, p, term, factor))
         )
     except (SettingsError, ModelsError) as error:
         return html.message(str(error), "error")

@@ -2,7 +2,7 @@
 
     python -m latentcrf.emoji.train_unet --data data/emoji --vae runs/vae/vae --out runs/unet --minutes 480
 
-v-prediction with zero terminal SNR (arXiv 2305.08891), min-SNR weighting (arXiv 2303.09556), captions left out one
+v-prediction with zero terminal SNR (arXiv 2305.08891), min-SNR weighting (arXiv 2303.09556, `--min-snr`), captions left out one
 time in ten for classifier-free guidance. The folder `ldm` of the run is complete at every report: autoencoder, U-Net
 (averaged weights), text encoder, tokenizer, scheduler.
 """
@@ -37,7 +37,7 @@ from latentcrf.training.loop import (
     warm_cosine,
 )
 
-MIN_SNR = 5.0
+DETAIL_LEVELS = 400  # of 1000: where the subject is settled, and its details are drawn
 SAMPLE_PROMPTS = (
     *(
         "red apple",
@@ -111,12 +111,13 @@ def stratified_timesteps(count: int, levels: int) -> Tensor:
 
 
 def v_loss(
-    unet: nn.Module, scheduler: DDIMScheduler, latents: Tensor, states: Tensor, timesteps: Tensor, noise: Tensor
-) -> Tensor:
+    unet: nn.Module, scheduler: DDIMScheduler, latents: Tensor, states: Tensor, timesteps: Tensor, noise: Tensor,
+    min_snr: float = 5.0,
+) -> Tensor:  # fmt: skip
     """Min-SNR weighted v-prediction loss of each item (B,).
 
-    v = sqrt(abar) eps - sqrt(1 - abar) x0. The weight min(SNR + 1, gamma) / (SNR + 1) is min-SNR's for v (arXiv
-    2303.09556) with SNR + 1 in place of SNR, so that the terminal step, SNR = 0, is trained too.
+    v = sqrt(abar) eps - sqrt(1 - abar) x0. The weight min(SNR + 1, gamma) / (SNR + 1), gamma being `min_snr`, is min-SNR's for
+    v (arXiv 2303.09556) with SNR + 1 in place of SNR, so that the terminal step, SNR = 0, is trained too.
     """
     noisy = scheduler.add_noise(latents, noise, timesteps)
     target = scheduler.get_velocity(latents, noise, timesteps)
@@ -125,7 +126,7 @@ def v_loss(
     with torch.autocast(latents.device.type, torch.bfloat16), attention:
         predicted = unet(noisy, timesteps, states).sample
     abar = scheduler.alphas_cumprod.to(latents.device)[timesteps]
-    weight = (MIN_SNR * (1 - abar)).clamp(max=1.0)  # SNR + 1 = 1 / (1 - abar)
+    weight = (min_snr * (1 - abar)).clamp(max=1.0)  # SNR + 1 = 1 / (1 - abar)
     return weight * (predicted.float() - target).square().mean((1, 2, 3))
 
 
@@ -201,10 +202,12 @@ def train(options: argparse.Namespace) -> None:
         chosen = torch.randint(len(seen), (options.batch_size,))
         latents = (means[chosen] + stds[chosen] * torch.randn(means[chosen].shape)).to(device)
         states = captions.draw(chosen).to(device)
-        timesteps = stratified_timesteps(len(chosen), scheduler.config.num_train_timesteps).to(device)
+        detailed = round(options.detail_share * len(chosen))
+        shares = (detailed, DETAIL_LEVELS), (len(chosen) - detailed, scheduler.config.num_train_timesteps)
+        timesteps = torch.cat([stratified_timesteps(*share) for share in shares if share[0]]).to(device)
         noise = torch.randn(latents.shape).to(device)
         set_learning_rate(optimizer, options.learning_rate * warm_cosine(step, run.fraction))
-        loss = v_loss(unet, scheduler, latents, states, timesteps, noise).mean()
+        loss = v_loss(unet, scheduler, latents, states, timesteps, noise, options.min_snr).mean()
         optimise(loss, unet, optimizer)
         ema.update()
         run.count(len(chosen), loss=loss.detach())
@@ -243,12 +246,30 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--init-from", metavar="FOLDER", help="start from the U-Net of this pipeline folder")
     parser.add_argument("--batch-size", type=int, default=48, help="pictures a step, 1 to 4096 (default 48)")
     parser.add_argument("--learning-rate", type=float, default=8e-4, help="peak, before the cosine (default 8e-4)")
+    parser.add_argument(
+        "--min-snr",
+        type=float,
+        default=5.0,
+        metavar="GAMMA",
+        help="limit of the min-SNR weighting, at least 1; inf: none, and the least noisy levels count in full (default 5)",
+    )
+    parser.add_argument(
+        "--detail-share",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help=f"share of the pictures that are noised to timesteps below {DETAIL_LEVELS} only (default 0)",
+    )
     options = parser.parse_args(arguments)
     check_run_arguments(parser, options)
     if not 1 <= options.batch_size <= 4096:
         parser.error(f"--batch-size {options.batch_size} is out of range: 1 to 4096.")
     if not (math.isfinite(options.learning_rate) and 0 < options.learning_rate <= 0.1):
         parser.error(f"--learning-rate {options.learning_rate} is out of range: above 0, at most 0.1.")
+    if not options.min_snr >= 1:
+        parser.error(f"--min-snr {options.min_snr} is out of range: 1 to inf.")
+    if not 0 <= options.detail_share <= 1:
+        parser.error(f"--detail-share {options.detail_share} is out of range: 0 to 1.")
     return explained(train, options, DatasetError, PartsError)
 
 

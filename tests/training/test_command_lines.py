@@ -77,6 +77,7 @@ def test_latents_that_the_ldm_drew_again_are_near_and_the_nearer_the_less_noise(
 @pytest.mark.slow
 def test_the_unet_resumes_after_a_kill(small_data: Path, tmp_path: Path) -> None:
     arguments = ("--data", small_data, "--vae", LDM / "vae", "--init-from", LDM, "--batch-size", 4)
+    arguments += ("--min-snr", "inf", "--detail-share", 0.5)
     printed = kill_and_resume("latentcrf.emoji.train_unet", tmp_path / "unet", *arguments)
     assert "resumed" in printed and "at step 0," not in printed
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "unet" / "ldm")
@@ -147,6 +148,8 @@ def test_the_crf_goes_through_its_three_stages(
             "--latent-noise -1.0 is out of range: 0 to 2",
         ),
         (train_unet.main, ["--data", "x", "--vae", "x", "--batch-size", "0"], "--batch-size 0 is out of range"),
+        (train_unet.main, ["--data", "x", "--vae", "x", "--min-snr", "nan"], "--min-snr nan is out of range: 1 to inf"),
+        (train_unet.main, ["--data", "x", "--vae", "x", "--detail-share", "2"], "--detail-share 2.0 is out of range"),
         (train.main, ["--data", "x", "--base", "x", "--runs", "1"], "--runs 1 is out of range: 16 to"),
         (train.main, ["--data", "x", "--base", "x", "--stage1-until", "-1"], "is out of range: 0 to 1"),
         (train.main, ["--data", "x", "--base", "x", "--keep-start", "0.5"], "--keep-start needs --init-from FOLDER"),
