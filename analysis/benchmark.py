@@ -38,7 +38,7 @@ from analysis.export import write_figure
 from analysis.frontier import FULL
 from analysis.gallery import load_gallery
 from analysis.generate import GUIDANCE, decode, load_pipeline
-from analysis.quality import draw_prompts, remaining_prompts
+from analysis.quality import remaining_prompts, validation_prompts
 from analysis.rivals import Method, all_methods, scheduler_of
 from analysis.tables import compare, markdown, row_of
 from analysis.trials import Judges, Task, clock, measure
@@ -97,7 +97,7 @@ def benchmark(options: argparse.Namespace) -> pd.DataFrame:
         ValueError: wrong options, or --out holds a benchmark of other settings or weights.
     """
     rows, pixels = load(options.data)
-    drawn = draw_prompts if options.validation else remaining_prompts
+    drawn = validation_prompts if options.validation else remaining_prompts
     task = Task.of(drawn(rows, options.prompts, options.seed), options)
     pipeline = load_pipeline(options.model)
     networks: dict[str, LatentCRF | None] = {"bypass": None, "LatentCRF": LatentCRF.from_pretrained(options.crf).eval()}
@@ -198,7 +198,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--prompts", type=int, default=50, metavar="N", help="number of prompts (default 50)")
     add("--seeds", type=int, default=8, metavar="M", help="images a prompt (default 8); 1 leaves diversity out")
     add("--seed", type=int, default=0, help="of the prompts' choice and the first image (default 0)")
-    add("--validation", action="store_true", help="take the prompts of analysis.quality: for choices, not for reports")
+    add("--validation", action="store_true", help="take prompts of analysis.quality: for choices, not for reports")
     add("--only", nargs="+", metavar="METHOD", help="these methods (and DDIM-50) instead of all")
     add("--guidance", type=float, default=GUIDANCE, help=f"guidance scale (default {GUIDANCE:g})")
     add("--batch-size", type=int, default=16, metavar="N", help="images at a time (default 16)")

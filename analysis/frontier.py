@@ -42,7 +42,6 @@ FAMILIES = {
     "DDIM": ("#0072b2", "circle"),
     "DPM-Solver++": ("#009e73", "square"),
     "UniPC": ("#56b4e9", "diamond"),
-    "Euler": ("#f0e442", "triangle-up"),
     "Bypass without parameters": ("#8c8c8c", "x"),
     "Plain network": ("#cc79a7", "triangle-down"),
     "LatentCRF": ("#d55e00", "star"),

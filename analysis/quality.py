@@ -69,11 +69,24 @@ def remaining_prompts(rows: list[dict[str, Any]], count: int, seed: int) -> pd.D
         ValueError: there are not so many.
     """
     subjects = core_subjects(rows)
-    for drawn in DEFAULT_PROMPTS.values():
-        if drawn <= len(subjects):
-            used = _draw(core_subjects(rows), drawn, 0)
-            subjects = subjects[~subjects["code_point"].isin(used["code_point"])]
-    return _draw(subjects, count, seed)
+    return _draw(subjects[~_drawn_by_default(subjects)], count, seed)
+
+
+def validation_prompts(rows: list[dict[str, Any]], count: int, seed: int) -> pd.DataFrame:
+    """As `draw_prompts`, but from the subjects that `remaining_prompts` leaves out: for choices.
+
+    Raises:
+        ValueError: there are not so many.
+    """
+    subjects = core_subjects(rows)
+    return _draw(subjects[_drawn_by_default(subjects)], count, seed)
+
+
+def _drawn_by_default(subjects: pd.DataFrame) -> pd.Series:
+    """Whether one of this module's commands draws it."""
+    counts = [count for count in DEFAULT_PROMPTS.values() if count <= len(subjects)]
+    drawn = [code_point for count in counts for code_point in _draw(subjects, count, 0)["code_point"]]
+    return subjects["code_point"].isin(drawn)
 
 
 def _draw(subjects: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:

@@ -6,7 +6,6 @@ from typing import Any
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
-    EulerDiscreteScheduler,
     StableDiffusionPipeline,
     UniPCMultistepScheduler,
 )
@@ -18,7 +17,6 @@ SOLVERS = {
     "DDIM": DDIMScheduler,
     "DPM-Solver++": DPMSolverMultistepScheduler,
     "UniPC": UniPCMultistepScheduler,
-    "Euler": EulerDiscreteScheduler,
 }
 
 

@@ -1,5 +1,7 @@
 """Which steps of a run are left out: checked, and counted in whole steps."""
 
+import numbers
+
 Bypass = tuple[int | float, int | float]
 
 
@@ -9,18 +11,19 @@ def check_bypass(bypass: Bypass) -> None:
     if not isinstance(bypass, (tuple, list)) or len(bypass) != 2:
         raise ValueError(f"bypass is {bypass!r}. {rule}")
     for name, value in zip(("first", "last"), bypass, strict=True):
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise ValueError(f"bypass: {name} is {value!r}, not a number. {rule}")
-        if value < 0 or (isinstance(value, float) and not value <= 1):
+        if value < 0 or (not isinstance(value, numbers.Integral) and not value <= 1):
             raise ValueError(f"bypass: {name} is {value}. {rule}")
-    if type(bypass[0]) is type(bypass[1]) and bypass[0] > bypass[1]:
+    counted = [isinstance(value, numbers.Integral) for value in bypass]
+    if counted[0] == counted[1] and bypass[0] > bypass[1]:
         raise ValueError(f"bypass: first ({bypass[0]}) comes after last ({bypass[1]}). {rule}")
 
 
 def resolve_bypass(bypass: Bypass, num_steps: int) -> tuple[int, int]:
     """`bypass` in whole steps of a run of `num_steps`. Raises a ValueError where it does not fit."""
     check_bypass(bypass)
-    first, last = (round(value * num_steps) if isinstance(value, float) else value for value in bypass)
+    first, last = (int(value) if isinstance(value, numbers.Integral) else round(value * num_steps) for value in bypass)
     if first == last <= num_steps:
         return first, last
     if first > last:

@@ -21,19 +21,20 @@ class LevelEmbedding(nn.Module):
     """
 
     LIMIT = 12.0
-    frequencies: Tensor
 
     def __init__(self, num_levels: int, dim: int, num_frequencies: int = 16) -> None:
         super().__init__()
-        # periods from twice the whole range down to a fifth of a unit of log-SNR
-        frequencies = 2 * math.pi / torch.logspace(math.log10(4 * self.LIMIT), math.log10(0.2), num_frequencies)
-        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.num_frequencies = num_frequencies
         self.inner = nn.Linear(2 * num_levels * num_frequencies, dim)
         self.outer = nn.Linear(dim, dim)
 
     def forward(self, alpha: Tensor) -> Tensor:
-        log_snr = torch.logit(alpha.double(), eps=1 / (1 + math.exp(self.LIMIT))).float()
-        angle = (log_snr[:, :, None] * self.frequencies.float()).flatten(1)
+        alpha = alpha.float()
+        log_snr = (alpha.log() - (1 - alpha).log()).clamp(-self.LIMIT, self.LIMIT)
+        # Periods from twice the whole range down to a fifth of a unit of log-SNR. No buffer: a model in bf16 would round it.
+        span = math.log10(4 * self.LIMIT), math.log10(0.2)
+        frequencies = 2 * math.pi / torch.logspace(*span, self.num_frequencies, device=alpha.device)
+        angle = (log_snr[:, :, None] * frequencies).flatten(1)
         waves = torch.cat([angle.sin(), angle.cos()], dim=1)
         return self.outer(F.silu(self.inner(waves.to(self.inner.weight.dtype))))
 

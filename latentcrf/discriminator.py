@@ -37,7 +37,7 @@ class LatentDiscriminator(nn.Module):
 
 
 class PatchDiscriminator(nn.Sequential):
-    """Scores overlapping patches of 38 px of images (B, 3, H, W), high for real ones (PatchGAN, arXiv 1611.07004); 0.4 M
+    """Scores overlapping patches of 38 px of images (B, 3, H, W), high for real ones (PatchGAN, arXiv 1611.07004); 0.17 M
     parameters."""
 
     def __init__(self, width: int = 32) -> None:

@@ -93,7 +93,7 @@ class LatentCRF(ModelMixin, ConfigMixin):
     """The energy's parameters, read off an observation, and the solver that minimizes it.
 
     Args:
-        latent_channels: C, 4 for SD 1.5 and SDXL, 16 for SD 3 and Flux.
+        latent_channels: C, 4 for SD 1.5 and SDXL, 16 for SD 3.
         form: "conditional": a light network predicts the energy from what the LDM hands over. "static": learned
             constants, similarities from positions alone; the form closest to the paper.
         target: what the static form's unary term pulls to, "denoised" (x0_hat) or "latents" (x, as in the paper).

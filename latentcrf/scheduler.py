@@ -181,6 +181,11 @@ class LatentCRFScheduler(SchedulerMixin):
         call.apply_defaults()
         as_dict = call.arguments["return_dict"]
         call.arguments["return_dict"] = True
+        if call.arguments["sample"].ndim != 4:
+            raise ValueError(
+                f"Latents must have shape (B, C, H, W); this pipeline's have {tuple(call.arguments['sample'].shape)}. Packed "
+                "latents (Flux) and those of videos cannot be worked on."
+            )
         output = self.scheduler.step(*call.args, **call.kwargs)
         if self._steps_done(call.arguments["timestep"]) == self._gap[0]:
             output.prev_sample = self._bridge(output, call.arguments["model_output"], call.arguments["sample"])
@@ -228,7 +233,12 @@ class LatentCRFScheduler(SchedulerMixin):
     def _prompt(self, latents: Tensor) -> Tensor | None:
         if self.prompt_embeds is None:
             return None
-        images_per_prompt = latents.shape[0] // self.prompt_embeds.shape[0]
+        prompts = self.prompt_embeds.shape[0]
+        images_per_prompt, rest = divmod(latents.shape[0], prompts)
+        if rest or not images_per_prompt:
+            raise ValueError(
+                f"prompt_embeds holds {prompts} prompts for {latents.shape[0]} latents; set those of this run before it begins."
+            )
         return self.prompt_embeds.to(latents.device).repeat_interleave(images_per_prompt, dim=0)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
@@ -247,7 +257,8 @@ class LatentCRFScheduler(SchedulerMixin):
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | os.PathLike, subfolder: str | None = None, **kwargs: Any
     ) -> "LatentCRFScheduler":
-        """Read what `save_pretrained` wrote. A pipeline saved with this scheduler loads as soon as it is imported.
+        """Read what `save_pretrained` wrote, from a local folder. A pipeline saved with this scheduler loads as soon as it is
+        imported; from the Hub, fetch it with `huggingface_hub.snapshot_download` first.
 
         Raises:
             FileNotFoundError: the folder holds no `latentcrf.json`.

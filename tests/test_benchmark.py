@@ -13,7 +13,7 @@ from analysis import benchmark, frontier
 from analysis.benchmark import main
 from analysis.frontier import FULL
 from analysis.generate import load_pipeline
-from analysis.quality import core_subjects, draw_prompts, remaining_prompts
+from analysis.quality import core_subjects, draw_prompts, remaining_prompts, validation_prompts
 from analysis.rivals import Method, all_methods, scheduler_of
 from analysis.tables import compare, markdown, row_of
 from analysis.trials import clock, measure
@@ -54,6 +54,9 @@ def test_reported_prompts_are_not_those_of_choices() -> None:
     for count in (100, 200):
         assert not reported & set(draw_prompts(rows, count, 0)["code_point"])
     assert reported <= set(core_subjects(rows)["code_point"])
+    for count in (10, 50, 100):
+        chosen = set(validation_prompts(rows, count, 0)["code_point"])
+        assert len(chosen) == count and not chosen & reported
     with pytest.raises(ValueError, match="out of range: 1 to "):
         remaining_prompts(rows, 400, 0)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from latentcrf import LatentCRF, Observation, hand_over
+from latentcrf.conditioning import LevelEmbedding
 
 SMALL = {"channels": 16, "coarse_channels": 16, "num_coarse_blocks": 1}
 
@@ -130,6 +131,16 @@ def test_half_precision(dtype: torch.dtype) -> None:
     assert y.dtype == dtype
     error = (y.float() - expected).abs() / torch.finfo(dtype).eps
     assert error.max() < 32 and error.mean() < 4
+
+
+def test_half_precision_leaves_the_levels_waves_exact() -> None:
+    levels = LevelEmbedding(1, 8)
+    alphas, seen = torch.rand(5, 1), []
+    for dtype in (torch.float32, torch.bfloat16):
+        hook = levels.inner.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        levels.to(dtype)(alphas)
+        hook.remove()
+    torch.testing.assert_close(seen[1].float(), seen[0], rtol=0, atol=0.005)  # of values in -1 to 1, 8 bits each
 
 
 def test_autocast_does_not_reach_the_solver() -> None:

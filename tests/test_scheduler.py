@@ -5,6 +5,7 @@ import inspect
 from functools import wraps
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 from diffusers import (
@@ -386,6 +387,8 @@ def test_schedulers_that_cannot_be_wrapped(crf) -> None:
         (PNDMScheduler, "it needs the history of the bypassed steps"),
         (LMSDiscreteScheduler, "it needs the history of the bypassed steps"),
         (diffusers.EDMEulerScheduler, "its latents are scaled"),
+        (diffusers.DDIMInverseScheduler, "it goes from images to noise"),
+        (diffusers.CMStochasticIterativeScheduler, "its noise levels are of no kind that is known"),
     ]:
         with pytest.raises(ValueError, match=message):
             LatentCRFScheduler(kind(), crf)
@@ -395,6 +398,32 @@ def test_schedulers_that_cannot_be_wrapped(crf) -> None:
         LatentCRFScheduler(crf)
     with pytest.raises(ValueError, match="num_iterations is -2"):
         LatentCRFScheduler(ddim(), crf, num_iterations=-2)
+
+
+def test_packed_latents_are_refused_at_the_first_step(crf) -> None:
+    scheduler = LatentCRFScheduler(FlowMatchEulerDiscreteScheduler(), crf, (3, 8))
+    scheduler.set_timesteps(10)
+    packed = torch.randn(1, 16, 64)
+    with pytest.raises(ValueError, match=r"must have shape \(B, C, H, W\); this pipeline's have \(1, 16, 64\)"):
+        scheduler.step(packed, scheduler.timesteps[0], packed)
+
+
+def test_prompts_of_another_batch_are_named(crf) -> None:
+    scheduler = LatentCRFScheduler(ddim(), crf, (1, 4))
+    scheduler.set_timesteps(4)
+    scheduler.prompt_embeds = torch.randn(4, 3, 8)
+    latents = torch.randn(2, 4, 8, 8)
+    with pytest.raises(ValueError, match="prompt_embeds holds 4 prompts for 2 latents"):
+        scheduler.step(latents, scheduler.timesteps[0], latents)
+
+
+def test_numbers_of_numpy_are_numbers(crf) -> None:
+    scheduler = LatentCRFScheduler(ddim(), crf, (np.int64(6), np.float32(0.9)))
+    scheduler.set_timesteps(10)
+    assert scheduler.num_unet_calls == 7
+    scheduler = LatentCRFScheduler(ddim(), crf, tuple(np.array([6, 9])))
+    scheduler.set_timesteps(10)
+    assert scheduler.num_unet_calls == 7
 
 
 def test_a_timestep_of_another_run(crf) -> None:

@@ -23,7 +23,7 @@ def random_view(images: Tensor, size: int, smallest: float) -> Tensor:
 
     Permuted colours keep the autoencoder from learning the data set's few palettes by heart.
     """
-    flip = torch.rand(len(images)) < 0.5
+    flip = (torch.rand(len(images)) < 0.5).to(images.device)
     images = torch.where(flip[:, None, None, None], images.flip(-1), images)
     if torch.rand(()) < 0.25:
         images = images[:, torch.randperm(3)]

@@ -115,6 +115,8 @@ class Run:
                     f"{self.folder} holds a run already. Add --resume to go on with it, or choose another --out."
                 )
             self._load()
+        else:  # what a run that died before its first checkpoint has logged is not this run's
+            (self.folder / "log.csv").unlink(missing_ok=True)
 
     @property
     def fraction(self) -> float:
@@ -165,6 +167,7 @@ class Run:
             "images": self.images,
             "seconds": self.seconds,
             "random": torch.get_rng_state(),
+            "device_random": torch.cuda.get_rng_state_all(),  # empty without CUDA
         }
         with replacing(self._checkpoint) as temporary:
             torch.save(state, temporary)
@@ -178,6 +181,7 @@ class Run:
             raise RunError(f"{self._checkpoint} does not fit this model: {error}") from error
         self.step, self.images, self.seconds = state["step"], state["images"], state["seconds"]
         torch.set_rng_state(state["random"])
+        torch.cuda.set_rng_state_all(state.get("device_random", []))
         print(f"resumed {self.folder} at step {self.step:,}, {self.seconds / 60:.1f} minutes used", flush=True)
 
     def _report(self) -> None:
@@ -186,9 +190,10 @@ class Run:
         self._means.clear()
         if self.report is not None:
             # A report draws random numbers of its own; the training's are put back, so that it never changes a run.
-            state = torch.get_rng_state()
+            state, device_state = torch.get_rng_state(), torch.cuda.get_rng_state_all()
             row |= self.report()
             torch.set_rng_state(state)
+            torch.cuda.set_rng_state_all(device_state)
         _append_csv(self.folder / "log.csv", row)
         tqdm.write("  ".join(f"{name} {value:.5g}" for name, value in row.items()))
 

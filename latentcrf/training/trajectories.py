@@ -7,6 +7,7 @@ runs from the same noise with few steps would hand over, SOLVER being ddim and d
 precise run arrives. The metadata say how all of it was made.
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -105,6 +106,15 @@ def levels(scheduler: Any, steps: int) -> Tensor:
     return torch.tensor([level(*coefficients(scheduler, index))[0] for index in range(steps + 1)])
 
 
+def fingerprint(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> str:
+    """A hash of all that a run depends on, but for the settings of `Recording`: networks, noise levels, prompts."""
+    found = hashlib.sha256(json.dumps([list(prompts), dict(pipeline.scheduler.config)], default=str).encode())
+    for network in (pipeline.unet, pipeline.text_encoder):
+        for weight in network.state_dict().values():
+            found.update(weight.float().contiguous().cpu().numpy().tobytes())
+    return found.hexdigest()
+
+
 @torch.no_grad()
 def record(
     pipeline: StableDiffusionPipeline, prompts: Sequence[str], folder: Path, count: int, recording: Recording
@@ -112,17 +122,21 @@ def record(
     """Record `count` runs on `prompts`, in turn, into `folder`; chunks that are there already are kept.
 
     Raises:
-        RunError: the folder holds recordings made in another way.
+        RunError: the folder holds recordings made in another way, or of another LDM or other prompts.
     """
     config = pipeline.scheduler.config
     settings = {key: json.dumps(value) for key, value in asdict(recording).items()}
+    settings["ldm"] = fingerprint(pipeline, prompts)
     shape = (pipeline.unet.config.in_channels, pipeline.unet.config.sample_size, pipeline.unet.config.sample_size)
     for index in tqdm(range(-(-count // recording.chunk)), desc="trajectories", unit="chunk", mininterval=5):
         path = folder / f"{index:05d}.safetensors"
         if path.exists():
             with safe_open(path, "pt") as file:
                 if file.metadata() != settings:
-                    raise RunError(f"{path} was recorded with other settings: {file.metadata()}. Remove {folder}.")
+                    raise RunError(
+                        f"{path} was recorded with other settings, prompts or weights of the LDM. Remove {folder}, or choose "
+                        "another folder."
+                    )
             continue
         places = range(index * recording.chunk, (index + 1) * recording.chunk)
         noise = torch.stack(

@@ -47,6 +47,12 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path: Path) -> None:
         train(tmp_path, 3)
 
 
+def test_a_run_that_died_before_its_first_checkpoint_leaves_no_log_behind(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("step,minutes,score\n3,0.1,0.001\n")
+    Run(tmp_path, {"model": nn.Linear(1, 1)}, minutes=1, resume=True)
+    assert not (tmp_path / "log.csv").exists()
+
+
 def test_a_checkpoint_of_another_model_is_refused_with_a_sentence(tmp_path: Path) -> None:
     train(tmp_path, 3)
     with pytest.raises(RunError, match="does not fit this model"):

@@ -94,6 +94,9 @@ def test_coarse_runs_hand_over_towards_where_the_precise_run_arrives(tmp_path: P
     pipeline = load_pipeline()
     recording = Recording(steps=6, coarse=(5, 4), guidances=(3.0, 1.0), chunk=2)
     record(pipeline, ["red apple", "rocket", "pizza"], tmp_path, 4, recording)
+    record(pipeline, ["red apple", "rocket", "pizza"], tmp_path, 4, recording)  # is there already
+    with pytest.raises(RunError, match="recorded with other settings, prompts or weights of the LDM"):
+        record(pipeline, ["red apple", "rocket"], tmp_path, 4, recording)
     runs = load_trajectories(tmp_path, pipeline.scheduler, recording)
     # Steps 1, 2, 3 of 5 and 1, 2 of 4: chunk 0 has 5 of DDIM and 4 of DPM-Solver++, chunk 1 the other way round.
     assert len(runs) == 4 and len(runs.coarse) == 2 * (2 * 3 + 2 * 2)
