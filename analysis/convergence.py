@@ -161,13 +161,14 @@ def curves(table: pd.DataFrame, **looks: bool) -> go.Figure:
             )  # fmt: skip
     for solver, dash in zip(SOLVERS, ("solid", "dot"), strict=True):
         own = mean[mean["solver"] == solver]
-        for (name, title), colour in zip(TERMS.items(), SERIES, strict=False):
+        symbols = ("circle", "square", "triangle-up", "x")
+        for (name, title), colour, symbol in zip(TERMS.items(), SERIES, symbols, strict=False):
             if solver != "3mg" and name != "total":
                 continue
             drawn.add_scatter(
                 x=own["iteration"], y=own[name], mode="lines+markers", row=1, col=1,
                 name=title if solver == "3mg" else f"{title}, damped update",
-                line={"color": colour, "dash": dash, "width": 3}, marker={"size": 7},
+                line={"color": colour, "dash": dash, "width": 3}, marker={"size": 8, "symbol": symbol},
             )  # fmt: skip
         drawn.add_scatter(
             x=own["iteration"], y=own["residual"], mode="lines+markers", row=2, col=1,

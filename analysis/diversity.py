@@ -34,7 +34,6 @@ from latentcrf.perceptual import MODELS, load_features, load_lpips
 
 FULL = "full LDM"
 FEW_STEPS = 4
-DEFAULT = ("LatentCRF", "few steps")  # beside the full LDM
 BOTH = {"pairwise_lpips": "Mean pairwise LPIPS", "vendi": "Vendi score"}
 
 
@@ -201,7 +200,7 @@ def figures(rows: Sequence[Row], seeds: Sequence[int], **looks: bool) -> dict[st
     labels = [f"seed {seed}" for seed in seeds]
     for column, row in enumerate(rows, 1):
         heat.add_heatmap(
-            z=row.pairs, x=labels, y=labels, zmin=0, zmax=top, colorscale="Cividis", row=1, col=column,
+            name=row.method, z=row.pairs, x=labels, y=labels, zmin=0, zmax=top, colorscale="Cividis", row=1, col=column,
             showscale=column == 1, colorbar={"title": {"text": "LPIPS"}},
             hovertemplate=f"{row.method}<br>%{{x}} and %{{y}}<br>LPIPS %{{z:.3f}}<extra></extra>",
         )  # fmt: skip

@@ -133,7 +133,7 @@ def chosen(table: pd.DataFrame, measure: str, families: Sequence[str] | None = N
     if measure.endswith("_full"):
         rows = rows[rows["method"] != FULL]
     if rows.empty:
-        raise ValueError("no method is left to show; choose at least one family.")
+        raise ValueError("no method is left to show; choose at least one family of methods.")
     return rows.reset_index(drop=True)
 
 
@@ -169,7 +169,7 @@ def figure(
             marker={"color": colour, "symbol": symbol, "size": 16 if name == "LatentCRF" else 11,
                     "line": {"color": "#333333", "width": 1}},
             error_x=_bars(rows[own], "time_ratio", 1.0), error_y=_bars(rows[own], measure, factor),
-            customdata=[[text, method] for text, method, kept in zip(texts, rows["method"], own, strict=True) if kept],
+            ids=list(rows["method"][own]), customdata=[[text, method] for text, method, kept in zip(texts, rows["method"], own, strict=True) if kept],
             hovertemplate="%{customdata[0]}<extra></extra>",
         )  # fmt: skip
     full = table[table["method"] == FULL]

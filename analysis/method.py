@@ -65,8 +65,9 @@ def redundancy(found: Lesson, **looks: bool) -> go.Figure:
 def descent_figure(found: Lesson, **looks: bool) -> go.Figure:
     """Energy against the iteration, from both starts and by both solvers."""
     drawn = go.Figure()
-    for (start, words), colour in zip(STARTS.items(), SERIES, strict=False):
-        for solver, dash, symbol in zip(SOLVERS, ("solid", "dot"), ("circle", "x"), strict=True):
+    marks = (("circle", "circle-open"), ("square", "square-open"))
+    for (start, words), colour, symbols in zip(STARTS.items(), SERIES, marks, strict=False):
+        for solver, dash, symbol in zip(SOLVERS, ("solid", "dot"), symbols, strict=True):
             own = found.descent[(found.descent["start"] == start) & (found.descent["solver"] == solver)]
             drawn.add_scatter(
                 x=own["iteration"], y=own["total"], mode="lines+markers",

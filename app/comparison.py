@@ -34,10 +34,15 @@ class Models:
     precision: torch.dtype
     origin: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def in_float32(self) -> bool:
+        """Whether the sampler's networks compute in float32."""
+        return self.precision == torch.float32
+
     def autocast(self) -> torch.autocast:
         """The context in which the sampler computes; none for float32."""
-        low = self.precision if self.precision != torch.float32 else torch.bfloat16
-        return torch.autocast(self.pipeline.device.type, low, enabled=low is self.precision)
+        low = torch.bfloat16 if self.in_float32 else self.precision
+        return torch.autocast(self.pipeline.device.type, low, enabled=not self.in_float32)
 
 
 class Stopwatch:

@@ -141,7 +141,7 @@ def build_settings(services: Services, prompt: gr.Textbox, status: gr.HTML, stri
                 random_seed = gr.Checkbox(True, label="Random seed each time", elem_id="random-seed")
                 reuse = gr.Button("Reuse last seed", size="sm", elem_id="reuse-seed")
             guidance = number("guidance", "1 to 15: how closely the image follows the prompt")
-            iterations = number("iterations", "1 to 20; the solver has converged after about 4")
+            iterations = number("iterations", "1 to 20; the solver has converged after about 3")
         with gr.Row():
             steps = number("steps", "2 to 200: U-Net calls of the full LDM")
             start = number("bypass_start", "U-Net calls before the CRF takes over")

@@ -2,20 +2,37 @@
     // What the page's figures do in the browser: what they draw can be saved, and they fit the screen. Run once.
 
     // Saving. Images are made by plotly's own button (hidden until one points at the figure), on white ground, as the
-    // page's is transparent. A CSV has a row a point: the trace's name, x, y, the ends of its bar, or z.
-    const plain = (title, other) => (title && title.text || other).replace(/<[^>]*>/g, ' ').trim();
+    // page's is transparent. A CSV has a row a point: the trace's name, where there are several the panel
+    // and the axes, the point's name where it has one, x, y, the lengths of its bars, or z.
+    const plain = (title) => (title && title.text || '').replace(/<[^>]*>/g, ' ').trim();
     const quoted = (value) => /[",\n]/.test(value = String(value ?? '')) ? `"${value.replaceAll('"', '""')}"` : value;
+    // The title of a trace's axis: its own (of `layout`, not plotly's complete one, whose default is a request to click), that
+    // of its panel, or, where panels share an axis, that of the others.
+    const axisTitle = (layout, letter, ref) => {
+        const own = layout[ref.replace(letter, `${letter}axis`)] || {};
+        const shared = Object.keys(layout).filter((key) => key.startsWith(`${letter}axis`)).map((key) => plain(layout[key].title));
+        return plain(own.title) || shared.find((title) => title) || letter;
+    };
+    const panelTitle = ({ annotations = [] }, plot, trace) => {
+        const { domain } = plot._fullLayout[trace.xaxis.replace('x', 'xaxis')], middle = (domain[0] + domain[1]) / 2;
+        const found = annotations.find(({ x, xref, yanchor, showarrow }) => (
+            xref === 'paper' && yanchor === 'bottom' && !showarrow && Math.abs(x - middle) < 0.01));
+        return found ? plain(found) : '';
+    };
     const values = (plot) => {
-        const layout = plot._fullLayout, rows = [];
-        const head = ['trace', plain(layout.xaxis.title, 'x'), plain(layout.yaxis.title, 'y'), 'minus', 'plus', 'z'];
-        for (const { name, x, y, z, error_y } of plot._fullData) {
-            if (z) y.forEach((b, i) => x.forEach((a, j) => rows.push([name, a, b, '', '', z[i][j]])));
-            else if (x && y) x.forEach((a, i) => {
-                const plus = error_y && error_y.array, minus = error_y && error_y.arrayminus;
-                rows.push([name, a, y[i], minus ? minus[i] : '', plus ? plus[i] : '', '']);
-            });
-        }
-        const kept = head.map((_, k) => k < 3 || rows.some((row) => row[k] !== ''));
+        const traces = plot._fullData.filter(({ x, y, type }) => x && y && type !== 'image');
+        const axes = traces.map((trace) => ['x', 'y'].map((letter) => axisTitle(plot.layout, letter, trace[`${letter}axis`])));
+        const [one, other] = [0, 1].map((k) => axes.every((titles) => titles[k] === axes[0][k]) && axes[0][k]);
+        const head = ['trace', 'panel', 'point', one ? '' : 'horizontal axis', other ? '' : 'vertical axis', one || 'x', other || 'y'];
+        head.push('horizontal minus', 'horizontal plus', 'minus', 'plus', 'z');
+        const rows = traces.flatMap((trace, t) => {
+            const { name, x, y, z, ids = [], error_x = {}, error_y = {} } = trace;
+            const first = (i) => [name, panelTitle(plot.layout, plot, trace), ids[i], ...axes[t]];
+            if (z) return [...y].flatMap((b, i) => [...x].map((a, j) => [...first(-1), a, b, '', '', '', '', z[i][j]]));
+            const bar = ({ array, arrayminus }, i) => [(arrayminus || [])[i], (array || [])[i]];
+            return [...x].map((a, i) => [...first(i), a, y[i], ...bar(error_x, i), ...bar(error_y, i), '']);
+        });
+        const kept = head.map((title, k) => [0, 5, 6].includes(k) || title && rows.some((row) => ![undefined, ''].includes(row[k])));
         return [head, ...rows].map((row) => row.filter((_, k) => kept[k]).map(quoted).join(',')).join('\n') + '\n';
     };
     const save = (name, text) => {

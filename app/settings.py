@@ -5,7 +5,6 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
-from urllib.parse import urlencode
 
 MAX_PROMPT = 300  # characters; the text encoder of the embedded LDM reads about the first dozen words
 MAX_SEED = 2**32 - 1
@@ -102,10 +101,6 @@ class Settings:
     def as_dict(self) -> dict[str, Any]:
         """Plain values by name, as `parse` reads them."""
         return asdict(self)
-
-    def query(self) -> str:
-        """The settings as a URL's query, without the question mark."""
-        return urlencode(self.as_dict())
 
 
 NAMES = tuple(field.name for field in fields(Settings))

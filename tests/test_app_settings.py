@@ -86,8 +86,8 @@ def test_unknown_names_are_ignored_and_missing_ones_take_the_default() -> None:
     assert Settings.parse({"prompt": "a", "shell": "rm"}) == Settings("a")
 
 
-def test_settings_survive_their_own_query() -> None:
-    from urllib.parse import parse_qsl
+def test_settings_survive_a_link() -> None:
+    from urllib.parse import parse_qsl, urlencode
 
     settings = Settings("red & blue=green ü", 7, 20, 2.5, 3, 8, 20)
-    assert Settings.parse(dict(parse_qsl(settings.query()))) == settings
+    assert Settings.parse(dict(parse_qsl(urlencode(settings.as_dict())))) == settings

@@ -53,7 +53,7 @@ def work(settings: Settings, seeds: list[int], models: "Models", report: Callabl
     """Report the number of U-Net calls made, after each, and at last a `Convergence`."""
     found = analysis.compute(
         models.pipeline, models.crf, settings.prompt, seeds, bypass=(settings.bypass_start, settings.bypass_end),
-        steps=settings.steps, guidance=settings.guidance, bf16=str(models.precision) != "torch.float32", report=report,
+        steps=settings.steps, guidance=settings.guidance, bf16=not models.in_float32, report=report,
     )  # fmt: skip
     report(found)
 

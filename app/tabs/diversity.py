@@ -45,7 +45,8 @@ ROWS = 1 + len(RIVALS)
 FIGURES = {
     "measures": note(
         "Each mark is a method's diversity over the seeds; where it stands as far right as the full LDM's, nothing is lost. "
-        "Hover for the ratio. Few steps is a run of four steps, far too few.",
+        "Point at it for the ratio. LPIPS: how different two images look, 0 for the same. Vendi score: as many images as truly differ, "
+        "1 if all are alike. Few steps is a run of four steps, far too few.",
         "Mean LPIPS (AlexNet) of all pairs of images; Vendi score with the cosine kernel on EfficientNet-Lite0 features; "
         "95 % jackknife intervals over the seeds.",
     ),
@@ -86,7 +87,7 @@ def work(prompt: str, seeds: list[int], methods: list[str], models: "Models", re
     """Report the number of steps made, after each, and a `Row` a method."""
     analysis.compute(
         models.pipeline, models.crf, (models.lpips, models.features), prompt, seeds, methods,
-        bf16=str(models.precision) != "torch.float32", report=report,
+        bf16=not models.in_float32, report=report,
     )  # fmt: skip
 
 
@@ -102,13 +103,13 @@ def run(
         yield [*said(str(error), error=True), *same]
         return
     clock = Clock(analysis.cost(methods, len(seeds)), "U-Net calls")
-    made: dict[str, Any] = {"rows": [], "seeds": seeds, "prompt": words}
+    made: dict[str, Any] = {"rows": [], "seeds": seeds, "prompt": words, "guidance": analysis.GUIDANCE}
     yield [*said("Drawing…", busy=True), *same]
     for event in watched(services, partial(work, words, seeds, methods), ticket, turns):
         if isinstance(event, int):
             yield [*said(clock.told(event), busy=True), *same]
             continue
-        made = {**made, "rows": [*made["rows"], event]}
+        made = {**made, "rows": [*made["rows"], event], "fp32": services.models.in_float32}
         finished = len(made["rows"]) == len(methods)
         text = f"“{words}”, {len(seeds)} seeds from {seeds[0]}." if finished else f"{event.method} is done."
         yield [*said(text, busy=not finished), made, *show(made, presentation)]
@@ -155,6 +156,7 @@ def send(made: dict[str, Any] | None, event: gr.SelectData) -> list[Any]:
 def results(made: dict[str, Any]) -> "Results":
     """The export."""
     options = {"prompt": made["prompt"], "seeds": len(made["seeds"]), "seed": made["seeds"][0]}
+    options |= {name: made[name] for name in ("guidance", "fp32")}
     return analysis.results(made["rows"], made["seeds"], options | {"methods": [row.method for row in made["rows"]]})
 
 
@@ -173,7 +175,7 @@ def build(page: Page) -> None:
         runner = build_runner(
             "diversity", "Draw", "The same noise for all methods; 8 seeds take about 20 seconds on a CPU."
         )
-    cost = gr.HTML(elem_id="diversity-cost", padding=False)
+    cost = gr.HTML(lambda: told_cost(8, RIVALS[:2]), elem_id="diversity-cost", padding=False)
     runner.status.render()
     shown: list[Any] = []
     for index in range(ROWS):

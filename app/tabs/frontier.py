@@ -18,7 +18,7 @@ else:
     analysis = Later("analysis.frontier")
 
 SHIPPED = Path(__file__).parents[2] / "assets" / "results" / "benchmark"
-COMMAND = "python -m analysis.benchmark --data data/emoji --out results/benchmark"
+COMMAND = "python -m analysis.benchmark --data data/emoji --prompts 50 --seeds 4 --batch-size 25 --rounds 5 --out results/benchmark"
 MEASURES = {
     "KID to real images": "kid",
     "Frechet distance to real images": "frechet",
@@ -29,6 +29,18 @@ MEASURES = {
     "Latent MSE to the full run": "latent_mse_full",
     "Diversity: pairwise LPIPS": "pairwise_lpips",
     "Diversity: Vendi score": "vendi",
+}
+EXPLAINED = {
+    "kid": "Kernel Inception Distance, times 1000: how far the images' features lie from those of real images; the real ones have 0.",
+    "frechet": "How far mean and spread of the images' features lie from those of real images; biased upwards in small samples, so only "
+    "compare methods here.",
+    "r_at_1": "How often the real image that looks most like the drawn one shows the prompted subject.",
+    "r_at_5": "How often one of the five real images that look most like the drawn one shows the prompted subject.",
+    "lpips_full": "How different the image looks from the full LDM's of the same noise; 0: the same image.",
+    "psnr_full": "How near the pixels are to those of the full LDM's image of the same noise, in decibels.",
+    "latent_mse_full": "Mean squared difference of the latents to the full LDM's of the same noise.",
+    "pairwise_lpips": "How different the images of one prompt look from each other; the full LDM's is what to keep.",
+    "vendi": "As many of a prompt's images as truly differ: 1 if all are alike, the number of seeds if none are.",
 }
 ABSENT = (
     f"No benchmark is shipped with this copy. Make one with {COMMAND}, and put its benchmark.csv and samples into {{}}."
@@ -97,7 +109,12 @@ def draw(label: str, families: list[str], presentation: bool) -> list[Any]:
     except ValueError as error:
         return [html.message(str(error).capitalize(), "error"), gr.skip(), gr.skip(), gr.skip()]
     made = {"measure": MEASURES[label], "families": families}
-    return [html.message(f"{len(rows)} methods."), drawn, gr.update(value=rows, visible=True), made]
+    return [
+        html.message(f"{EXPLAINED[MEASURES[label]]} {len(rows)} methods."),
+        drawn,
+        gr.update(value=rows, visible=True),
+        made,
+    ]
 
 
 def sample(method: str | None) -> list[Any]:

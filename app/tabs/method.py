@@ -127,7 +127,7 @@ NOTES = {
     ),
     "iterates": note("From left to right: noise goes, as the energy falls.", "Each iterate decoded by itself."),
     "hand-over": note(
-        "“Off by” is the distance to what the full LDM drew in the end: it should fall from left to right, at fewer U-Net calls.",
+        "“Off by” is the distance to what the full LDM drew in the end: it should fall from the first picture to the third. The fourth is the full LDM itself: 50 calls, off by 0.",
         "Root mean square difference of the latents; calls up to that picture.",
     ),
 }
@@ -142,7 +142,7 @@ def work(settings: Settings, models: "Models", report: Callable[[Any], None]) ->
     report(
         lesson.compute(
             models.pipeline, models.crf, settings.prompt, settings.seed,
-            bf16=str(models.precision) != "torch.float32", report=report,
+            bf16=not models.in_float32, report=report,
         )
     )  # fmt: skip
 
@@ -191,7 +191,7 @@ def draw(made: "Lesson | None", presentation: bool) -> list[Any]:
 def example(made: "Lesson", term: str) -> str:
     """The image of lowest energy with the learned weights, and its energy."""
     image, energies = lesson.learned(made, term)
-    return told(image, energies, energies["total"], 1.0)
+    return told(term, image, energies, energies["total"], 1.0)
 
 
 def turn(services: Services, term: str, made: "Lesson | None", exponent: float) -> str:
@@ -206,11 +206,11 @@ def turn(services: Services, term: str, made: "Lesson | None", exponent: float) 
         )
     except (SettingsError, ModelsError) as error:
         return html.message(str(error), "error")
-    return told(image, energies, least, factor)
+    return told(term, image, energies, least, factor)
 
 
-def told(image: np.ndarray, energies: dict[str, float], least: float, factor: float) -> str:
-    """An image and its energy as bars; the longest is twice the least total, and what is longer is cut there."""
+def told(term: str, image: np.ndarray, energies: dict[str, float], least: float, factor: float) -> str:
+    """The image where `term` counts `factor` times, and its energy as bars; the longest is twice the least total, and what is longer is cut there."""
     rows = []
     for name, colour in COLOURS.items():
         width = min(100.0, 50 * energies[name] / max(least, 1e-9))
@@ -218,8 +218,9 @@ def told(image: np.ndarray, energies: dict[str, float], least: float, factor: fl
             f'<div class="bar" style="--method: {colour}"><span>{name.replace("_", "-")}</span>'
             f'<i><i style="width: {width:.1f}%"></i></i><output>{energies[name]:.1f}</output></div>'
         )
+    words = f"The image of lowest energy, {term.replace('_', '-')} term times {factor:.3g}"
     return (
-        f'<div class="minimum"><img src="{grid.data_uri(image)}" alt="The image of lowest energy">'
+        f'<div class="minimum"><img src="{grid.data_uri(image)}" alt="{words}">'
         f'<div><p class="reading">Counts × {factor:.3g}. Energy with the learned weights:</p>{"".join(rows)}</div></div>'
     )
 
@@ -261,7 +262,7 @@ def build(page: Page) -> None:
                 tell(text)
             with gr.Column(scale=2, min_width=300):
                 sliders[term] = gr.Slider(
-                    WEIGHT.low, WEIGHT.high, 0, step=WEIGHT.step, label="Weight, powers of ten (0: as learned)",
+                    WEIGHT.low, WEIGHT.high, 0, step=WEIGHT.step, label=f"Weight of the {term.replace('_', '-')} term, powers of ten (0: as learned)",
                     elem_id=f"method-{term}-weight",
                 )  # fmt: skip
                 examples[term] = gr.HTML(elem_id=f"method-{term}", padding=False)

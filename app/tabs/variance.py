@@ -33,16 +33,18 @@ RUNS = Limit("Runs", 2, 64)
 SEED = Limit("First seed", 0, MAX_SEED - 64)  # the others follow it
 THRESHOLD = Limit("Threshold", 0.2, 10, 0.1)
 QUANTITIES = {
-    "Latents": "variance",
-    "Clean estimate": "estimate_variance",
-    "Change a step": "change",
+    "Variance of the latents": "variance",
+    "Variance of the clean estimate": "estimate_variance",
+    "Change of the latents": "change",
 }
 AXES = {"Step": "step", "Timestep": "timestep", "log-SNR": "log_snr"}
 BATCH = 8
 READING = (
     "Each line is the mean over the runs, the band reaches from the 5th to the 95th percentile. Grey: the steps that "
     "LatentCRF leaves out; the dashed segment is the CRF's jump across them. Green: the block of steps in each of which the "
-    "mean variance changes by no more than the threshold, once it is half-way to where it gets (before, the latents are noise)."
+    "mean variance changes by no more than the threshold, once it is half-way to where it gets (before, the latents are noise). "
+    "The latents themselves change most in the last steps, as the rest of the noise goes: what is redundant there is the U-Net's word, "
+    "its clean estimate."
 )
 
 
@@ -63,7 +65,7 @@ def parse(text: str, runs: Any, seed: Any) -> tuple[list[str], list[int]]:
 
 def work(prompts: list[str], seeds: list[int], models: "Models", report: Callable[[Any], None]) -> None:
     """Report a table (see `analysis.variance.run_table`) for each batch and method."""
-    low = str(models.precision) != "torch.float32"
+    low = not models.in_float32
     for table in analysis.compute(
         models.pipeline, prompts, seeds, models.crf, BYPASS,
         steps=STEPS, guidance=GUIDANCE, batch_size=BATCH, bf16=low,
@@ -89,18 +91,13 @@ def run(
         done = min(len(prompts), BATCH * (len(tables) // 2))
         if len(tables) % 2 == 0:
             options = {"prompts": done, "text": prompts[:done], "seed": seeds[0], "bypass": list(BYPASS),
-                       "guidance": GUIDANCE, "batch_size": BATCH, "fp32": in_float32(services)}  # fmt: skip
+                       "guidance": GUIDANCE, "batch_size": BATCH, "fp32": services.models.in_float32}  # fmt: skip
             made = {"summary": analysis.summarize(pd.concat(tables)), "options": options, "shipped": False}
             finished = done == len(prompts)
             words = f"{len(prompts)} runs." if finished else clock.told(done)
             yield [*said(words, busy=not finished), made, *draw(made, *look)]
     if made is None or turns.stopped >= ticket:
         yield [*said("Stopped."), *same]
-
-
-def in_float32(services: Services) -> bool:
-    """Whether the models compute in float32."""
-    return str(services.models.precision) == "torch.float32"
 
 
 def bypass_of(made: dict[str, Any]) -> tuple[int, int]:
@@ -183,7 +180,9 @@ def results(made: dict[str, Any]) -> "Results":
 def build(page: Page) -> None:
     """Lay the tab out and connect it; call it within a `gr.Tab`."""
     with gr.Row(elem_classes="controls"):
-        quantity = gr.Radio(list(QUANTITIES), value="Latents", label="Variance of", elem_id="variance-quantity")
+        quantity = gr.Radio(
+            list(QUANTITIES), value="Variance of the latents", label="Show", elem_id="variance-quantity"
+        )
         axis = gr.Radio(list(AXES), value="Step", label="Horizontal axis", elem_id="variance-axis")
         log_y = gr.Checkbox(False, label="Logarithmic", min_width=120, elem_id="variance-log")
         threshold = gr.Slider(

@@ -1,4 +1,4 @@
-"""The emoji data set: about 6,100 pictures of 1,640 subjects in four drawing styles, with words.
+"""The emoji data set: about 6,400 pictures of 1,640 subjects in four drawing styles, with words.
 
     python -m latentcrf.emoji.dataset --out data/emoji
 
