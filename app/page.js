@@ -30,7 +30,7 @@
             const first = (i) => [name, panelTitle(plot.layout, plot, trace), ids[i], ...axes[t]];
             if (z) return [...y].flatMap((b, i) => [...x].map((a, j) => [...first(-1), a, b, '', '', '', '', z[i][j]]));
             const bar = ({ array, arrayminus }, i) => [(arrayminus || [])[i], (array || [])[i]];
-            return [...x].map((a, i) => [...first(i), a, y[i], ...bar(error_x, i), ...bar(error_y, i), '']);
+            return [...x].map((a, i) => [...first(i), a, y[i], ...bar(error_x, i), ...bar(error_y, i), '']).filter((row) => !Number.isNaN(row[6]));
         });
         const kept = head.map((title, k) => [0, 5, 6].includes(k) || title && rows.some((row) => ![undefined, ''].includes(row[k])));
         return [head, ...rows].map((row) => row.filter((_, k) => kept[k]).map(quoted).join(',')).join('\n') + '\n';

@@ -1,5 +1,6 @@
 """The analysis tabs in a real Chromium: each is opened, run where it runs anything, and its pictures are seen."""
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,19 @@ WIDTHS = """() => [...document.querySelectorAll('.js-plotly-plot')].filter((plot
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
+def saved(page: Page, figure: str, kind: str) -> bytes:
+    """What the button below a figure downloads."""
+    with page.expect_download() as waiting:
+        page.click(f".downloads button[data-plot={figure}][data-format={kind}]")
+    assert waiting.value.suggested_filename == f"latentcrf-{figure}.{kind}"
+    return Path(waiting.value.path()).read_bytes()
+
+
+def saved_rows(page: Page, figure: str) -> list[dict[str, str]]:
+    """The CSV below a figure."""
+    return list(csv.DictReader(saved(page, figure, "csv").decode().splitlines()))
+
+
 @pytest.mark.parametrize("name", [name for name, _, _ in TABS])
 def test_a_tab_runs_and_shows_its_figures(page: Page, url: str, name: str) -> None:
     page.goto(url)
@@ -41,6 +55,9 @@ def test_a_tab_runs_and_shows_its_figures(page: Page, url: str, name: str) -> No
         expect(cancel).to_be_enabled(timeout=PATIENCE)
         expect(start).to_be_enabled(timeout=PATIENCE)
     assert tab.locator(".message.error").count() == 0
+    if name == "convergence":
+        residuals = [row for row in saved_rows(page, "convergence-curves") if row["vertical axis"] == "Residual"]
+        assert residuals and all(float(row["CRF iteration"]) >= 1 for row in residuals)
     tab.locator(".js-plotly-plot").first.wait_for()
     page.wait_for_timeout(1500)
     for width in (1440, 1280, 390, 1440):
@@ -61,6 +78,13 @@ def test_a_cell_of_the_heat_map_shows_its_two_images(page: Page, url: str) -> No
     under = page.locator("#diversity-tab .reading", has_text="of the full LDM's")
     expect(under).to_have_count(2)  # LatentCRF and few steps
     page.wait_for_timeout(1500)
+    measured = saved_rows(page, "diversity-measures")
+    assert [(row["trace"], row["panel"]) for row in measured[::3]] == [
+        ("full LDM", "Mean pairwise LPIPS"), ("full LDM", "Vendi score"),
+    ]  # fmt: skip
+    assert all(float(row["horizontal plus"]) >= 0 for row in measured)
+    pairs = saved_rows(page, "diversity-pairs")
+    assert len(pairs) == 3 * 4 * 4 and {row["trace"] for row in pairs} == {"full LDM", "LatentCRF", "few steps"}
     cell = page.locator("#diversity-pairs .js-plotly-plot .nsewdrag").first
     cell.scroll_into_view_if_needed()
     box = cell.bounding_box()
@@ -77,12 +101,7 @@ def test_a_figure_is_downloaded_as_it_is_drawn(page: Page, url: str) -> None:
     page.goto(url)
     page.get_by_role("tab", name="Latent variance", exact=True).click()
     page.locator("#variance-figure .js-plotly-plot .main-svg").first.wait_for()
-    got = {}
-    for kind in ("svg", "png", "csv"):
-        with page.expect_download() as waiting:
-            page.click(f".downloads button[data-plot=variance-figure][data-format={kind}]")
-        assert waiting.value.suggested_filename == f"latentcrf-variance-figure.{kind}"
-        got[kind] = Path(waiting.value.path()).read_bytes()
+    got = {kind: saved(page, "variance-figure", kind) for kind in ("svg", "png", "csv")}
     assert got["svg"].startswith(b"<svg") and b"full LDM" in got["svg"]
     assert got["png"].startswith(b"\x89PNG")
     head, *rows = got["csv"].decode().splitlines()
@@ -102,6 +121,8 @@ def test_a_click_on_a_mark_of_the_frontier_shows_its_images(page: Page, url: str
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=3)
     page.wait_for_timeout(300)
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    rows = {row["point"]: row for row in saved_rows(page, "frontier-figure") if row["point"]}
+    assert rows["DDIM-50"]["trace"] == "DDIM" and float(rows["DPM-Solver++-8"]["plus"]) > 0
     expect(words).not_to_have_text(before)
     expect(words).to_contain_text("DDIM-50: the first images of its prompts")
 
