@@ -126,7 +126,7 @@ class Stand:
     """The page's services with the tiny pipeline."""
 
     def __init__(self, pipeline: StableDiffusionPipeline, crf: LatentCRF) -> None:
-        self.models = type("Models", (), {"pipeline": pipeline, "crf": crf, "precision": "torch.float32"})()
+        self.models = type("Models", (), {"pipeline": pipeline, "crf": crf, "in_float32": True})()
 
     def stream(self, work: Any) -> Any:
         reports: list[Any] = []

@@ -163,14 +163,14 @@ def test_parti_without_a_network(
 
 # ------------------------------------------------------------------------------------------ the tab
 
-LOOK = ["Latents", "Step", False, 2, False]
+LOOK = ["Variance of the latents", "Step", False, 2, False]
 
 
 @pytest.fixture
 def services(tiny_pipeline: StableDiffusionPipeline) -> Any:
     """Stands in for the page's services: the tiny pipeline, what `work` reports all at once."""
     crf = LatentCRF(num_experts=2, pairwise_rank=2, channels=8, coarse_channels=8, num_coarse_blocks=1).eval()
-    models = SimpleNamespace(pipeline=tiny_pipeline, crf=crf, precision=torch.float32)
+    models = SimpleNamespace(pipeline=tiny_pipeline, crf=crf, in_float32=True)
 
     def stream(work: Any) -> Iterator[Any]:
         events: list[Any] = []

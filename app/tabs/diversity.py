@@ -175,7 +175,7 @@ def build(page: Page) -> None:
         runner = build_runner(
             "diversity", "Draw", "The same noise for all methods; 8 seeds take about 20 seconds on a CPU."
         )
-    cost = gr.HTML(lambda: told_cost(8, RIVALS[:2]), elem_id="diversity-cost", padding=False)
+    cost = gr.HTML(elem_id="diversity-cost", padding=False)
     runner.status.render()
     shown: list[Any] = []
     for index in range(ROWS):
@@ -203,6 +203,7 @@ def build(page: Page) -> None:
     galleries, shown = shown[::2], [*shown, *plots]
     runner.connect(partial(run, page.services), [prompt, seed, count, rivals, page.presentation], [made, *shown])
     page.presentation.change(show, [made, page.presentation], shown, **AT_ONCE)
+    gr.on(None, told_cost, [count, rivals], cost, **AT_ONCE)  # when the page is opened
     gr.on([count.change, rivals.change], told_cost, [count, rivals], cost, **AT_ONCE)
     for gallery in galleries:
         gallery.select(
