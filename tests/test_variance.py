@@ -163,7 +163,7 @@ def test_parti_without_a_network(
 
 # ------------------------------------------------------------------------------------------ the tab
 
-LOOK = ["Variance of the latents", "Step", False, 2, False]
+LOOK = ["Latents' variance", "Step", False, 2, False]
 
 
 @pytest.fixture

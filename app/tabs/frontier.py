@@ -31,7 +31,7 @@ MEASURES = {
     "Diversity: Vendi score": "vendi",
 }
 EXPLAINED = {
-    "kid": "Kernel Inception Distance, times 1000: how far the images' features lie from those of real images; the real ones have 0.",
+    "kid": "Kernel distance, times 1000: how far the images' features (EfficientNet-Lite0's, not Inception's) lie from those of real images; 0: no difference.",
     "frechet": "How far mean and spread of the images' features lie from those of real images; biased upwards in small samples, so only "
     "compare methods here.",
     "r_at_1": "How often the real image that looks most like the drawn one shows the prompted subject.",

@@ -33,9 +33,9 @@ RUNS = Limit("Runs", 2, 64)
 SEED = Limit("First seed", 0, MAX_SEED - 64)  # the others follow it
 THRESHOLD = Limit("Threshold", 0.2, 10, 0.1)
 QUANTITIES = {
-    "Variance of the latents": "variance",
-    "Variance of the clean estimate": "estimate_variance",
-    "Change of the latents": "change",
+    "Latents' variance": "variance",
+    "Estimate's variance": "estimate_variance",
+    "Latents' change": "change",
 }
 AXES = {"Step": "step", "Timestep": "timestep", "log-SNR": "log_snr"}
 BATCH = 8
@@ -180,9 +180,7 @@ def results(made: dict[str, Any]) -> "Results":
 def build(page: Page) -> None:
     """Lay the tab out and connect it; call it within a `gr.Tab`."""
     with gr.Row(elem_classes="controls"):
-        quantity = gr.Radio(
-            list(QUANTITIES), value="Variance of the latents", label="Show", elem_id="variance-quantity"
-        )
+        quantity = gr.Radio(list(QUANTITIES), value="Latents' variance", label="Show", elem_id="variance-quantity")
         axis = gr.Radio(list(AXES), value="Step", label="Horizontal axis", elem_id="variance-axis")
         log_y = gr.Checkbox(False, label="Logarithmic", min_width=120, elem_id="variance-log")
         threshold = gr.Slider(
