@@ -203,7 +203,6 @@ def build(page: Page) -> None:
     galleries, shown = shown[::2], [*shown, *plots]
     runner.connect(partial(run, page.services), [prompt, seed, count, rivals, page.presentation], [made, *shown])
     page.presentation.change(show, [made, page.presentation], shown, **AT_ONCE)
-    gr.on(None, told_cost, [count, rivals], cost, **AT_ONCE)  # when the page is opened
     gr.on([count.change, rivals.change], told_cost, [count, rivals], cost, **AT_ONCE)
     for gallery in galleries:
         gallery.select(
