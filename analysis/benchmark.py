@@ -15,22 +15,19 @@ on from there, and with another CRF only its own methods are measured again.
 """
 
 import argparse
-import hashlib
-import json
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from diffusers import StableDiffusionPipeline
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from analysis import frontier, measures
@@ -43,24 +40,13 @@ from analysis.rivals import Method, all_methods, scheduler_of
 from analysis.tables import compare, markdown, row_of
 from analysis.trials import Judges, Task, clock, measure
 from latentcrf import LatentCRF
+from latentcrf.digest import digest
 from latentcrf.emoji.dataset import DatasetError, load
 from latentcrf.files import replacing
 from latentcrf.perceptual import MODELS, load_features, load_lpips
 
 RESAMPLES = 2000
 SAMPLES = 6  # images shown of each method
-
-
-def digest(*parts: nn.Module | dict[str, Any] | None) -> str:
-    """A hash of settings and weights."""
-    found = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, nn.Module):
-            for weight in part.state_dict().values():
-                found.update(weight.contiguous().cpu().numpy().tobytes())
-        else:
-            found.update(json.dumps(part, sort_keys=True).encode())
-    return found.hexdigest()
 
 
 def keep(path: Path, key: str, make: Callable[[], dict[str, np.ndarray]]) -> tuple[dict[str, np.ndarray], bool]:

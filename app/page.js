@@ -6,14 +6,15 @@
     // and the axes, the point's name where it has one, x, y, the lengths of its bars, or z.
     const plain = (title) => (title && title.text || '').replace(/<[^>]*>/g, ' ').trim();
     const quoted = (value) => /[",\n]/.test(value = String(value ?? '')) ? `"${value.replaceAll('"', '""')}"` : value;
-    // The title of a trace's axis: its own (of `layout`, not plotly's complete one, whose default is a request to click), that
-    // of its panel, or, where panels share an axis, that of the others.
+    // The title of a trace's axis: its own (of `layout`, not plotly's complete one, whose default is a request to click) or,
+    // where panels share an axis, that of the others.
     const axisTitle = (layout, letter, ref) => {
         const own = layout[ref.replace(letter, `${letter}axis`)] || {};
         const shared = Object.keys(layout).filter((key) => key.startsWith(`${letter}axis`)).map((key) => plain(layout[key].title));
         return plain(own.title) || shared.find((title) => title) || letter;
     };
-    const panelTitle = ({ annotations = [] }, plot, trace) => {
+    const panelTitle = (plot, trace) => {
+        const { annotations = [] } = plot.layout;
         const { domain } = plot._fullLayout[trace.xaxis.replace('x', 'xaxis')], middle = (domain[0] + domain[1]) / 2;
         const found = annotations.find(({ x, xref, yanchor, showarrow }) => (
             xref === 'paper' && yanchor === 'bottom' && !showarrow && Math.abs(x - middle) < 0.01));
@@ -27,7 +28,7 @@
         head.push('horizontal minus', 'horizontal plus', 'minus', 'plus', 'z');
         const rows = traces.flatMap((trace, t) => {
             const { name, x, y, z, ids = [], error_x = {}, error_y = {} } = trace;
-            const first = (i) => [name, panelTitle(plot.layout, plot, trace), ids[i], ...axes[t]];
+            const panel = panelTitle(plot, trace), first = (i) => [name, panel, ids[i], ...axes[t]];
             if (z) return [...y].flatMap((b, i) => [...x].map((a, j) => [...first(-1), a, b, '', '', '', '', z[i][j]]));
             const bar = ({ array, arrayminus }, i) => [(arrayminus || [])[i], (array || [])[i]];
             return [...x].map((a, i) => [...first(i), a, y[i], ...bar(error_x, i), ...bar(error_y, i), '']).filter((row) => !Number.isNaN(row[6]));

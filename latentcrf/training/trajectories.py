@@ -7,7 +7,6 @@ runs from the same noise with few steps would hand over, SOLVER being ddim and d
 precise run arrives. The metadata say how all of it was made.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from latentcrf.digest import digest
 from latentcrf.files import replacing
 from latentcrf.levels import clean_between, clean_estimate, coefficients, level
 from latentcrf.training.loop import RunError
@@ -106,15 +106,6 @@ def levels(scheduler: Any, steps: int) -> Tensor:
     return torch.tensor([level(*coefficients(scheduler, index))[0] for index in range(steps + 1)])
 
 
-def fingerprint(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> str:
-    """A hash of all that a run depends on, but for the settings of `Recording`: networks, noise levels, prompts."""
-    found = hashlib.sha256(json.dumps([list(prompts), dict(pipeline.scheduler.config)], default=str).encode())
-    for network in (pipeline.unet, pipeline.text_encoder):
-        for weight in network.state_dict().values():
-            found.update(weight.float().contiguous().cpu().numpy().tobytes())
-    return found.hexdigest()
-
-
 @torch.no_grad()
 def record(
     pipeline: StableDiffusionPipeline, prompts: Sequence[str], folder: Path, count: int, recording: Recording
@@ -126,7 +117,8 @@ def record(
     """
     config = pipeline.scheduler.config
     settings = {key: json.dumps(value) for key, value in asdict(recording).items()}
-    settings["ldm"] = fingerprint(pipeline, prompts)
+    made_by = {"prompts": list(prompts), "scheduler": dict(config)}
+    settings["ldm"] = digest(made_by, pipeline.unet, pipeline.text_encoder)
     shape = (pipeline.unet.config.in_channels, pipeline.unet.config.sample_size, pipeline.unet.config.sample_size)
     for index in tqdm(range(-(-count // recording.chunk)), desc="trajectories", unit="chunk", mininterval=5):
         path = folder / f"{index:05d}.safetensors"
