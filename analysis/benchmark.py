@@ -35,7 +35,7 @@ from analysis.export import write_figure
 from analysis.frontier import FULL
 from analysis.gallery import load_gallery
 from analysis.generate import GUIDANCE, decode, load_pipeline
-from analysis.quality import remaining_prompts, validation_prompts
+from analysis.prompts import remaining_prompts, validation_prompts
 from analysis.rivals import Method, all_methods, scheduler_of
 from analysis.tables import compare, markdown, row_of
 from analysis.trials import Judges, Task, clock, measure

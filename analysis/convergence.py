@@ -23,10 +23,9 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from analysis.export import Results, parse, write_results
-from analysis.generate import GUIDANCE, decode, encode, initial_noise, load_pipeline, scheduled
+from analysis.generate import BYPASS, GUIDANCE, STEPS, decode, encode, initial_noise, load_pipeline, scheduled
 from analysis.grid import data_uri, image_grid
 from analysis.measures import to_pixels
-from analysis.quality import BYPASS, STEPS
 from analysis.style import BELOW, SERIES, styled
 from latentcrf import LatentCRF, LatentCRFScheduler
 from latentcrf.perceptual import MODELS

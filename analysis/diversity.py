@@ -24,10 +24,9 @@ from torch import nn
 
 from analysis.export import Results, parse, write_results
 from analysis.gallery import embed
-from analysis.generate import GUIDANCE, counted, decode, encode, initial_noise, load_pipeline, scheduled
+from analysis.generate import BYPASS, GUIDANCE, STEPS, counted, decode, encode, initial_noise, load_pipeline, scheduled
 from analysis.grid import image_grid
 from analysis.measures import lpips_matrix, to_images, to_pixels, vendi
-from analysis.quality import BYPASS, STEPS
 from analysis.style import METHODS, styled
 from latentcrf import LatentCRF, LatentCRFScheduler
 from latentcrf.perceptual import MODELS, load_features, load_lpips

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from latentcrf import LatentCRFScheduler
 from latentcrf.perceptual import MODELS
 
-GUIDANCE = 3.0
+STEPS, BYPASS, GUIDANCE = 50, (33, 49), 3.0
 
 
 def load_pipeline(folder: str | Path = MODELS / "emoji-ldm", device: str = "cpu") -> StableDiffusionPipeline:
@@ -94,24 +94,42 @@ def sample(
     if len(prompts) != len(seeds):
         raise ValueError(f"one seed a prompt: got {len(prompts)} prompts and {len(seeds)} seeds.")
     latents = []
-    with scheduled(pipeline, scheduler), torch.autocast(pipeline.device.type, torch.bfloat16, enabled=bf16):
-        bar = tqdm(total=len(prompts), desc=progress, unit="image", disable=progress is None)
-        for begin in range(0, len(prompts), batch_size):
-            part = slice(begin, begin + batch_size)
-            embeds = encode(pipeline, prompts[part])
-            if isinstance(scheduler, LatentCRFScheduler):
-                scheduler.prompt_embeds = embeds["prompt_embeds"]
-            out = pipeline(
-                **embeds,
-                latents=initial_noise(pipeline, seeds[part]),
-                num_inference_steps=steps,
-                guidance_scale=guidance,
-                output_type="latent",
+    bar = tqdm(total=len(prompts), desc=progress, unit="image", disable=progress is None)
+    for begin in range(0, len(prompts), batch_size):
+        part = slice(begin, begin + batch_size)
+        latents.append(
+            sample_encoded(
+                pipeline, encode(pipeline, prompts[part]), seeds[part],
+                steps=steps, guidance=guidance, scheduler=scheduler, bf16=bf16,
             )
-            latents.append(out.images.float())
-            bar.update(len(out.images))
-        bar.close()
+        )  # fmt: skip
+        bar.update(len(latents[-1]))
+    bar.close()
     return torch.cat(latents)
+
+
+def sample_encoded(
+    pipeline: StableDiffusionPipeline,
+    embeds: dict[str, Tensor],
+    seeds: Sequence[int],
+    *,
+    steps: int = 50,
+    guidance: float = GUIDANCE,
+    scheduler: Any = None,
+    bf16: bool = True,
+) -> Tensor:
+    """`sample` of one batch whose prompts have been through `encode`: U-Net and scheduler, and nothing else."""
+    if isinstance(scheduler, LatentCRFScheduler):
+        scheduler.prompt_embeds = embeds["prompt_embeds"]
+    with scheduled(pipeline, scheduler), torch.autocast(pipeline.device.type, torch.bfloat16, enabled=bf16):
+        out = pipeline(
+            **embeds,
+            latents=initial_noise(pipeline, seeds),
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            output_type="latent",
+        )
+    return out.images.float()
 
 
 @torch.inference_mode()

@@ -11,9 +11,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from analysis.generate import GUIDANCE, counted, decode, encode, initial_noise, scheduled
+from analysis.generate import BYPASS, GUIDANCE, STEPS, counted, decode, encode, initial_noise, scheduled
 from analysis.measures import to_pixels
-from analysis.quality import BYPASS, STEPS
 from analysis.variance import run_table
 from latentcrf import LatentCRF, LatentCRFScheduler
 from latentcrf.levels import clean_between, coefficients

@@ -17,10 +17,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from analysis.export import Results, parse, write_results
-from analysis.generate import GUIDANCE, load_pipeline
+from analysis.generate import BYPASS, GUIDANCE, STEPS, load_pipeline
 from analysis.grid import image_grid
 from analysis.lesson import COLUMNS, EXPONENTS, PROMPT, SEED, SHOWN, STARTS, TERMS, Lesson, compute, redundant
-from analysis.quality import BYPASS, STEPS
 from analysis.style import BELOW, SERIES, styled
 from latentcrf import LatentCRF
 from latentcrf.perceptual import MODELS

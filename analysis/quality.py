@@ -7,7 +7,7 @@
 autoencoder: PSNR and LPIPS of the held-out images. ldm: how often the prompted subject is among the data-set images
 nearest to a generated one (EfficientNet-Lite0 features, cosine), beside what real images reach among the others.
 crf: distance of LatentCRF, and of the bypass without parameters, to the full run from the same noise; U-Net calls;
-time of the sampler against the full run's. Each writes NAME.csv (one row an item) and NAME-summary.csv (the figures
+time of the sampler (without text encoder and decoder) against the full run's. Each writes NAME.csv (one row an item) and NAME-summary.csv (the figures
 with 95 % bootstrap intervals) to --out.
 """
 
@@ -26,14 +26,12 @@ from tqdm import tqdm
 
 from analysis import measures
 from analysis.gallery import embed, load_gallery
-from analysis.generate import GUIDANCE, counted, decode, load_pipeline, sample
+from analysis.generate import BYPASS, GUIDANCE, STEPS, counted, decode, encode, load_pipeline, sample, sample_encoded
+from analysis.prompts import DEFAULT_PROMPTS, draw_prompts
 from latentcrf import LatentCRF, LatentCRFScheduler
 from latentcrf.emoji.dataset import DatasetError, load
 from latentcrf.files import replacing
 from latentcrf.perceptual import MODELS, load_features, load_lpips
-
-STEPS, BYPASS = 50, (33, 49)
-DEFAULT_PROMPTS = {"ldm": 200, "crf": 100}
 
 
 def write(name: str, items: pd.DataFrame, summary: pd.DataFrame, out: Path) -> None:
@@ -43,57 +41,6 @@ def write(name: str, items: pd.DataFrame, summary: pd.DataFrame, out: Path) -> N
             table.to_csv(temporary, index=False, float_format="%.6g")
     print(summary.to_string(index=False, float_format=lambda number: f"{number:.4g}"))
     print(f"written: {out / name}.csv, {out / name}-summary.csv")
-
-
-def core_subjects(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """The core subjects seen in training: (subject, code_point)."""
-    table = pd.DataFrame(rows)
-    return table[table["core"] & (table["split"] == "train")][["subject", "code_point"]].drop_duplicates()
-
-
-def draw_prompts(rows: list[dict[str, Any]], count: int, seed: int) -> pd.DataFrame:
-    """`count` subjects (subject, code_point) drawn without repetition from the core subjects seen in training.
-
-    Raises:
-        ValueError: there are not so many.
-    """
-    return _draw(core_subjects(rows), count, seed)
-
-
-def remaining_prompts(rows: list[dict[str, Any]], count: int, seed: int) -> pd.DataFrame:
-    """As `draw_prompts`, but from the subjects that none of this module's commands draws by default.
-
-    Choices are made on those; what has been chosen is reported on these.
-
-    Raises:
-        ValueError: there are not so many.
-    """
-    subjects = core_subjects(rows)
-    return _draw(subjects[~_drawn_by_default(subjects)], count, seed)
-
-
-def validation_prompts(rows: list[dict[str, Any]], count: int, seed: int) -> pd.DataFrame:
-    """As `draw_prompts`, but from the subjects that `remaining_prompts` leaves out: for choices.
-
-    Raises:
-        ValueError: there are not so many.
-    """
-    subjects = core_subjects(rows)
-    return _draw(subjects[_drawn_by_default(subjects)], count, seed)
-
-
-def _drawn_by_default(subjects: pd.DataFrame) -> pd.Series:
-    """Whether one of this module's commands draws it."""
-    counts = [count for count in DEFAULT_PROMPTS.values() if count <= len(subjects)]
-    drawn = [code_point for count in counts for code_point in _draw(subjects, count, 0)["code_point"]]
-    return subjects["code_point"].isin(drawn)
-
-
-def _draw(subjects: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
-    if not 1 <= count <= len(subjects):
-        raise ValueError(f"--prompts {count} is out of range: 1 to {len(subjects)}, the number of core subjects.")
-    chosen = np.random.default_rng(seed).choice(len(subjects), size=count, replace=False)
-    return subjects.iloc[chosen].reset_index(drop=True)
 
 
 def captioned_sheet(pixels: np.ndarray, captions: list[str], columns: int = 8) -> Image.Image:
@@ -153,18 +100,14 @@ def ldm(options: argparse.Namespace) -> None:
     made = embed(features, images)
     items = prompts.assign(seed=seeds, rank=measures.retrieval_ranks(made, prompts["code_point"], gallery, labels))
     real = measures.retrieval_ranks(gallery, labels, gallery, labels, itself=True)
-    of_prompted = real[np.isin(labels, prompts["code_point"])]
-    summary = measures.summary(
-        {
-            f"R@{k}, {name}": (np.asarray(ranks) <= k, np.mean)
-            for name, ranks in (
-                ("generated", items["rank"]),
-                ("real images of the prompted subjects", of_prompted),
-                ("all real images", real),
-            )
-            for k in (1, 5)
-        }
-    )
+    measured: dict[str, Any] = {}
+    for k in (1, 5):
+        # A subject's images are no independent ones: its share of them is one value, as its generated image is.
+        shares = pd.Series(real <= k).groupby(np.asarray(labels)).mean()
+        measured[f"R@{k}, generated"] = (items["rank"] <= k, np.mean)
+        measured[f"R@{k}, real images of the prompted subjects"] = (shares[prompts["code_point"]], np.mean)
+        measured[f"R@{k}, real images of all subjects"] = (shares, np.mean)
+    summary = measures.summary(measured)
     write("ldm", items, summary, options.out)
 
 
@@ -229,7 +172,20 @@ def crf(options: argparse.Namespace) -> None:
         with counted(pipeline.unet) as batches:
             run(method, 1, 1)
         calls[method] = len(batches)
-    full, ours = time_ratios(lambda method: run(method, 1, 1), "full", "crf", options.rounds, options.threads)
+    embeds = encode(pipeline, captions[:1])
+
+    def once(name: str) -> None:
+        sample_encoded(
+            pipeline,
+            embeds,
+            seeds[:1],
+            steps=STEPS,
+            guidance=options.guidance,
+            scheduler=methods[name],
+            bf16=options.bf16,
+        )
+
+    full, ours = time_ratios(once, "full", "crf", options.rounds, options.threads)
     measured |= {
         "seconds a sampler run, full": (full, np.median),
         "seconds a sampler run, crf": (ours, np.median),

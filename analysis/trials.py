@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from analysis import measures
 from analysis.gallery import embed
-from analysis.generate import counted, decode, sample
+from analysis.generate import counted, decode, encode, sample, sample_encoded
 from analysis.quality import time_ratios
 from analysis.rivals import Method
 
@@ -125,12 +125,16 @@ def measure(
 def clock(
     method: Method, task: Task, pipeline: StableDiffusionPipeline, scheduler: Any, rounds: int, threads: int
 ) -> dict[str, np.ndarray]:
-    """The sampler's time to the full run's: `ratios` (rounds,) of interleaved pairs, batch 1, on `threads` CPU threads."""
+    """The sampler's time to the full run's: `ratios` (rounds,) of interleaved pairs, batch 1, on `threads` CPU threads.
+
+    The prompt is encoded before: that costs every method the same.
+    """
     settings = {"full": (None, 50), "this": (scheduler, method.steps)}
+    embeds, seeds = encode(pipeline, task.captions[:1]), task.seeds[:1]
 
     def once(which: str) -> None:
         chosen, steps = settings[which]
-        run(task, pipeline, chosen, 1, 1, steps=steps)
+        sample_encoded(pipeline, embeds, seeds, steps=steps, guidance=task.guidance, scheduler=chosen, bf16=task.bf16)
 
     full_seconds, seconds = time_ratios(once, "full", "this", rounds, threads)
     return {"ratios": seconds / full_seconds}

@@ -24,8 +24,7 @@ from tqdm import tqdm
 
 from analysis import prompts as prompt_lists
 from analysis.export import Results, parse, write_results
-from analysis.generate import GUIDANCE, encode, initial_noise, load_pipeline, scheduled
-from analysis.quality import BYPASS, STEPS, core_subjects
+from analysis.generate import BYPASS, GUIDANCE, STEPS, encode, initial_noise, load_pipeline, scheduled
 from analysis.style import BELOW, METHODS, styled, tint
 from latentcrf import LatentCRF, LatentCRFScheduler
 from latentcrf.emoji.dataset import DatasetError, load
@@ -265,7 +264,7 @@ def choose_prompts(options: argparse.Namespace) -> list[str]:
     """
     if options.prompts == "parti":
         return prompt_lists.parti()
-    listed = options.text or core_subjects(load(options.data)[0])["subject"].tolist()
+    listed = options.text or prompt_lists.core_subjects(load(options.data)[0])["subject"].tolist()
     return [listed[index % len(listed)] for index in range(options.prompts)]
 
 

@@ -23,7 +23,7 @@ def runs() -> Trajectories:
     of = torch.tensor([0, 1, 1, 2, 2, 2, 3, 4, 4])
     alphas = torch.linspace(0.3, 0.9, len(of))
     steps = CoarseSteps(torch.randn(9, 4, 8, 8), torch.randn(9, 4, 8, 8), alphas, alphas - 0.1, of)
-    return Trajectories(torch.randn(5, 51, 4, 8, 8), levels(build_scheduler(), 50), steps)
+    return Trajectories(torch.randn(5, 51, 4, 8, 8), levels(build_scheduler(), 50), torch.randn(5, 2, 3), steps)
 
 
 def small_crf(**options: int) -> LatentCRF:
@@ -70,8 +70,12 @@ def test_models_are_compared_with_the_first_run_by_run(runs: Trajectories) -> No
 
 
 def test_a_tenth_is_held_out(runs: Trajectories) -> None:
-    held_out, learned = split(runs)
-    assert (len(held_out), len(learned)) == (1, 4)
+    many = Trajectories(
+        *(part.repeat(5, *[1] * (part.ndim - 1)) for part in (runs.latents, runs.alphas, runs.prompt_embeds))
+    )
+    held_out, learned = split(many)
+    assert (len(held_out), len(learned)) == (3, 22)
+    assert torch.equal(held_out.latents, many.latents[::10])
 
 
 def test_wrong_options_are_met_with_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

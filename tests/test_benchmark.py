@@ -13,7 +13,7 @@ from analysis import benchmark, frontier
 from analysis.benchmark import main
 from analysis.frontier import FULL
 from analysis.generate import load_pipeline
-from analysis.quality import core_subjects, draw_prompts, remaining_prompts, validation_prompts
+from analysis.prompts import core_subjects, draw_prompts, remaining_prompts, validation_prompts
 from analysis.rivals import Method, all_methods, scheduler_of
 from analysis.tables import compare, markdown, row_of
 from analysis.trials import clock, measure

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latentcrf.emoji import dataset
-from latentcrf.emoji.dataset import DatasetError, Package, build, load, main, normal_code_point, slug, split
+from latentcrf.emoji import dataset, drawings
+from latentcrf.emoji.dataset import build, load, main, split
+from latentcrf.emoji.drawings import DatasetError, Package, normal_code_point, slug
 
 SUBJECTS = {  # code point, label, and the styles that draw it
     "1F34E": ("red apple", ("3d", "flat", "noto", "twemoji")),
@@ -81,7 +82,8 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     }
     word_list = {"en/data.json": json.dumps(words), "meta/groups.json": json.dumps(groups)}
     monkeypatch.setattr(dataset, "WORDS", pack(folder, "words", word_list))
-    monkeypatch.setattr(dataset, "PACKAGES", packages)
+    for module in (dataset, drawings):
+        monkeypatch.setattr(module, "PACKAGES", packages)
     return folder
 
 
@@ -118,7 +120,7 @@ def test_slugs(label: str, name: str) -> None:
 
 def many_rows() -> list[dict[str, object]]:
     """1,000 subjects, each drawn in one to four styles, every tenth not core."""
-    styles = dataset.STYLES
+    styles = drawings.STYLES
     return [
         {"code_point": f"{i:x}", "style": style, "core": i % 10 > 0}
         for i in range(1000)
@@ -138,7 +140,7 @@ def test_split_holds_out_300_pairs_of_subjects_seen_otherwise() -> None:
     for row in rows:
         seen[row["code_point"]] = seen.get(row["code_point"], 0) + (row["split"] == "train")
     assert all(seen[row["code_point"]] >= 2 for row in held_out)
-    assert {row["style"] for row in held_out} == set(dataset.STYLES)
+    assert {row["style"] for row in held_out} == set(drawings.STYLES)
 
 
 def test_split_depends_on_neither_order_nor_company() -> None:
@@ -161,7 +163,7 @@ def test_build_and_load(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows, images = load(out)
     assert images.shape == (16, 32, 32, 3)
     assert images.dtype == np.uint8
-    assert [(row["subject"], row["style"]) for row in rows[:4]] == [("red apple", style) for style in dataset.STYLES]
+    assert [(row["subject"], row["style"]) for row in rows[:4]] == [("red apple", style) for style in drawings.STYLES]
     assert not any(row["subject"] == "a flag" for row in rows)
     assert {row["subject"]: row["core"] for row in rows}["thumbs up"] is False
     assert {row["code_point"] for row in rows if row["subject"] == "red heart"} == {"2764"}
@@ -169,7 +171,7 @@ def test_build_and_load(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert (image[0, 0] == 255).all(), "the ground is white"
         assert (image < 255).any(), row["file"]
         assert row["pixels_sha256"] == hashlib.sha256(image.tobytes()).hexdigest()
-        assert row["package"] == str(dataset.PACKAGES[row["style"]])
+        assert row["package"] == str(drawings.PACKAGES[row["style"]])
     with Image.open(out / "sample-sheet.png") as sheet:
         assert sheet.width > 32
 

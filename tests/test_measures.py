@@ -10,7 +10,8 @@ from PIL import Image
 
 from analysis import measures
 from analysis.gallery import load_gallery
-from analysis.quality import captioned_sheet, draw_prompts, main, time_ratios
+from analysis.prompts import draw_prompts
+from analysis.quality import captioned_sheet, main, time_ratios
 from latentcrf.perceptual import load_lpips
 
 

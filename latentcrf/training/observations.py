@@ -64,7 +64,7 @@ def observe_real(
         both = ldm.unet(torch.cat([noisy, noisy]), timesteps.repeat(2), torch.cat([empty, captions])).sample
     predicted = guided(both.float(), guidance)
     denoised = denoise(ldm.scheduler.config.prediction_type, predicted, noisy, keep, spoil)
-    return Observation(hand_over(noisy, denoised, before, a_in), denoised, a_in, a_out, alpha_denoised=before)
+    return Observation(hand_over(noisy, denoised, before, a_in), denoised, a_in, a_out, captions, before)
 
 
 def observe_drawn(
@@ -86,7 +86,7 @@ def observe_run(
     """
     denoised, before, a_in = runs.denoised(chosen, call), runs.alphas[call], runs.alphas[first]
     latents = hand_over(runs.latents[chosen, call], denoised, before, a_in)
-    observation = Observation(latents, denoised, a_in, runs.alphas[last], alpha_denoised=before)
+    observation = Observation(latents, denoised, a_in, runs.alphas[last], runs.prompt_embeds[chosen], before)
     return observation, runs.latents[chosen, last]
 
 
@@ -95,9 +95,9 @@ def observe_coarse(runs: Trajectories, chosen: Tensor) -> tuple[Observation, Ten
     assert runs.coarse is not None
     steps = runs.coarse
     after, at = steps.alphas[chosen], steps.alphas_denoised[chosen]
-    ends = torch.ones_like(after)
-    observation = Observation(steps.latents[chosen], steps.denoised[chosen], after, ends, alpha_denoised=at)
-    return observation, runs.latents[steps.runs[chosen], -1]
+    ends, run = torch.ones_like(after), steps.runs[chosen]
+    observation = Observation(steps.latents[chosen], steps.denoised[chosen], after, ends, runs.prompt_embeds[run], at)
+    return observation, runs.latents[run, -1]
 
 
 def observe_recorded(runs: Trajectories, count: int) -> tuple[Observation, Tensor, Tensor]:

@@ -13,6 +13,7 @@ class Preset:
     num_experts: int = 12
     pairwise_rank: int = 12
     form: str = "conditional"
+    reads_prompt: bool = False
     learning_rate: float = 1e-3
     batch_size: int = 32
     adversarial_weight: float = 0.02  # in stage 1, on latents
@@ -31,5 +32,6 @@ PRESETS = {
     "emoji-plain": Preset(num_experts=0, pairwise_rank=0),
     "emoji-pairwise": Preset(num_experts=0),
     "emoji-experts": Preset(pairwise_rank=0),
+    "emoji-prompt": Preset(reads_prompt=True),
     "emoji-no-adversary": Preset(adversarial_weight=0.0, final_adversarial_weight=0.0),
 }

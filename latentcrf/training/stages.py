@@ -1,6 +1,6 @@
 """The training's three stages. A step of each draws a batch, updates the CRF and, where there is one, the critic."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Protocol
 
 import numpy as np
@@ -41,6 +41,11 @@ def to_device(observation: Observation, device: torch.device) -> Observation:
     return Observation(**parts)  # type: ignore[arg-type]
 
 
+def perhaps_unprompted(observation: Observation) -> Observation:
+    """Without its prompt one time in ten: a pipeline need not tell it (`LatentCRFScheduler.prompt_embeds`)."""
+    return replace(observation, prompt_embeds=None) if torch.rand(()) < 0.1 else observation
+
+
 class Stage(Protocol):
     """One stage.
 
@@ -73,7 +78,7 @@ class Denoising:
     def step(self, crf: LatentCRF, optimizer: torch.optim.Optimizer, share: float) -> dict[str, Tensor]:
         weight = self.preset.adversarial_weight
         observation, clean, _ = observe_drawn(self.ldm, self.real, self.alphas, self.batch_size, self.preset.guidance)
-        y = crf(observation, random_iterations())
+        y = crf(perhaps_unprompted(observation), random_iterations())
         loss = denoising_loss(y, clean, torch.as_tensor(observation.alpha_denoised))
         losses = {"denoising": loss.detach()}
         if (ramp := weight * adversarial_ramp(share)) > 0:
@@ -95,7 +100,7 @@ class Distillation:
 
     def step(self, crf: LatentCRF, optimizer: torch.optim.Optimizer, share: float) -> dict[str, Tensor]:
         observation, target, _ = observe_recorded(self.runs, self.batch_size)
-        observation, target = to_device(observation, self.device), target.to(self.device)
+        observation, target = to_device(perhaps_unprompted(observation), self.device), target.to(self.device)
         loss = distillation_loss(crf(observation, random_iterations()), observation, target)
         optimise(loss, crf, optimizer)
         return {"distillation": loss.detach()}
@@ -141,7 +146,8 @@ class Refinement:
         preset, half = self.preset, self.batch_size // 2
         observation, _, real = observe_drawn(self.ldm, self.real, self.alphas, half, preset.guidance)
         recorded, _, runs = observe_recorded(self.runs, self.batch_size - half)
-        ys = [crf(each, random_iterations()) for each in (observation, to_device(recorded, self.device))]
+        handed = (observation, to_device(recorded, self.device))
+        ys = [crf(perhaps_unprompted(each), random_iterations()) for each in handed]
         ours = self.decode(torch.cat(ys))
         with torch.autocast(self.device.type, torch.bfloat16):
             mended = image_loss(ours[:half], self.images(self.pixels[real]), self.lpips)

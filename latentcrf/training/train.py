@@ -51,7 +51,7 @@ from latentcrf.training.presets import PRESETS, Preset
 from latentcrf.training.stages import Denoising, Distillation, Refinement, Stage, to_device
 from latentcrf.training.trajectories import Recording, Trajectories, levels, load_trajectories, record
 
-VALIDATION_SHARE = 0.1  # of the recorded runs
+HELD_OUT_EVERY = 10  # of the recorded runs
 PAPER_BYPASS = (33, 49)  # of 50 steps, where progress is measured
 
 
@@ -89,7 +89,7 @@ def validate(crf: LatentCRF, runs: Trajectories, device: torch.device) -> dict[s
 
 def split(runs: Trajectories) -> tuple[Trajectories, Trajectories]:
     """The recorded runs that are held out, and those that are learned."""
-    return runs.split(max(1, round(VALIDATION_SHARE * len(runs))))
+    return runs.split(HELD_OUT_EVERY)
 
 
 def score(measured: dict[str, float]) -> float:
@@ -127,7 +127,8 @@ def train(options: argparse.Namespace) -> None:
     real = RealLatents(means, stds, build_captions(ldm, [table[index] for index in seen]))
     alphas = levels(ldm.scheduler, recording.steps)
 
-    crf = build_crf(preset, ldm.unet.config.in_channels, options.init_from).to(device)
+    prompt_dim = ldm.unet.config.cross_attention_dim if preset.reads_prompt else None
+    crf = build_crf(preset, ldm.unet.config.in_channels, prompt_dim, options.init_from).to(device)
     start = {name: weight.clone() for name, weight in crf.state_dict().items()}
     ema = EMA(crf, decay=0.998)
     optimizer = torch.optim.AdamW(crf.parameters(), lr=preset.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
@@ -163,8 +164,10 @@ def train(options: argparse.Namespace) -> None:
         ema.update()
 
 
-def build_crf(preset: Preset, latent_channels: int, init_from: str | None = None) -> LatentCRF:
-    """The preset's model, fresh or with the weights of the folder `init_from`.
+def build_crf(
+    preset: Preset, latent_channels: int, prompt_dim: int | None = None, init_from: str | None = None
+) -> LatentCRF:
+    """The preset's model, fresh or with the weights of the folder `init_from`; `prompt_dim` where it reads prompts.
 
     Raises:
         RunError: the folder's model is another one.
@@ -177,6 +180,7 @@ def build_crf(preset: Preset, latent_channels: int, init_from: str | None = None
         channels=preset.channels,
         coarse_channels=preset.coarse_channels,
         num_coarse_blocks=preset.num_coarse_blocks,
+        prompt_dim=prompt_dim,
     )
     if init_from:
         start = LatentCRF.from_pretrained(init_from, torch_dtype=torch.float32, use_safetensors=True)

@@ -1,10 +1,10 @@
 """The LDM's own trajectories, recorded once, so that distilling them is cheap.
 
 A chunk file holds a few runs, float32: `latents` (n, S + 1, C, H, W) from pure noise to the final latents, whose clean
-estimates are not stored, as two neighbouring latents of a DDIM run determine them (`levels.clean_between`). And what
-runs from the same noise with few steps would hand over, SOLVER being ddim and dpm: `SOLVER.latents` and
-`SOLVER.denoised` (n, s - 2, C, H, W), after their second step, their third, ..., the last but one; it is mended towards where the
-precise run arrives. The metadata say how all of it was made.
+estimates are not stored, as two neighbouring latents of a DDIM run determine them (`levels.clean_between`). What runs from
+the same noise with few steps would hand over, SOLVER being ddim and dpm: `SOLVER.latents` and `SOLVER.denoised`
+(n, s - 2, C, H, W), after their second step, their third, ..., the last but one; it is mended towards where the precise
+run arrives. And the prompts' token states, `prompt_embeds` (n, tokens, D), float16. The metadata say how all of it was made.
 """
 
 import json
@@ -67,10 +67,12 @@ class CoarseSteps:
 
 @dataclass(frozen=True)
 class Trajectories:
-    """Recorded runs: latents (n, S + 1, C, H, W) and the level abar of each of the S + 1 columns, the last one 1."""
+    """Recorded runs: latents (n, S + 1, C, H, W), the level abar of each of the S + 1 columns, the last one 1, and the
+    prompts' token states (n, tokens, D)."""
 
     latents: Tensor
     alphas: Tensor
+    prompt_embeds: Tensor
     coarse: CoarseSteps | None = None
 
     def __len__(self) -> int:
@@ -80,16 +82,20 @@ class Trajectories:
     def steps(self) -> int:
         return self.latents.shape[1] - 1
 
-    def split(self, count: int) -> tuple["Trajectories", "Trajectories"]:
-        """The first `count` runs and the others, coarse steps with them."""
+    def split(self, every: int) -> tuple["Trajectories", "Trajectories"]:
+        """Every `every`-th run, the first one among them, and the others, coarse steps with them.
+
+        Guidance and step counts change from chunk to chunk: so both parts have all of them.
+        """
+        first = torch.arange(len(self)) % every == 0
         parts = []
-        for first, end in ((0, count), (count, len(self))):
+        for own in (first, ~first):
             coarse = self.coarse
             if coarse is not None:
-                own = (coarse.runs >= first) & (coarse.runs < end)
-                tensors = (coarse.latents, coarse.denoised, coarse.alphas, coarse.alphas_denoised, coarse.runs - first)
-                coarse = CoarseSteps(*(tensor[own] for tensor in tensors))
-            parts.append(Trajectories(self.latents[first:end], self.alphas, coarse))
+                kept, number = own[coarse.runs], own.cumsum(0) - 1
+                tensors = (coarse.latents, coarse.denoised, coarse.alphas, coarse.alphas_denoised, number[coarse.runs])
+                coarse = CoarseSteps(*(tensor[kept] for tensor in tensors))
+            parts.append(Trajectories(self.latents[own], self.alphas, self.prompt_embeds[own], coarse))
         return parts[0], parts[1]
 
     def denoised(self, runs: Tensor, steps: Tensor) -> Tensor:
@@ -136,11 +142,18 @@ def record(
         )
         texts = [prompts[i % len(prompts)] for i in places]
         guidance = recording.guidances[index % len(recording.guidances)]
+        with torch.autocast(pipeline.device.type, enabled=False):
+            states, empty = pipeline.encode_prompt(texts, pipeline.device, 1, True)
         precise = DDIMScheduler.from_config(config)
-        recorded = {"latents": _path(pipeline, precise, texts, noise, recording.steps, guidance)[0]}
+        recorded = {
+            "latents": _path(pipeline, precise, (states, empty), noise, recording.steps, guidance)[0],
+            "prompt_embeds": states.half().cpu(),
+        }
         for solver, (kind, how) in SOLVERS.items():
             steps = recording.coarse_steps(index, solver)
-            path_of, denoised = _path(pipeline, kind.from_config(config, **how), texts, noise, steps, guidance)
+            path_of, denoised = _path(
+                pipeline, kind.from_config(config, **how), (states, empty), noise, steps, guidance
+            )
             # The first call is at pure noise; after the last step there is nothing left to bypass.
             recorded |= {f"{solver}.latents": path_of[:, 2:-1], f"{solver}.denoised": denoised[:, 1:-1]}
         with replacing(path) as temporary:
@@ -156,19 +169,21 @@ def guided(both: Tensor, guidance: float) -> Tensor:
 def _path(
     pipeline: StableDiffusionPipeline,
     scheduler: Any,
-    prompts: Sequence[str],
+    prompts: tuple[Tensor, Tensor],
     noise: Tensor,
     steps: int,
     guidance: float,
 ) -> tuple[Tensor, Tensor]:
     """Latents (n, steps + 1, C, H, W) of a run from `noise` (n, C, H, W), itself the first, and the clean estimate of each
-    step (n, steps, C, H, W); float32 on the CPU. What the pipeline does, seen from within."""
+    step (n, steps, C, H, W); float32 on the CPU. What the pipeline does, seen from within.
+
+    `prompts`: token states (n, tokens, D) of the prompts and of as many empty ones.
+    """
     device = pipeline.device
     scheduler.set_timesteps(steps, device=device)
     latents = noise.to(device) * scheduler.init_noise_sigma
-    path, estimates = [noise], []
+    (states, empty), path, estimates = prompts, [noise], []
     with torch.autocast(device.type, torch.bfloat16):
-        states, empty = pipeline.encode_prompt(list(prompts), device, 1, guidance > 1)
         for index, timestep in enumerate(scheduler.timesteps):
             inputs = scheduler.scale_model_input(latents, timestep)
             if guidance > 1:
@@ -188,12 +203,12 @@ def load_trajectories(folder: Path, scheduler: DDIMScheduler, recording: Recordi
     Raises:
         RunError: there are none.
     """
-    parts: list[Tensor] = []
+    parts: list[tuple[Tensor, ...]] = []
     steps: list[tuple[Tensor, ...]] = []
     for path in sorted(folder.glob("*.safetensors")):
-        first = sum(map(len, parts))
+        first = sum(len(latents) for latents, _ in parts)
         with safe_open(path, "pt") as file:
-            parts.append(file.get_tensor("latents"))
+            parts.append((file.get_tensor("latents"), file.get_tensor("prompt_embeds").float()))
             for solver, (kind, how) in SOLVERS.items():
                 latents, denoised = (file.get_tensor(f"{solver}.{name}") for name in ("latents", "denoised"))
                 count, kept = latents.shape[:2]
@@ -203,5 +218,6 @@ def load_trajectories(folder: Path, scheduler: DDIMScheduler, recording: Recordi
                 steps.append((latents.flatten(0, 1), denoised.flatten(0, 1), after, at, runs))
     if not parts:
         raise RunError(f"{folder} holds no trajectories.")
+    latents, prompt_embeds = (torch.cat(column) for column in zip(*parts, strict=True))
     coarse_steps = CoarseSteps(*(torch.cat(column) for column in zip(*steps, strict=True)))
-    return Trajectories(torch.cat(parts), levels(scheduler, recording.steps), coarse_steps)
+    return Trajectories(latents, levels(scheduler, recording.steps), prompt_embeds, coarse_steps)

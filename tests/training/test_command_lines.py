@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 
-from latentcrf import LatentCRF
+from latentcrf import LatentCRF, Observation
 from latentcrf.emoji import train_unet, train_vae
 from latentcrf.emoji.captions import encode_captions
 from latentcrf.emoji.latents import redrawn
@@ -120,6 +120,12 @@ def test_the_crf_goes_through_its_three_stages(
     assert train.main([str(word) for word in (*common, *kept)]) == 0
     before, after = (LatentCRF.from_pretrained(path).state_dict() for path in (crf, tmp_path / "kept" / "latentcrf"))
     assert all(weight.equal(before[name]) for name, weight in after.items())
+    short = ["--stage1-until", "0.5", "--minutes", "0.05", "--preset", "emoji-prompt", "--out", tmp_path / "prompt"]
+    assert train.main([str(word) for word in (*common, *short)]) == 0
+    reading = LatentCRF.from_pretrained(tmp_path / "prompt" / "latentcrf")
+    x, prompts = torch.randn(1, 4, 16, 16), torch.randn(2, 1, 5, reading.config.prompt_dim)
+    seen = [reading.potentials(Observation(x, x, 0.5, 1.0, prompt)).u for prompt in (*prompts, None)]
+    assert not any(a.equal(b) for a, b in zip(seen, seen[1:], strict=False))
     other = ["--out", tmp_path / "plain", "--init-from", crf, "--preset", "emoji-plain"]
     assert train.main([str(word) for word in (*common, *other)]) == 1
     assert "holds a CRF of another form or size than the preset's" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from analysis.generate import load_pipeline, scheduled
+from analysis.generate import encode, load_pipeline, scheduled
 from latentcrf import LatentCRFScheduler
 from latentcrf.emoji.train_unet import build_scheduler
 from latentcrf.model import hand_over
@@ -42,7 +42,7 @@ def ddim_run(scheduler: DDIMScheduler, steps: int) -> tuple[torch.Tensor, list[t
 def test_clean_estimates_are_recovered_from_neighbouring_latents() -> None:
     scheduler = build_scheduler()
     path, denoised = ddim_run(scheduler, 50)
-    runs = Trajectories(path, levels(scheduler, 50))
+    runs = Trajectories(path, levels(scheduler, 50), torch.zeros(1, 2, 3))
     for step in range(50):
         found = runs.denoised(torch.tensor([0]), torch.tensor([step]))
         assert torch.allclose(found, denoised[step], atol=2e-4), step
@@ -57,7 +57,7 @@ def test_levels_rise_from_pure_noise_to_clean() -> None:
 def test_with_the_ideal_latents_the_ldm_goes_on_as_without_a_bypass() -> None:
     scheduler = build_scheduler()
     path, _ = ddim_run(scheduler, 50)
-    runs = Trajectories(path, levels(scheduler, 50))
+    runs = Trajectories(path, levels(scheduler, 50), torch.zeros(1, 2, 3))
     for steps in ((32, 33, 49), (9, 10, 30), (19, 20, 50), (44, 45, 46), (30, 40, 50)):
         observation, target = observe_run(runs, torch.tensor([0]), *(torch.tensor([step]) for step in steps))
         if steps[0] + 1 == steps[1]:
@@ -100,13 +100,20 @@ def test_coarse_runs_hand_over_towards_where_the_precise_run_arrives(tmp_path: P
     runs = load_trajectories(tmp_path, pipeline.scheduler, recording)
     # Steps 1, 2, 3 of 5 and 1, 2 of 4: chunk 0 has 5 of DDIM and 4 of DPM-Solver++, chunk 1 the other way round.
     assert len(runs) == 4 and len(runs.coarse) == 2 * (2 * 3 + 2 * 2)
-    first, others = runs.split(1)
-    assert len(first) == 1 and len(others) == 3 and len(first.coarse) == 3 + 2 and len(others.coarse) == 15
-    assert sorted(set(others.coarse.runs.tolist())) == [0, 1, 2]
+    every_second, others = runs.split(2)  # one of each chunk
+    assert torch.equal(every_second.latents, runs.latents[::2]) and torch.equal(others.latents, runs.latents[1::2])
+    assert torch.equal(every_second.prompt_embeds, runs.prompt_embeds[::2])
+    for part, own in ((every_second, (0, 2)), (others, (1, 3))):
+        assert len(part.coarse) == 10 and sorted(set(part.coarse.runs.tolist())) == [0, 1]
+        whole = torch.isin(runs.coarse.runs, torch.tensor(own))
+        assert torch.equal(part.coarse.latents, runs.coarse.latents[whole])
+        assert torch.equal(torch.tensor(own)[part.coarse.runs], runs.coarse.runs[whole])
 
     # The same as LatentCRFScheduler sees in a run of its own from the same noise.
     seen = torch.arange(len(runs.coarse))
     observation, target = observe_coarse(runs, seen)
+    states = encode(pipeline, ["red apple", "rocket", "pizza", "red apple"])["prompt_embeds"]
+    assert torch.allclose(observation.prompt_embeds, states[runs.coarse.runs], atol=2e-3)  # kept in float16
     assert torch.equal(target, runs.latents[runs.coarse.runs, -1]) and (observation.alpha_out == 1).all()
     assert distillation_loss(target, observation, target) < 1e-6
     noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(FIRST_SEED))
