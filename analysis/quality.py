@@ -7,8 +7,8 @@
 autoencoder: PSNR and LPIPS of the held-out images. ldm: how often the prompted subject is among the data-set images
 nearest to a generated one (EfficientNet-Lite0 features, cosine), beside what real images reach among the others.
 crf: distance of LatentCRF, and of the bypass without parameters, to the full run from the same noise; U-Net calls;
-time of the sampler (without text encoder and decoder) against the full run's. Each writes NAME.csv (one row an item) and NAME-summary.csv (the figures
-with 95 % bootstrap intervals) to --out.
+time of the sampler (without text encoder and decoder) against the full run's. Each writes NAME.csv (one row an item)
+and NAME-summary.csv (the figures with 95 % bootstrap intervals) to --out.
 """
 
 import argparse

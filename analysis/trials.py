@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from analysis import measures
 from analysis.gallery import embed
-from analysis.generate import counted, decode, encode, sample, sample_encoded
+from analysis.generate import STEPS, counted, decode, encode, sample, sample_encoded
 from analysis.quality import time_ratios
 from analysis.rivals import Method
 
@@ -129,7 +129,7 @@ def clock(
 
     The prompt is encoded before: that costs every method the same.
     """
-    settings = {"full": (None, 50), "this": (scheduler, method.steps)}
+    settings = {"full": (None, STEPS), "this": (scheduler, method.steps)}
     embeds, seeds = encode(pipeline, task.captions[:1]), task.seeds[:1]
 
     def once(which: str) -> None:

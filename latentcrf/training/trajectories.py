@@ -142,8 +142,7 @@ def record(
         )
         texts = [prompts[i % len(prompts)] for i in places]
         guidance = recording.guidances[index % len(recording.guidances)]
-        with torch.autocast(pipeline.device.type, enabled=False):
-            states, empty = pipeline.encode_prompt(texts, pipeline.device, 1, True)
+        states, empty = pipeline.encode_prompt(texts, pipeline.device, 1, True)
         precise = DDIMScheduler.from_config(config)
         recorded = {
             "latents": _path(pipeline, precise, (states, empty), noise, recording.steps, guidance)[0],
