@@ -81,5 +81,12 @@ class FeatureDiscriminator(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        maps = [F.normalize(each.float(), dim=1) for each in self.backbone(images)]
+        return self.scores(self.maps(images))
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """The backbone's maps (B, C, h, w), of unit length at each position."""
+        return [F.normalize(each.float(), dim=1) for each in self.backbone(images)]
+
+    def scores(self, maps: Sequence[Tensor]) -> Tensor:
+        """The logits (B, 16 L) of what `maps` returns."""
         return torch.cat([head(mix(each)) for each, mix, head in zip(maps, self.mixes, self.heads, strict=True)], dim=1)

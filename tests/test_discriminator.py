@@ -1,12 +1,15 @@
 """The discriminators: they learn, at any size."""
 
+import math
 from pathlib import Path
 
+import pytest
 import torch
+import torch.nn.functional as F
 
 from latentcrf.discriminator import FeatureDiscriminator, LatentDiscriminator, PatchDiscriminator
 from latentcrf.perceptual import VGG16
-from latentcrf.training.judges import build_judge
+from latentcrf.training.judges import PairJudge, build_judge
 from latentcrf.training.losses import discriminator_loss
 
 
@@ -99,3 +102,20 @@ def test_a_score_of_features_does_not_depend_on_the_batch() -> None:
     critic = FeatureDiscriminator(VGG16(vgg16_weights()), VGG16.CHANNELS).eval()
     images = torch.rand(3, 3, 64, 64)
     torch.testing.assert_close(critic(images)[1:2], critic(images[1:2]), rtol=1e-3, atol=1e-4)
+
+
+def test_a_judge_of_pairs_sees_one_view_of_both_and_learns_which_was_made() -> None:
+    torch.manual_seed(0)
+    judge = PairJudge("alexnet", Path(), learning_rate=2e-3)
+    wanted = torch.rand(4, 3, 128, 128) * 2 - 1
+    same, other = judge.look(wanted.clone().requires_grad_(), wanted)
+    assert all(torch.equal(a, b) for a, b in zip(same, other, strict=True))  # also cut out at the same place
+    assert same[0].requires_grad and not other[0].requires_grad
+    assert judge.fooled_by(same, other).item() == pytest.approx(math.log(2), abs=1e-3)
+    made = F.avg_pool2d(wanted, 3, 1, 1).requires_grad_()  # blurred
+    losses = [judge.learn(*judge.look(made, wanted)).item() for _ in range(30)]
+    assert losses[-1] < 0.4 < losses[0]
+    assert made.grad is None  # the judge's step leaves the images alone
+    seen = judge.look(made, wanted)
+    judge.fooled_by(*seen).backward()
+    assert made.grad is not None and made.grad.abs().sum() > 0

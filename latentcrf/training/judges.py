@@ -1,6 +1,7 @@
 """The discriminators of images, and what they are shown: they judge an autoencoder's reconstructions and a CRF's images."""
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,22 @@ from latentcrf.discriminator import FeatureDiscriminator, PatchDiscriminator
 from latentcrf.emoji.parts import vgg16
 from latentcrf.perceptual import VGG16, load_lpips
 from latentcrf.training.loop import optimise
-from latentcrf.training.losses import discriminator_loss, generator_loss
+from latentcrf.training.losses import discriminator_loss, generator_loss, relativistic_loss
 
 # name -> px of the views that it is shown, None: the images as they are
 JUDGES = {"alexnet": 128, "patches": None, "vgg16": 64}
+PAIR_JUDGES = ("alexnet", "vgg16")
 
 
-def random_view(images: Tensor, size: int, smallest: float) -> Tensor:
-    """Augment images (B, 3, H, W): flips, permuted colours (a quarter), one zoom in [smallest, 1] for the batch, crops of `size`.
+def random_view(images: Tensor, size: int, smallest: float, permuted: float = 0.25) -> Tensor:
+    """Augment images (B, 3, H, W): flips, permuted colours (that share of batches), one zoom in [smallest, 1] for the batch,
+    crops of `size`.
 
     Permuted colours keep the autoencoder from learning the data set's few palettes by heart.
     """
     flip = (torch.rand(len(images)) < 0.5).to(images.device)
     images = torch.where(flip[:, None, None, None], images.flip(-1), images)
-    if torch.rand(()) < 0.25:
+    if torch.rand(()) < permuted:
         images = images[:, torch.randperm(3)]
     zoom = smallest + (1 - smallest) * torch.rand(()).item()
     side = max(size if size < images.shape[-1] else 8, round(images.shape[-1] * zoom))
@@ -47,8 +50,11 @@ def build_judge(name: str, packages: Path) -> nn.Module:
     Raises:
         PartsError: it cannot be fetched.
     """
-    if name == "patches":
-        return PatchDiscriminator()
+    return PatchDiscriminator() if name == "patches" else build_feature_judge(name, packages)
+
+
+def build_feature_judge(name: str, packages: Path) -> FeatureDiscriminator:
+    """As `build_judge`, for those on a trained network."""
     if name == "vgg16":
         return FeatureDiscriminator(VGG16(vgg16(packages)), VGG16.CHANNELS)
     lpips: Any = load_lpips()
@@ -90,14 +96,54 @@ class Judge(nn.Module):
         return loss.detach()
 
 
-def judge_arguments(parser: argparse.ArgumentParser, default: str = "vgg16") -> None:
-    """The options that choose the discriminator."""
+class PairJudge(nn.Module):
+    """A discriminator of pairs of images, on a trained network's features, with its optimizer: it tells what was made from
+    what it should have become.
+
+    Args:
+        name: one of `PAIR_JUDGES`.
+        packages: folder of the packages of `latentcrf.emoji.parts`.
+        learning_rate: its optimizer's.
+    """
+
+    VIEW = 64  # px
+
+    def __init__(self, name: str, packages: Path, learning_rate: float = 3e-4) -> None:
+        super().__init__()
+        self.network = build_feature_judge(name, packages)
+        learned = [weight for weight in self.network.parameters() if weight.requires_grad]
+        self.optimizer = torch.optim.AdamW(learned, lr=learning_rate, betas=(0.5, 0.9))
+
+    def look(self, made: Tensor, wanted: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The features of both (B, 3, H, W) in [-1, 1], from one random view of each pair."""
+        view = random_view(torch.cat([made, wanted], dim=1), self.VIEW, smallest=0.5, permuted=0.0)
+        with torch.autocast(made.device.type, torch.bfloat16):
+            maps = self.network.maps(view[:, :3])
+            with torch.no_grad():
+                return maps, self.network.maps(view[:, 3:])
+
+    def fooled_by(self, made: list[Tensor], wanted: list[Tensor]) -> Tensor:
+        """The loss of whoever made the images of these features, a scalar."""
+        with torch.autocast(made[0].device.type, torch.bfloat16):
+            return relativistic_loss(self.network.scores(made), self.network.scores(wanted).detach())
+
+    def learn(self, made: list[Tensor], wanted: list[Tensor]) -> Tensor:
+        """One step of the discriminator; returns its loss, a scalar."""
+        with torch.autocast(made[0].device.type, torch.bfloat16):
+            scores = self.network.scores([each.detach() for each in made])
+            loss = relativistic_loss(self.network.scores(wanted), scores)
+        optimise(loss, self.network, self.optimizer)
+        return loss.detach()
+
+
+def judge_arguments(parser: argparse.ArgumentParser, names: Iterable[str] = JUDGES, default: str = "vgg16") -> None:
+    """The options that choose the discriminator, one of `names`."""
     parser.add_argument(
         "--judge",
-        choices=sorted(JUDGES),
+        choices=sorted(names),
         default=default,
-        help="what the discriminator of images reads: ImageNet features of VGG16 (a download) or of AlexNet, or patches "
-        f"of pixels (default {default})",
+        help="what the discriminator of images reads: ImageNet features of VGG16 (a download) or of AlexNet"
+        f"{', or patches of pixels' if 'patches' in names else ''} (default {default})",
     )
     parser.add_argument(
         "--packages",

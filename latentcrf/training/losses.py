@@ -59,6 +59,12 @@ def discriminator_loss(discriminator: nn.Module, real: Tensor, made: Tensor) -> 
     return F.relu(1 - discriminator(real).float()).mean() + F.relu(1 + discriminator(made.detach()).float()).mean()
 
 
+def relativistic_loss(above: Tensor, below: Tensor) -> Tensor:
+    """Loss of whoever wants the scores `above` higher than `below`, those of the other image of each pair (RpGAN, arXiv
+    1807.00734): the discriminator real ones above made ones, their maker the other way round."""
+    return F.softplus(below - above).float().mean()
+
+
 def adversarial_ramp(share: float) -> float:
     """Factor on the adversarial loss, 0 to 1, after a `share` of the training's time since the discriminator began.
 

@@ -15,14 +15,15 @@ COARSE_SHARE = 0.4  # of the batches of stages 2 and 3
 COARSEST = 12  # recorded steps in one: 12 of 50 are about those of a four-step run
 
 
-def random_hand_over(count: int, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Steps of the U-Net's last call, first bypassed steps and steps of return (count,), 1 <= call < first < last <= steps.
+def random_hand_over(count: int, steps: int, earliest: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    """Steps of the U-Net's last call, first bypassed steps and steps of return (count,),
+    earliest <= call < first < last <= steps.
 
     Half of the calls are one step before the hand-over, as in a run of `steps`; the others up to `COARSEST` steps, as in
     a run of fewer. Half of the returns are at the last step but one or at the end, where bypasses usually end.
     """
-    first = torch.randint(2, steps, (count,))
-    longer = 1 + (torch.rand(count) * (first - 1).clamp(max=COARSEST)).long()
+    first = torch.randint(earliest + 1, steps, (count,))
+    longer = 1 + (torch.rand(count) * (first - earliest).clamp(max=COARSEST)).long()
     call = first - torch.where(torch.rand(count) < 0.5, 1, longer)
     anywhere = first + 1 + (torch.rand(count) * (steps - first)).long()
     late = torch.where(torch.rand(count) < 0.7, steps - 1, steps).maximum(first + 1)
@@ -100,12 +101,13 @@ def observe_coarse(runs: Trajectories, chosen: Tensor) -> tuple[Observation, Ten
     return observation, runs.latents[run, -1]
 
 
-def observe_recorded(runs: Trajectories, count: int) -> tuple[Observation, Tensor, Tensor]:
+def observe_recorded(runs: Trajectories, count: int, earliest: int = 1) -> tuple[Observation, Tensor, Tensor]:
     """A batch of hand-overs, of coarse runs or at random levels of precise ones, the latents to come back with, and the
-    numbers of the precise runs (count,)."""
+    numbers of the precise runs (count,). The U-Net's last call saw no more noise than at step `earliest` of precise runs."""
     assert runs.coarse is not None
     if torch.rand(()) < COARSE_SHARE:
-        chosen = torch.randint(len(runs.coarse), (count,))
+        late = (runs.coarse.alphas_denoised >= runs.alphas[earliest]).nonzero()[:, 0]
+        chosen = late[torch.randint(len(late), (count,))]
         return *observe_coarse(runs, chosen), runs.coarse.runs[chosen]
     chosen = torch.randint(len(runs), (count,))
-    return *observe_run(runs, chosen, *random_hand_over(count, runs.steps)), chosen
+    return *observe_run(runs, chosen, *random_hand_over(count, runs.steps, earliest)), chosen

@@ -20,7 +20,6 @@ class Preset:
     # stage 3, on images
     final_batch_size: int = 16
     final_learning_rate: float = 4e-4
-    final_nearness_weight: float = 0.3  # to the LDM's images; that to real ones is 1
     final_adversarial_weight: float = 0.5
     guidance: float = 3.0
 

@@ -3,7 +3,6 @@
 from dataclasses import fields, replace
 from typing import Protocol
 
-import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from latentcrf.discriminator import LatentDiscriminator
 from latentcrf.model import LatentCRF, Observation
 from latentcrf.perceptual import load_lpips
-from latentcrf.training.judges import Judge
+from latentcrf.training.judges import PairJudge
 from latentcrf.training.loop import Stateful, optimise
 from latentcrf.training.losses import (
     adversarial_ramp,
@@ -108,23 +107,21 @@ class Distillation:
 
 class Refinement:
     """Stage 3: the images that the CRF's latents decode to. What minimizes a squared error of latents is a mean of many
-    pictures, or a guess of the LDM's own errors, and neither decodes to a good one.
+    pictures, which does not decode to a good one.
 
-    Half of a batch is hand-overs of real images: what is decoded has to come near to the very image, as LPIPS sees it.
-    The other half is hand-overs of recorded runs, kept near to where the LDM arrives. A discriminator on a trained
-    network's features judges both beside real images.
+    Hand-overs of recorded runs are decoded and compared with the images at which the LDM itself arrives in the same
+    runs: they have to be near, as LPIPS sees it, and a discriminator on a trained network's features must not tell one
+    from the other, pair by pair. It is the LDM's own images that they are compared with, not real ones: what a
+    discriminator beside real images asks for is not what nearness to the LDM does.
 
     Args:
-        pixels: the real images (N, H, W, 3), uint8, of the LDM's size, in the order of `real`.
-        judge: judges the images.
+        judge: compares the images.
     """
 
-    def __init__(
-        self, preset: Preset, ldm: StableDiffusionPipeline, runs: Trajectories, real: RealLatents, alphas: Tensor,
-        pixels: np.ndarray, judge: Judge,
-    ) -> None:  # fmt: skip
-        self.preset, self.ldm, self.runs, self.real, self.alphas = preset, ldm, runs, real, alphas
-        self.pixels = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    EARLIEST = 0.3  # share of a run's steps: on more noise than there, no image near to the LDM's can be had
+
+    def __init__(self, preset: Preset, ldm: StableDiffusionPipeline, runs: Trajectories, judge: PairJudge) -> None:
+        self.weight, self.runs = preset.final_adversarial_weight, runs
         self.learning_rate, self.batch_size = preset.final_learning_rate, preset.final_batch_size
         self.vae, self.device, self.judge = ldm.vae.requires_grad_(False), ldm.device, judge.to(ldm.device)
         self.lpips: nn.Module = load_lpips().to(ldm.device)
@@ -138,26 +135,20 @@ class Refinement:
         with torch.autocast(self.device.type, torch.bfloat16):
             return self.vae.decode(latents / self.vae.config.scaling_factor).sample.float()
 
-    def images(self, kept: Tensor) -> Tensor:
-        """uint8 images as floats in [-1, 1] on the device."""
-        return kept.to(self.device) / 127.5 - 1
-
     def step(self, crf: LatentCRF, optimizer: torch.optim.Optimizer, share: float) -> dict[str, Tensor]:
-        preset, half = self.preset, self.batch_size // 2
-        observation, _, real = observe_drawn(self.ldm, self.real, self.alphas, half, preset.guidance)
-        recorded, _, runs = observe_recorded(self.runs, self.batch_size - half)
-        handed = (observation, to_device(recorded, self.device))
-        ys = [crf(perhaps_unprompted(each), random_iterations()) for each in handed]
-        ours = self.decode(torch.cat(ys))
+        earliest = round(self.EARLIEST * self.runs.steps)
+        observation, _, runs = observe_recorded(self.runs, self.batch_size, earliest)
+        observation = to_device(perhaps_unprompted(observation), self.device)
+        made = self.decode(crf(observation, random_iterations()))
+        wanted = self.finals[runs].to(self.device) / 127.5 - 1
         with torch.autocast(self.device.type, torch.bfloat16):
-            mended = image_loss(ours[:half], self.images(self.pixels[real]), self.lpips)
-            nearness = image_loss(ours[half:], self.images(self.finals[runs]), self.lpips)
-            loss = mended + preset.final_nearness_weight * nearness
-        if (ramp := preset.final_adversarial_weight * adversarial_ramp(share)) > 0:
-            loss = loss + ramp * self.judge.fooled_by(ours)
+            loss = image_loss(made, wanted, self.lpips)
+        losses = {"image": loss.detach()}
+        if self.weight == 0:
+            optimise(loss, crf, optimizer)
+            return losses
+        seen = self.judge.look(made, wanted)
+        if (ramp := self.weight * adversarial_ramp(share)) > 0:
+            loss = loss + ramp * self.judge.fooled_by(*seen)
         optimise(loss, crf, optimizer)
-        losses = {"image": nearness, "real_image": mended}
-        if preset.final_adversarial_weight > 0:
-            others = self.images(self.pixels[torch.randint(len(self.pixels), (len(ours),))])
-            losses["images_judged"] = self.judge.learn(others, ours)
-        return {name: value.detach() for name, value in losses.items()}
+        return losses | {"images_judged": self.judge.learn(*seen)}

@@ -12,8 +12,7 @@ levels and iteration counts are random in all, so that one CRF serves them all.
 
 The folder `latentcrf` of the run is the trained model (weights averaged over the last steps, fp16). Until stage 3 it is
 kept as it was at the report in which it did best on the recorded runs that are held out: a CRF sees few runs and may
-learn them by heart. What stage 3 gains is not measured by a distance to those runs: there the latest is kept. With
-`--keep-start` what is written is a mean with the weights of `--init-from` (WiSE-FT, arXiv 2109.01903).
+learn them by heart. What stage 3 gains is not measured by a distance to those runs: there the latest is kept.
 """
 
 import argparse
@@ -33,7 +32,7 @@ from latentcrf.emoji.latents import encode_images
 from latentcrf.emoji.parts import PartsError
 from latentcrf.files import replacing_folder
 from latentcrf.model import LatentCRF, Observation, hand_over
-from latentcrf.training.judges import chosen_judge, judge_arguments
+from latentcrf.training.judges import PAIR_JUDGES, PairJudge, judge_arguments
 from latentcrf.training.loop import (
     EMA,
     Run,
@@ -129,17 +128,17 @@ def train(options: argparse.Namespace) -> None:
 
     prompt_dim = ldm.unet.config.cross_attention_dim if preset.reads_prompt else None
     crf = build_crf(preset, ldm.unet.config.in_channels, prompt_dim, options.init_from).to(device)
-    start = {name: weight.clone() for name, weight in crf.state_dict().items()}
     ema = EMA(crf, decay=0.998)
     optimizer = torch.optim.AdamW(crf.parameters(), lr=preset.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
     stages: list[Stage] = [Denoising(preset, ldm, real, alphas), Distillation(preset, runs, device)]
     if options.stage3_from < 1:
-        stages.append(Refinement(preset, ldm, runs, real, alphas, pictures, chosen_judge(options)))
+        stages.append(
+            Refinement(preset, ldm, runs, PairJudge(options.judge, options.packages or options.data / "packages"))
+        )
 
     def report() -> dict[str, float]:
         crf.eval()
         with ema.applied():
-            crf.load_state_dict({name: w.lerp(start[name], options.keep_start) for name, w in crf.state_dict().items()})
             measured = validate(crf, validation, device)
             if run.fraction > options.stage3_from or score(measured) < best_score(options.out / "log.csv"):
                 half = LatentCRF.from_config(crf.config)
@@ -214,7 +213,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--stage3-from", type=float, default=1.0, help="share of the time at which stage 3 begins (default 1: none)"
     )
-    judge_arguments(parser)
+    judge_arguments(parser, PAIR_JUDGES)
     parser.add_argument("--runs", type=int, default=512, help="LDM runs to record for stage 2 (default 512)")
     parser.add_argument(
         "--recordings",
@@ -223,19 +222,9 @@ def main(arguments: list[str] | None = None) -> int:
         help="where they are kept, to be shared by several runs (default OUT/runs)",
     )
     parser.add_argument("--init-from", metavar="FOLDER", help="start from the weights of this LatentCRF")
-    parser.add_argument(
-        "--keep-start",
-        type=float,
-        default=0.0,
-        metavar="SHARE",
-        help="share of the weights of --init-from in the mean that is written, 0 to 1: between the nearness of what was "
-        "there and the realism of what was learned (default 0)",
-    )
     options = parser.parse_args(arguments)
     check_run_arguments(parser, options)
-    if options.keep_start and not options.init_from:
-        parser.error("--keep-start needs --init-from FOLDER, the weights that are kept.")
-    for name in ("stage1_until", "stage3_from", "keep_start"):
+    for name in ("stage1_until", "stage3_from"):
         if not 0 <= getattr(options, name) <= 1:
             parser.error(f"--{name.replace('_', '-')} {getattr(options, name)} is out of range: 0 to 1.")
     if not 16 <= options.runs <= 1_000_000:

@@ -105,21 +105,11 @@ def test_the_crf_goes_through_its_three_stages(
     assert all(loss in log for loss in ("denoising", "distillation", "image", "images_judged", "few_crf"))
     crf = tmp_path / "crf" / "latentcrf"
     LatentCRF.from_pretrained(crf)
-    kept = [
-        "--out",
-        tmp_path / "kept",
-        "--init-from",
-        crf,
-        "--keep-start",
-        "1",
-        "--stage1-until",
-        "0",
-        "--minutes",
-        "0.02",
-    ]
-    assert train.main([str(word) for word in (*common, *kept)]) == 0
-    before, after = (LatentCRF.from_pretrained(path).state_dict() for path in (crf, tmp_path / "kept" / "latentcrf"))
-    assert all(weight.equal(before[name]) for name, weight in after.items())
+    alone = ["--stage1-until", "0", "--stage3-from", "0", "--minutes", "0.05", "--preset", "emoji-no-adversary"]
+    alone += ["--init-from", crf, "--judge", "alexnet", "--out", tmp_path / "alone"]
+    assert train.main([str(word) for word in (*common, *alone)]) == 0
+    log = (tmp_path / "alone" / "log.csv").read_text()
+    assert "image" in log and "images_judged" not in log
     short = ["--stage1-until", "0.5", "--minutes", "0.05", "--preset", "emoji-prompt", "--out", tmp_path / "prompt"]
     assert train.main([str(word) for word in (*common, *short)]) == 0
     reading = LatentCRF.from_pretrained(tmp_path / "prompt" / "latentcrf")
@@ -158,12 +148,7 @@ def test_the_crf_goes_through_its_three_stages(
         (train_unet.main, ["--data", "x", "--vae", "x", "--detail-share", "2"], "--detail-share 2.0 is out of range"),
         (train.main, ["--data", "x", "--base", "x", "--runs", "1"], "--runs 1 is out of range: 16 to"),
         (train.main, ["--data", "x", "--base", "x", "--stage1-until", "-1"], "is out of range: 0 to 1"),
-        (train.main, ["--data", "x", "--base", "x", "--keep-start", "0.5"], "--keep-start needs --init-from FOLDER"),
-        (
-            train.main,
-            ["--data", "x", "--base", "x", "--init-from", "x", "--keep-start", "nan"],
-            "--keep-start nan is out of range: 0 to 1",
-        ),
+        (train.main, ["--data", "x", "--base", "x", "--judge", "patches"], "invalid choice: 'patches'"),
         (train.main, ["--data", "x", "--base", "x", "--stage3-from", "2"], "--stage3-from 2.0 is out of range: 0 to 1"),
     ],
 )

@@ -88,6 +88,8 @@ def test_random_hand_overs_and_iteration_counts_cover_their_ranges() -> None:
     assert (first < last).all() and last.max() == 50
     assert {int(x) for x in last} >= set(range(10, 51))
     assert {random_iterations() for _ in range(500)} == set(range(1, 11))
+    call, first, last = random_hand_over(4000, 50, earliest=15)
+    assert call.min() == 15 and first.min() == 16 and (call < first).all() and (first < last).all()
 
 
 def test_coarse_runs_hand_over_towards_where_the_precise_run_arrives(tmp_path: Path) -> None:
