@@ -1,5 +1,7 @@
 """Losses of LatentCRF's training stages, in the latent space."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -44,9 +46,11 @@ def distillation_loss(y: Tensor, observation: Observation, returned: Tensor) -> 
     return (level_weight(before) * gain.square() / (gain.square() + 0.01) * error).mean()
 
 
-def image_loss(images: Tensor, targets: Tensor, lpips: nn.Module) -> Tensor:
-    """Stage 3: mean absolute difference and LPIPS of two batches of images (B, 3, H, W) in [-1, 1]."""
-    return (images - targets).abs().mean() + lpips(images, targets).float().mean()
+def feature_loss(made: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    """Stage 3: squared distance of two batches' feature maps (B, C, h, w) of unit length at each position, as LPIPS has it
+    (arXiv 1801.03924, equation 1) but without learned weights; mean over positions and maps."""
+    distances = [(a - b).square().sum(1).mean() for a, b in zip(made, wanted, strict=True)]
+    return torch.stack(distances).mean()
 
 
 def generator_loss(discriminator: nn.Module, made: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ class Preset:
     # stage 3, on images
     final_batch_size: int = 16
     final_learning_rate: float = 4e-4
-    final_adversarial_weight: float = 0.5
+    final_feature_weight: float = 0.5  # beside pixels
+    final_adversarial_weight: float = 1.0
     guidance: float = 3.0
 
 

@@ -4,12 +4,12 @@ from dataclasses import fields, replace
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from diffusers import StableDiffusionPipeline
-from torch import Tensor, nn
+from torch import Tensor
 
 from latentcrf.discriminator import LatentDiscriminator
 from latentcrf.model import LatentCRF, Observation
-from latentcrf.perceptual import load_lpips
 from latentcrf.training.judges import PairJudge
 from latentcrf.training.loop import Stateful, optimise
 from latentcrf.training.losses import (
@@ -17,8 +17,8 @@ from latentcrf.training.losses import (
     denoising_loss,
     discriminator_loss,
     distillation_loss,
+    feature_loss,
     generator_loss,
-    image_loss,
 )
 from latentcrf.training.observations import RealLatents, observe_drawn, observe_recorded
 from latentcrf.training.presets import Preset
@@ -110,8 +110,8 @@ class Refinement:
     pictures, which does not decode to a good one.
 
     Hand-overs of recorded runs are decoded and compared with the images at which the LDM itself arrives in the same
-    runs: they have to be near, as LPIPS sees it, and a discriminator on a trained network's features must not tell one
-    from the other, pair by pair. It is the LDM's own images that they are compared with, not real ones: what a
+    runs: pixels and a trained network's features have to be near, and a discriminator on those features must not tell
+    one from the other, pair by pair. It is the LDM's own images that they are compared with, not real ones: what a
     discriminator beside real images asks for is not what nearness to the LDM does.
 
     Args:
@@ -121,10 +121,9 @@ class Refinement:
     EARLIEST = 0.3  # share of a run's steps: on more noise than there, no image near to the LDM's can be had
 
     def __init__(self, preset: Preset, ldm: StableDiffusionPipeline, runs: Trajectories, judge: PairJudge) -> None:
-        self.weight, self.runs = preset.final_adversarial_weight, runs
+        self.preset, self.runs = preset, runs
         self.learning_rate, self.batch_size = preset.final_learning_rate, preset.final_batch_size
         self.vae, self.device, self.judge = ldm.vae.requires_grad_(False), ldm.device, judge.to(ldm.device)
-        self.lpips: nn.Module = load_lpips().to(ldm.device)
         self.parts: dict[str, Stateful] = {"judge": judge, "judge_critic": judge.optimizer}
         with torch.no_grad():  # decoded once: a batch of them costs more than the CRF
             finals = [self.decode(part.to(self.device)) for part in runs.latents[:, -1].split(32)]
@@ -141,14 +140,14 @@ class Refinement:
         observation = to_device(perhaps_unprompted(observation), self.device)
         made = self.decode(crf(observation, random_iterations()))
         wanted = self.finals[runs].to(self.device) / 127.5 - 1
-        with torch.autocast(self.device.type, torch.bfloat16):
-            loss = image_loss(made, wanted, self.lpips)
-        losses = {"image": loss.detach()}
-        if self.weight == 0:
-            optimise(loss, crf, optimizer)
-            return losses
         seen = self.judge.look(made, wanted)
-        if (ramp := self.weight * adversarial_ramp(share)) > 0:
-            loss = loss + ramp * self.judge.fooled_by(*seen)
+        losses = {"pixels": F.l1_loss(made, wanted), "features": feature_loss(*seen)}
+        loss = losses["pixels"] + self.preset.final_feature_weight * losses["features"]
+        weight = self.preset.final_adversarial_weight
+        if (ramp := weight * adversarial_ramp(share)) > 0:
+            losses["fooled"] = self.judge.fooled_by(*seen)
+            loss = loss + ramp * losses["fooled"]
         optimise(loss, crf, optimizer)
-        return losses | {"images_judged": self.judge.learn(*seen)}
+        if weight > 0:
+            losses["images_judged"] = self.judge.learn(*seen)
+        return {name: value.detach() for name, value in losses.items()}

@@ -102,14 +102,14 @@ def test_the_crf_goes_through_its_three_stages(
     stages += ["--judge", "alexnet"]
     assert train.main([str(word) for word in (*common, *stages)]) == 0
     log = (tmp_path / "crf" / "log.csv").read_text()
-    assert all(loss in log for loss in ("denoising", "distillation", "image", "images_judged", "few_crf"))
+    assert all(loss in log for loss in ("denoising", "distillation", "pixels", "features", "images_judged", "few_crf"))
     crf = tmp_path / "crf" / "latentcrf"
     LatentCRF.from_pretrained(crf)
     alone = ["--stage1-until", "0", "--stage3-from", "0", "--minutes", "0.05", "--preset", "emoji-no-adversary"]
     alone += ["--init-from", crf, "--judge", "alexnet", "--out", tmp_path / "alone"]
     assert train.main([str(word) for word in (*common, *alone)]) == 0
     log = (tmp_path / "alone" / "log.csv").read_text()
-    assert "image" in log and "images_judged" not in log
+    assert "features" in log and "images_judged" not in log
     short = ["--stage1-until", "0.5", "--minutes", "0.05", "--preset", "emoji-prompt", "--out", tmp_path / "prompt"]
     assert train.main([str(word) for word in (*common, *short)]) == 0
     reading = LatentCRF.from_pretrained(tmp_path / "prompt" / "latentcrf")
