@@ -44,6 +44,7 @@ def all_methods(refiners: tuple[str, ...] = ("bypass", "LatentCRF")) -> list[Met
     plain = [Method("DDIM", steps) for steps in (50, 34, 25, 20, 15, 12, 10, 8, 6, 4)]
     plain += [Method(solver, steps) for solver in ("DPM-Solver++", "UniPC") for steps in (20, 15, 12, 10, 8, 6, 5, 4)]
     gaps = [("DDIM", 50, (33, 49)), ("DDIM", 50, (25, 50)), ("DPM-Solver++", 20, (12, 19))]
+    gaps += [("DDIM", 50, (17, 42))]  # the last steps, which draw the details, remain
     gaps += [
         (solver, steps, (steps - 1, steps)) for solver in ("DDIM", "DPM-Solver++") for steps in (5, 7, 9, 11)
     ]  # the CRF's output is the image

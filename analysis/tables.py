@@ -40,8 +40,8 @@ def row_of(method: Method, kept: dict[str, np.ndarray], prompts: int, seeds: int
 
 
 def compare(methods: list[Method], kept: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
-    """Each LatentCRF run against the full run, the same bypass without parameters (where that was measured) and, for KID and
-    for R@5, the best rival that takes no more time.
+    """Each LatentCRF run against the full run, the same bypass without parameters and with a plain network (where those were
+    measured) and, for KID and for R@5, the best rival that takes no more time.
 
     Differences are LatentCRF minus rival, paired by prompt; ratios of diversity are to the full run.
     """
@@ -61,12 +61,12 @@ def compare(methods: list[Method], kept: dict[str, dict[str, np.ndarray]]) -> pd
         if method.refiner != "LatentCRF":
             continue
         ours, name = kept[method.name], method.name
-        twin = replace(method, refiner="bypass").name
+        twins = [replace(method, refiner=refiner).name for refiner in ("bypass", "plain")]
         for measure, sign in SIGNS.items():
             key = f"draws_{measure}"
             if key not in ours:
                 continue
-            against = [twin] if twin in rivals else []
+            against = [twin for twin in twins if twin in rivals]
             if measure in ("kid", "r_at_5"):
                 quick = [rival for rival in rivals if times[rival] <= times[name]]
                 best = [max(quick, key=lambda rival: sign * kept[rival][key][0])] if quick else []

@@ -78,7 +78,8 @@ def kept(ratio: float, kid: float, r_at_5: float) -> dict[str, np.ndarray]:
 def test_latentcrf_is_compared_with_the_best_that_takes_no_more_time() -> None:
     ours = Method("DDIM", 9, (8, 9), "LatentCRF")
     twin = Method("DDIM", 9, (8, 9), "bypass")
-    methods = [Method("DDIM", 50), Method("DDIM", 8), Method("UniPC", 6), Method("UniPC", 8), twin, ours]
+    plain = Method("DDIM", 9, (8, 9), "plain")
+    methods = [Method("DDIM", 50), Method("DDIM", 8), Method("UniPC", 6), Method("UniPC", 8), twin, ours, plain]
     found = dict(
         zip(
             [method.name for method in methods],
@@ -89,6 +90,7 @@ def test_latentcrf_is_compared_with_the_best_that_takes_no_more_time() -> None:
                 kept(0.2, 0.1, 0.9),
                 kept(0.17, 0.45, 0.1),
                 kept(0.18, 0.2, 0.5),
+                kept(0.19, 0.1, 0.4),
             ],
             strict=True,
         )
@@ -96,15 +98,16 @@ def test_latentcrf_is_compared_with_the_best_that_takes_no_more_time() -> None:
     table = compare(methods, found)
     assert set(table["method"]) == {ours.name}
     kid = table[table["measure"] == "kid, difference"].set_index("against")
-    assert set(kid.index) == {FULL, "UniPC-6", twin.name}  # UniPC-8 takes longer, DDIM-8 is worse
+    assert set(kid.index) == {FULL, "UniPC-6", twin.name, plain.name}  # UniPC-8 takes longer, DDIM-8 is worse
+    assert not kid.loc[plain.name, "better"]  # of one's own bypass, however long it takes
     assert kid.loc["UniPC-6", "value"] == pytest.approx(-0.2)
     assert kid.loc["UniPC-6", "low"] == pytest.approx(-0.2 - 0.2 * 0.095)
     assert kid.loc["UniPC-6", "better"] and not kid.loc[FULL, "better"]
     found_subject = table[table["measure"] == "r_at_5, difference"].set_index("against")
-    assert set(found_subject.index) == {FULL, "DDIM-8", twin.name}
+    assert set(found_subject.index) == {FULL, "DDIM-8", twin.name, plain.name}
     assert found_subject.loc["DDIM-8", "better"] and not found_subject.loc[FULL, "better"]
     diversity = table[table["measure"] == "pairwise_lpips, difference"].set_index("against")
-    assert set(diversity.index) == {twin.name} and not diversity.loc[twin.name, "better"]  # equal
+    assert set(diversity.index) == {twin.name, plain.name} and not diversity.loc[twin.name, "better"]  # equal
     ratio = table[table["measure"] == "vendi, ratio"].iloc[0]
     assert (ratio["value"], ratio["low"], ratio["high"]) == (1, 1, 1)
 
