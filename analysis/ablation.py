@@ -5,31 +5,43 @@
 
 The models are those of `latentcrf.training.train --preset NAME --recordings runs/recordings`, with equal options else. Of
 the recorded runs the held-out ones are handed over to each: mean squared error of the latents handed back against the
-LDM's own, for the bypass (33, 49) of 50 and for runs of 4 to 12 steps that the CRF ends. Written to --out: ablation.csv
-(a row a model and iteration count) and ablation.md, means with 95 % bootstrap intervals over the runs, the
-differences to the first model paired.
+LDM's own, for the bypass (33, 49) of 50 and for runs of 4 to 12 steps that the CRF ends. With `--data` also what the
+latents decode to: KID to the data set's images of runs that the CRF ends, from step 33 of 50 and at the last step but
+one of 4 to 12, beside that of the LDM's own images. Written to --out: ablation.csv (a row a model and iteration count)
+and ablation.md, with 95 % bootstrap intervals over the runs, the differences to the first model paired.
 """
 
 import argparse
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
-from diffusers import DDIMScheduler
-from torch import Tensor
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from torch import Tensor, nn
 
-from analysis.measures import bootstrap
+from analysis.gallery import embed, load_gallery
+from analysis.generate import decode, load_pipeline
+from analysis.measures import RealFeatures, cluster_weights, interval, kid_draws, mean_draws
 from latentcrf import LatentCRF, Observation
+from latentcrf.emoji.dataset import DatasetError, load
 from latentcrf.files import replacing
-from latentcrf.perceptual import MODELS
+from latentcrf.perceptual import MODELS, load_features
 from latentcrf.training.loop import RunError
-from latentcrf.training.train import errors, split
+from latentcrf.training.observations import observe_coarse, observe_run
+from latentcrf.training.train import PAPER_BYPASS, errors, split
 from latentcrf.training.trajectories import Recording, Trajectories, load_trajectories
 
+CPU = torch.device("cpu")
 ITERATIONS = 5
 KINDS = {"mse": "(33, 49) of 50", "few": "4 to 12 steps, to the end"}
-NO_PARAMETERS = "without parameters"
+IMAGE_KINDS = {"kid": "KID x 1000, (33, 50) of 50", "kid_few": "KID x 1000, 4 to 12 steps"}
+NO_PARAMETERS, FULL = "without parameters", "the LDM's own"
+RESAMPLES = 1000
+ENDS = ("", "_low", "_high")
 
 
 def named_folder(text: str) -> tuple[str, Path]:
@@ -40,51 +52,115 @@ def named_folder(text: str) -> tuple[str, Path]:
     return name, Path(folder)
 
 
-def compute(crfs: dict[str, LatentCRF], runs: Trajectories, counts: list[int]) -> pd.DataFrame:
+Mend = Callable[[Observation], Tensor]
+
+
+def compute(
+    crfs: dict[str, LatentCRF], runs: Trajectories, counts: list[int], images: "ImageJudge | None" = None
+) -> pd.DataFrame:
     """A row a model with `ITERATIONS` iterations, and of the first model one for each other count.
 
     Columns: model, iterations, parameters, and for each of `KINDS` its mean error, the interval's ends (_low, _high), and
-    the difference to the first row (_difference, and its ends), negative where better than it.
+    the difference to the first row (_difference, and its ends), negative where better than it. With `images` alike for
+    each of `IMAGE_KINDS`, and a row for the LDM's own images.
     """
     first = next(iter(crfs))
     cases = [(name, ITERATIONS) for name in crfs] + [(first, count) for count in counts if count != ITERATIONS]
-    found = [(name, count, sum(p.numel() for p in crfs[name].parameters()), _errors(crfs[name], count, runs))
-             for name, count in cases]  # fmt: skip
-    found.append((NO_PARAMETERS, 0, 0, errors(lambda handed: handed.denoised, runs, torch.device("cpu"))))
-    rows = []
-    for name, count, parameters, measured in found:
+    ways: list[tuple[str, int, int, Mend | None]] = [
+        (name, count, sum(p.numel() for p in crfs[name].parameters()), partial(crfs[name], num_iterations=count))
+        for name, count in cases
+    ]
+    ways.append((NO_PARAMETERS, 0, 0, lambda handed: handed.denoised))
+    if images is not None:
+        ways.append((FULL, 0, 0, None))
+    rows: list[dict[str, object]] = []
+    start: dict[str, np.ndarray] = {}
+    for name, count, parameters, mend in ways:
         row: dict[str, object] = {"model": name, "iterations": count, "parameters": parameters}
-        for kind in KINDS:
-            values = measured[kind].double().numpy()
-            difference = values - found[0][3][kind].double().numpy()
-            for suffix, numbers in (("", values), ("_difference", difference)):
-                ends = bootstrap(numbers)
-                row |= {f"{kind}{suffix}{end}": value for end, value in zip(("", "_low", "_high"), ends, strict=True)}
+        found = {} if images is None else images.draws(mend)
+        if mend is not None:
+            with torch.no_grad():
+                by_run = {kind: each.double().numpy() for kind, each in errors(mend, runs, CPU).items()}
+            weights = cluster_weights(len(runs), RESAMPLES)
+            found = {kind: mean_draws(by_run[kind], weights) for kind in KINDS} | found
+        start = start or found
+        for kind, draws in found.items():
+            for suffix, numbers in (("", draws), ("_difference", draws - start[kind])):
+                row |= {f"{kind}{suffix}{end}": value for end, value in zip(ENDS, interval(numbers), strict=True)}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _errors(crf: LatentCRF, iterations: int, runs: Trajectories) -> dict[str, Tensor]:
-    def mend(observation: Observation) -> Tensor:
-        return crf(observation, iterations)
+class ImageJudge:
+    """KID x 1000 to real images of what runs decode to that a CRF ends.
 
-    return errors(mend, runs, torch.device("cpu"))
+    Args:
+        runs: the recorded runs (n); resampled are they.
+        real: of the data set's images.
+    """
+
+    def __init__(
+        self, pipeline: StableDiffusionPipeline, runs: Trajectories, features: nn.Module, real: RealFeatures
+    ) -> None:
+        assert runs.coarse is not None
+        self.pipeline, self.runs, self.features, self.real = pipeline, runs, features, real
+        steps, every, end = runs.coarse, torch.arange(len(runs)), torch.full((len(runs),), runs.steps)
+        first = torch.full_like(end, PAPER_BYPASS[0])
+        # the last of a coarse run's recorded steps: the next is another run's, or the same run's by another solver
+        another = (steps.runs[1:] != steps.runs[:-1]) | (steps.alphas[1:] < steps.alphas[:-1])
+        last = torch.cat([another, torch.tensor([True])]).nonzero()[:, 0]
+        self.endings = {
+            "kid": (observe_run(runs, every, first - 1, first, end)[0], every),
+            "kid_few": (observe_coarse(runs, last)[0], steps.runs[last]),
+        }
+
+    @torch.no_grad()
+    def draws(self, mend: Mend | None) -> dict[str, np.ndarray]:
+        """`measures.kid_draws` for each of `IMAGE_KINDS`, of `mend`'s latents or, for None, of the LDM's own."""
+        weights, found = cluster_weights(len(self.runs), RESAMPLES), {}
+        for kind, (observation, run) in self.endings.items():
+            latents = self.runs.latents[run, -1] if mend is None else mend(observation)
+            features = embed(self.features, decode(self.pipeline, latents))
+            found[kind] = 1000 * kid_draws(features, run.numpy(), self.real, weights)
+        return found
 
 
 def markdown(table: pd.DataFrame) -> str:
     """The table as the README shows it."""
+    titles = {kind: title for kind, title in (KINDS | IMAGE_KINDS).items() if kind in table}
     lines = [
-        "| model | iterations | parameters |" + "".join(f" {title} | against the first |" for title in KINDS.values())
+        "| model | iterations | parameters |" + "".join(f" {title} | against the first |" for title in titles.values())
     ]
-    lines.append("|" + "---|" * (3 + 2 * len(KINDS)))
+    lines.append("|" + "---|" * (3 + 2 * len(titles)))
     for index, row in table.iterrows():
         cells = [row["model"], str(row["iterations"]), f"{row['parameters']:,}"]
-        for kind in KINDS:
-            cells.append(f"{row[kind]:.4f}")
-            ends = f"{row[f'{kind}_difference_low']:+.4f} to {row[f'{kind}_difference_high']:+.4f}"
-            cells.append(f"{row[f'{kind}_difference']:+.4f} ({ends})" if index else "")
+        for kind in titles:
+            digits = 4 if kind in KINDS else 1
+            value, difference, low, high = (
+                f"{row[kind + column]:{sign}.{digits}f}" if pd.notna(row[kind + column]) else ""
+                for column, sign in (
+                    ("", ""),
+                    ("_difference", "+"),
+                    ("_difference_low", "+"),
+                    ("_difference_high", "+"),
+                )
+            )
+            cells += [value, f"{difference} ({low} to {high})" if index and value else ""]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def image_judge(options: argparse.Namespace, runs: Trajectories) -> ImageJudge:
+    """As the command line wants it.
+
+    Raises:
+        DatasetError, OSError: no data set, or no pipeline.
+    """
+    rows, pixels = load(options.data)
+    features = load_features()
+    gallery, _ = load_gallery(features, rows, pixels, options.data)
+    core = [index for index, row in enumerate(rows) if row["core"]]
+    return ImageJudge(load_pipeline(options.model), runs, features, RealFeatures(gallery[core]))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -102,6 +178,7 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="FOLDER",
         help="the LDM's pipeline (default: shipped)",
     )
+    add("--data", type=Path, metavar="DIR", help="data set, to judge images too (default: latents alone)")
     add("--iterations", type=int, nargs="+", default=[1, 2, 3, 5, 10], metavar="N",
         help="iteration counts of the first model (default 1 2 3 5 10)")  # fmt: skip
     options = parser.parse_args(arguments)
@@ -113,8 +190,9 @@ def main(arguments: list[str] | None = None) -> int:
         crfs = {
             name: LatentCRF.from_pretrained(folder, torch_dtype=torch.float32).eval() for name, folder in options.crf
         }
-        table = compute(crfs, held_out, options.iterations)
-    except (OSError, RunError) as error:
+        judge = image_judge(options, held_out) if options.data else None
+        table = compute(crfs, held_out, options.iterations, judge)
+    except (DatasetError, OSError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     options.out.mkdir(parents=True, exist_ok=True)

@@ -2,12 +2,18 @@
 
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from analysis import ablation
+from analysis.gallery import embed
+from analysis.generate import decode, load_pipeline
+from analysis.measures import RealFeatures
 from latentcrf import LatentCRF, Observation
 from latentcrf.emoji.train_unet import build_scheduler
+from latentcrf.perceptual import load_features
 from latentcrf.training.losses import ideal_latents
 from latentcrf.training.observations import observe_coarse, observe_run
 from latentcrf.training.train import PAPER_BYPASS, errors, split
@@ -67,6 +73,42 @@ def test_models_are_compared_with_the_first_run_by_run(runs: Trajectories) -> No
     assert again["mse"][1:3].tolist() == pytest.approx([again["mse"][0]] * 2, rel=1e-5)
     lines = ablation.markdown(table).splitlines()
     assert len(lines) == 2 + len(table) and lines[2].startswith("| whole | 5 |")
+
+
+def test_images_of_ended_runs_are_judged_beside_the_ldms_own() -> None:
+    torch.manual_seed(0)
+    alphas = levels(build_scheduler(), 50)
+    # eight runs by two solvers, of which 2 steps and 1 are recorded
+    of = torch.cat([torch.arange(8).repeat_interleave(2), torch.arange(8)])
+    after = torch.cat([torch.tensor([0.5, 0.9]).repeat(8), torch.full((8,), 0.7)])
+    steps = CoarseSteps(torch.randn(24, 4, 16, 16), torch.randn(24, 4, 16, 16), after, after - 0.1, of)
+    runs = Trajectories(torch.randn(8, 51, 4, 16, 16), alphas, torch.randn(8, 2, 3), steps)
+    real = RealFeatures(torch.randn(20, 1280))
+    judge = ablation.ImageJudge(load_pipeline(), runs, load_features(), real)
+    last = [*range(1, 16, 2), *range(16, 24)]
+    assert torch.equal(judge.endings["kid_few"][0].denoised, steps.denoised[last])
+    assert judge.endings["kid_few"][1].tolist() == [*range(8), *range(8)]
+    assert torch.as_tensor(judge.endings["kid"][0].alpha_out).eq(1).all()
+    own = judge.draws(None)
+    targets = {8: runs.latents[:, -1], 16: runs.latents[of[last], -1]}
+    arrived = judge.draws(lambda handed: targets[len(handed.latents)])
+    assert all(np.allclose(own[kind], arrived[kind]) for kind in ablation.IMAGE_KINDS)
+    features = embed(load_features(), decode(load_pipeline(), runs.latents[:, -1]))
+    kernel = lambda a, b: (a.double() @ b.double().T / 1280 + 1) ** 3  # noqa: E731
+    mine, theirs = kernel(features, features), kernel(real.features, real.features)
+    expected = (
+        (mine.sum() - mine.trace()) / 56
+        + (theirs.sum() - theirs.trace()) / 380
+        - 2 * kernel(features, real.features).mean()
+    )
+    assert own["kid"][0] == pytest.approx(1000 * expected.item(), rel=1e-4)
+
+    table = ablation.compute({"whole": small_crf(num_experts=2, pairwise_rank=2)}, runs, [5], judge)
+    assert table["model"].tolist() == ["whole", ablation.NO_PARAMETERS, ablation.FULL]
+    assert table["kid"][2] == pytest.approx(own["kid"][0]) and pd.isna(table["mse"][2])
+    assert table["kid_difference"][2] == pytest.approx(own["kid"][0] - table["kid"][0])
+    line = ablation.markdown(table).splitlines()[-1]
+    assert line.startswith("| the LDM's own | 0 | 0 |  |  |  |  | ") and f"{own['kid'][0]:.1f}" in line
 
 
 def test_a_tenth_is_held_out(runs: Trajectories) -> None:
