@@ -40,8 +40,8 @@ ITERATIONS = 5
 KINDS = {"mse": "(33, 49) of 50", "few": "4 to 12 steps, to the end"}
 IMAGE_KINDS = {"kid": "KID x 1000, (33, 50) of 50", "kid_few": "KID x 1000, 4 to 12 steps"}
 NO_PARAMETERS, FULL = "without parameters", "the LDM's own"
-RESAMPLES = 1000
 ENDS = ("", "_low", "_high")
+Mend = Callable[[Observation], Tensor]
 
 
 def named_folder(text: str) -> tuple[str, Path]:
@@ -52,11 +52,50 @@ def named_folder(text: str) -> tuple[str, Path]:
     return name, Path(folder)
 
 
-Mend = Callable[[Observation], Tensor]
+class EndedRuns:
+    """KID x 1000, to real images, of the images at which recorded runs arrive that a CRF ends.
+
+    Args:
+        runs: the recorded runs (n); resampled are they.
+        features: reads the images.
+        real: of the data set's images.
+    """
+
+    def __init__(
+        self, pipeline: StableDiffusionPipeline, runs: Trajectories, features: nn.Module, real: RealFeatures
+    ) -> None:
+        assert runs.coarse is not None
+        self.pipeline, self.runs, self.features, self.real = pipeline, runs, features, real
+        self.weights = cluster_weights(len(runs))
+        steps, every, end = runs.coarse, torch.arange(len(runs)), torch.full((len(runs),), runs.steps)
+        first = torch.full_like(end, PAPER_BYPASS[0])
+        # the last of a coarse run's recorded steps: the next is another run's, or the same run's by another solver
+        another = (steps.runs[1:] != steps.runs[:-1]) | (steps.alphas[1:] < steps.alphas[:-1])
+        last = torch.cat([another, torch.tensor([True])]).nonzero()[:, 0]
+        last = last[steps.runs[last].argsort(stable=True)].view(len(runs), -1)
+        self.endings = {
+            "kid": [observe_run(runs, every, first - 1, first, end)[0]],
+            "kid_few": [observe_coarse(runs, by_solver)[0] for by_solver in last.T],
+        }
+
+    @torch.no_grad()
+    def draws(self, mend: Mend | None) -> dict[str, np.ndarray]:
+        """`measures.kid_draws` for each of `IMAGE_KINDS`, of `mend`'s latents or, for None, of the LDM's own; mean over the
+        solvers, each for itself: two solvers' images from one noise are no two draws."""
+        return {
+            kind: np.mean(
+                [self._kid(self.runs.latents[:, -1] if mend is None else mend(each)) for each in handed], axis=0
+            )
+            for kind, handed in self.endings.items()
+        }
+
+    def _kid(self, latents: Tensor) -> np.ndarray:
+        features = embed(self.features, decode(self.pipeline, latents))
+        return 1000 * kid_draws(features, np.arange(len(features)), self.real, self.weights)
 
 
 def compute(
-    crfs: dict[str, LatentCRF], runs: Trajectories, counts: list[int], images: "ImageJudge | None" = None
+    crfs: dict[str, LatentCRF], runs: Trajectories, counts: list[int], images: EndedRuns | None = None
 ) -> pd.DataFrame:
     """A row a model with `ITERATIONS` iterations, and of the first model one for each other count.
 
@@ -75,54 +114,19 @@ def compute(
         ways.append((FULL, 0, 0, None))
     rows: list[dict[str, object]] = []
     start: dict[str, np.ndarray] = {}
+    weights = cluster_weights(len(runs))
     for name, count, parameters, mend in ways:
         row: dict[str, object] = {"model": name, "iterations": count, "parameters": parameters}
         found = {} if images is None else images.draws(mend)
         if mend is not None:
-            with torch.no_grad():
-                by_run = {kind: each.double().numpy() for kind, each in errors(mend, runs, CPU).items()}
-            weights = cluster_weights(len(runs), RESAMPLES)
-            found = {kind: mean_draws(by_run[kind], weights) for kind in KINDS} | found
+            by_run = errors(mend, runs, CPU)
+            found = {kind: mean_draws(by_run[kind].numpy(), weights) for kind in KINDS} | found
         start = start or found
         for kind, draws in found.items():
             for suffix, numbers in (("", draws), ("_difference", draws - start[kind])):
                 row |= {f"{kind}{suffix}{end}": value for end, value in zip(ENDS, interval(numbers), strict=True)}
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-class ImageJudge:
-    """KID x 1000 to real images of what runs decode to that a CRF ends.
-
-    Args:
-        runs: the recorded runs (n); resampled are they.
-        real: of the data set's images.
-    """
-
-    def __init__(
-        self, pipeline: StableDiffusionPipeline, runs: Trajectories, features: nn.Module, real: RealFeatures
-    ) -> None:
-        assert runs.coarse is not None
-        self.pipeline, self.runs, self.features, self.real = pipeline, runs, features, real
-        steps, every, end = runs.coarse, torch.arange(len(runs)), torch.full((len(runs),), runs.steps)
-        first = torch.full_like(end, PAPER_BYPASS[0])
-        # the last of a coarse run's recorded steps: the next is another run's, or the same run's by another solver
-        another = (steps.runs[1:] != steps.runs[:-1]) | (steps.alphas[1:] < steps.alphas[:-1])
-        last = torch.cat([another, torch.tensor([True])]).nonzero()[:, 0]
-        self.endings = {
-            "kid": (observe_run(runs, every, first - 1, first, end)[0], every),
-            "kid_few": (observe_coarse(runs, last)[0], steps.runs[last]),
-        }
-
-    @torch.no_grad()
-    def draws(self, mend: Mend | None) -> dict[str, np.ndarray]:
-        """`measures.kid_draws` for each of `IMAGE_KINDS`, of `mend`'s latents or, for None, of the LDM's own."""
-        weights, found = cluster_weights(len(self.runs), RESAMPLES), {}
-        for kind, (observation, run) in self.endings.items():
-            latents = self.runs.latents[run, -1] if mend is None else mend(observation)
-            features = embed(self.features, decode(self.pipeline, latents))
-            found[kind] = 1000 * kid_draws(features, run.numpy(), self.real, weights)
-        return found
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -150,7 +154,7 @@ def markdown(table: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def image_judge(options: argparse.Namespace, runs: Trajectories) -> ImageJudge:
+def ended_runs(options: argparse.Namespace, runs: Trajectories) -> EndedRuns:
     """As the command line wants it.
 
     Raises:
@@ -160,7 +164,7 @@ def image_judge(options: argparse.Namespace, runs: Trajectories) -> ImageJudge:
     features = load_features()
     gallery, _ = load_gallery(features, rows, pixels, options.data)
     core = [index for index, row in enumerate(rows) if row["core"]]
-    return ImageJudge(load_pipeline(options.model), runs, features, RealFeatures(gallery[core]))
+    return EndedRuns(load_pipeline(options.model), runs, features, RealFeatures(gallery[core]))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -190,8 +194,8 @@ def main(arguments: list[str] | None = None) -> int:
         crfs = {
             name: LatentCRF.from_pretrained(folder, torch_dtype=torch.float32).eval() for name, folder in options.crf
         }
-        judge = image_judge(options, held_out) if options.data else None
-        table = compute(crfs, held_out, options.iterations, judge)
+        images = ended_runs(options, held_out) if options.data else None
+        table = compute(crfs, held_out, options.iterations, images)
     except (DatasetError, OSError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -199,7 +203,7 @@ def main(arguments: list[str] | None = None) -> int:
     with replacing(options.out / "ablation.csv") as temporary:
         table.to_csv(temporary, index=False, float_format="%.6g")
     with replacing(options.out / "ablation.md") as temporary:
-        temporary.write_text(markdown(table))
+        temporary.write_text(f"{markdown(table)}\n{len(held_out)} held-out runs.\n")
     print(markdown(table))
     print(f"written: {options.out}/ablation.csv, ablation.md; {len(held_out)} held-out runs")
     return 0

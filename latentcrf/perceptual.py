@@ -1,6 +1,6 @@
 """Perceptual measures that work offline, from weights in assets/: LPIPS (AlexNet) and EfficientNet-Lite0 features.
 
-And VGG16, which measures nothing here: it sees the images that discriminators judge in training.
+And VGG16, by whose features training compares images; it measures nothing here.
 """
 
 import warnings

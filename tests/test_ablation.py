@@ -79,19 +79,22 @@ def test_images_of_ended_runs_are_judged_beside_the_ldms_own() -> None:
     torch.manual_seed(0)
     alphas = levels(build_scheduler(), 50)
     # eight runs by two solvers, of which 2 steps and 1 are recorded
-    of = torch.cat([torch.arange(8).repeat_interleave(2), torch.arange(8)])
-    after = torch.cat([torch.tensor([0.5, 0.9]).repeat(8), torch.full((8,), 0.7)])
+    of = torch.arange(8).repeat_interleave(3)
+    after = torch.tensor([0.5, 0.9, 0.7]).repeat(8)
     steps = CoarseSteps(torch.randn(24, 4, 16, 16), torch.randn(24, 4, 16, 16), after, after - 0.1, of)
     runs = Trajectories(torch.randn(8, 51, 4, 16, 16), alphas, torch.randn(8, 2, 3), steps)
     real = RealFeatures(torch.randn(20, 1280))
-    judge = ablation.ImageJudge(load_pipeline(), runs, load_features(), real)
-    last = [*range(1, 16, 2), *range(16, 24)]
-    assert torch.equal(judge.endings["kid_few"][0].denoised, steps.denoised[last])
-    assert judge.endings["kid_few"][1].tolist() == [*range(8), *range(8)]
-    assert torch.as_tensor(judge.endings["kid"][0].alpha_out).eq(1).all()
-    own = judge.draws(None)
-    targets = {8: runs.latents[:, -1], 16: runs.latents[of[last], -1]}
-    arrived = judge.draws(lambda handed: targets[len(handed.latents)])
+    ended = ablation.EndedRuns(load_pipeline(), runs, load_features(), real)
+    assert [
+        torch.equal(each.denoised, steps.denoised[at::3]) for at, each in enumerate(ended.endings["kid_few"], 1)
+    ] == [
+        True,
+        True,
+    ]
+    assert torch.as_tensor(ended.endings["kid"][0].alpha_out).eq(1).all()
+    own = ended.draws(None)
+    assert np.allclose(own["kid_few"], own["kid"])  # the same images
+    arrived = ended.draws(lambda handed: runs.latents[:, -1])
     assert all(np.allclose(own[kind], arrived[kind]) for kind in ablation.IMAGE_KINDS)
     features = embed(load_features(), decode(load_pipeline(), runs.latents[:, -1]))
     kernel = lambda a, b: (a.double() @ b.double().T / 1280 + 1) ** 3  # noqa: E731
@@ -103,7 +106,7 @@ def test_images_of_ended_runs_are_judged_beside_the_ldms_own() -> None:
     )
     assert own["kid"][0] == pytest.approx(1000 * expected.item(), rel=1e-4)
 
-    table = ablation.compute({"whole": small_crf(num_experts=2, pairwise_rank=2)}, runs, [5], judge)
+    table = ablation.compute({"whole": small_crf(num_experts=2, pairwise_rank=2)}, runs, [5], ended)
     assert table["model"].tolist() == ["whole", ablation.NO_PARAMETERS, ablation.FULL]
     assert table["kid"][2] == pytest.approx(own["kid"][0]) and pd.isna(table["mse"][2])
     assert table["kid_difference"][2] == pytest.approx(own["kid"][0] - table["kid"][0])

@@ -99,7 +99,7 @@ def test_latentcrf_is_compared_with_the_best_that_takes_no_more_time() -> None:
     assert set(table["method"]) == {ours.name}
     kid = table[table["measure"] == "kid, difference"].set_index("against")
     assert set(kid.index) == {FULL, "UniPC-6", twin.name, plain.name}  # UniPC-8 takes longer, DDIM-8 is worse
-    assert not kid.loc[plain.name, "better"]  # of one's own bypass, however long it takes
+    assert not kid.loc[plain.name, "better"]  # listed though it takes longer than ours
     assert kid.loc["UniPC-6", "value"] == pytest.approx(-0.2)
     assert kid.loc["UniPC-6", "low"] == pytest.approx(-0.2 - 0.2 * 0.095)
     assert kid.loc["UniPC-6", "better"] and not kid.loc[FULL, "better"]

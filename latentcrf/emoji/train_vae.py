@@ -32,7 +32,7 @@ from latentcrf.emoji.latents import fold, latent_moments, redrawn
 from latentcrf.emoji.parts import PartsError
 from latentcrf.files import replacing, replacing_folder
 from latentcrf.perceptual import load_lpips
-from latentcrf.training.judges import chosen_judge, judge_arguments, random_view
+from latentcrf.training.judges import Judge, chosen_judge, judge_arguments, random_view
 from latentcrf.training.loop import (
     EMA,
     Run,
@@ -111,7 +111,7 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
     if options.decoder_only:
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
-    judge = chosen_judge(options, learning_rate=2e-4).to(device)
+    judge = chosen_judge(Judge, options, learning_rate=2e-4).to(device)
     lpips = load_lpips().to(device)
     ema = EMA(vae, decay=0.999)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)

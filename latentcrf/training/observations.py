@@ -70,12 +70,12 @@ def observe_real(
 
 def observe_drawn(
     ldm: StableDiffusionPipeline, real: RealLatents, alphas: Tensor, count: int, guidance: float
-) -> tuple[Observation, Tensor, Tensor]:
-    """`observe_real` of a random batch: the hand-overs, the clean latents (count, C, H, W), the numbers of the images."""
+) -> tuple[Observation, Tensor]:
+    """`observe_real` of a random batch: the hand-overs and the clean latents (count, C, H, W)."""
     clean, chosen = real.draw(count)
     clean, captions = clean.to(ldm.device), real.captions
     states = torch.cat([captions.states[:1].float(), captions.draw(chosen)]).to(ldm.device)
-    return observe_real(ldm, clean, states, alphas, guidance), clean, chosen
+    return observe_real(ldm, clean, states, alphas, guidance), clean
 
 
 def observe_run(
@@ -106,7 +106,7 @@ def observe_recorded(runs: Trajectories, count: int, earliest: int = 1) -> tuple
     numbers of the precise runs (count,). The U-Net's last call saw no more noise than at step `earliest` of precise runs."""
     assert runs.coarse is not None
     if torch.rand(()) < COARSE_SHARE:
-        late = (runs.coarse.alphas_denoised >= runs.alphas[earliest]).nonzero()[:, 0]
+        late = (runs.coarse.alphas_denoised >= runs.alphas[earliest] - 1e-4).nonzero()[:, 0]
         chosen = late[torch.randint(len(late), (count,))]
         return *observe_coarse(runs, chosen), runs.coarse.runs[chosen]
     chosen = torch.randint(len(runs), (count,))

@@ -17,12 +17,12 @@ class Preset:
     learning_rate: float = 1e-3
     batch_size: int = 32
     adversarial_weight: float = 0.02  # in stage 1, on latents
+    guidance: float = 3.0  # in stage 1; recorded runs have their own
     # stage 3, on images
     final_batch_size: int = 16
     final_learning_rate: float = 4e-4
-    final_feature_weight: float = 0.5  # beside pixels
+    final_feature_weight: float = 0.5  # of the features' distance; that of the pixels' is 1
     final_adversarial_weight: float = 1.0
-    guidance: float = 3.0
 
 
 # The others are for comparison: what each part of the method adds. "emoji-plain" has no field at all: the network's u.

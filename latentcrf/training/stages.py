@@ -76,7 +76,7 @@ class Denoising:
 
     def step(self, crf: LatentCRF, optimizer: torch.optim.Optimizer, share: float) -> dict[str, Tensor]:
         weight = self.preset.adversarial_weight
-        observation, clean, _ = observe_drawn(self.ldm, self.real, self.alphas, self.batch_size, self.preset.guidance)
+        observation, clean = observe_drawn(self.ldm, self.real, self.alphas, self.batch_size, self.preset.guidance)
         y = crf(perhaps_unprompted(observation), random_iterations())
         loss = denoising_loss(y, clean, torch.as_tensor(observation.alpha_denoised))
         losses = {"denoising": loss.detach()}
@@ -111,8 +111,8 @@ class Refinement:
 
     Hand-overs of recorded runs are decoded and compared with the images at which the LDM itself arrives in the same
     runs: pixels and a trained network's features have to be near, and a discriminator on those features must not tell
-    one from the other, pair by pair. It is the LDM's own images that they are compared with, not real ones: what a
-    discriminator beside real images asks for is not what nearness to the LDM does.
+    one from the other, pair by pair, wherever the LDM takes over again. It is the LDM's own images that they are compared
+    with, not real ones: what a discriminator beside real images asks for is not what nearness to the LDM does.
 
     Args:
         judge: compares the images.
@@ -126,8 +126,8 @@ class Refinement:
         self.vae, self.device, self.judge = ldm.vae.requires_grad_(False), ldm.device, judge.to(ldm.device)
         self.parts: dict[str, Stateful] = {"judge": judge, "judge_critic": judge.optimizer}
         with torch.no_grad():  # decoded once: a batch of them costs more than the CRF
-            finals = [self.decode(part.to(self.device)) for part in runs.latents[:, -1].split(32)]
-        self.finals = torch.cat([((part.clamp(-1, 1) + 1) * 127.5).round().byte().cpu() for part in finals])
+            finals = [self.decode(part.to(self.device)).half().cpu() for part in runs.latents[:, -1].split(32)]
+        self.finals = torch.cat(finals)  # as the decoder makes them: clamped ones would tell themselves apart
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images (B, 3, H, W), about -1 to 1."""
@@ -136,10 +136,10 @@ class Refinement:
 
     def step(self, crf: LatentCRF, optimizer: torch.optim.Optimizer, share: float) -> dict[str, Tensor]:
         earliest = round(self.EARLIEST * self.runs.steps)
-        observation, _, runs = observe_recorded(self.runs, self.batch_size, earliest)
+        observation, _, numbers = observe_recorded(self.runs, self.batch_size, earliest)
         observation = to_device(perhaps_unprompted(observation), self.device)
         made = self.decode(crf(observation, random_iterations()))
-        wanted = self.finals[runs].to(self.device) / 127.5 - 1
+        wanted = self.finals[numbers].to(self.device).float()
         seen = self.judge.look(made, wanted)
         losses = {"pixels": F.l1_loss(made, wanted), "features": feature_loss(*seen)}
         loss = losses["pixels"] + self.preset.final_feature_weight * losses["features"]

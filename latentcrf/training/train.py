@@ -6,9 +6,10 @@ Stage 1, until `--stage1-until` of the time: denoising. Real images' latents are
 clean estimate, the CRF mends it towards the real latents, judged by a discriminator too. Stage 2: distillation. The
 LDM's own runs are recorded once (`--runs`, not counted in the minutes); from a random hand-over the CRF has to give
 back latents with which the LDM goes on as if nothing had been bypassed. Stage 3, from `--stage3-from` on: the
-images that the CRF's latents decode to, from both kinds of hand-over, shall be near to the real image or to the LDM's,
-as LPIPS sees it, and a second discriminator, on a trained network's features, judges them beside real images. Hand-over
-levels and iteration counts are random in all, so that one CRF serves them all.
+images that the CRF's latents decode to shall be near to those at which the LDM arrives in the same recorded runs, in
+pixels and in a trained network's features, and a second discriminator, on those features, compares the two pair by
+pair. Hand-over levels and iteration counts are random in all (stage 3 leaves out the first 0.3 of a run), so that one
+CRF serves them all.
 
 The folder `latentcrf` of the run is the trained model (weights averaged over the last steps, fp16). Until stage 3 it is
 kept as it was at the report in which it did best on the recorded runs that are held out: a CRF sees few runs and may
@@ -32,7 +33,7 @@ from latentcrf.emoji.latents import encode_images
 from latentcrf.emoji.parts import PartsError
 from latentcrf.files import replacing_folder
 from latentcrf.model import LatentCRF, Observation, hand_over
-from latentcrf.training.judges import PAIR_JUDGES, PairJudge, judge_arguments
+from latentcrf.training.judges import PAIR_JUDGES, PairJudge, chosen_judge, judge_arguments
 from latentcrf.training.loop import (
     EMA,
     Run,
@@ -132,15 +133,13 @@ def train(options: argparse.Namespace) -> None:
     optimizer = torch.optim.AdamW(crf.parameters(), lr=preset.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
     stages: list[Stage] = [Denoising(preset, ldm, real, alphas), Distillation(preset, runs, device)]
     if options.stage3_from < 1:
-        stages.append(
-            Refinement(preset, ldm, runs, PairJudge(options.judge, options.packages or options.data / "packages"))
-        )
+        stages.append(Refinement(preset, ldm, runs, chosen_judge(PairJudge, options)))
 
     def report() -> dict[str, float]:
         crf.eval()
         with ema.applied():
             measured = validate(crf, validation, device)
-            if run.fraction > options.stage3_from or score(measured) < best_score(options.out / "log.csv"):
+            if run.fraction > begins[2] or score(measured) < best_score(options.out / "log.csv"):
                 half = LatentCRF.from_config(crf.config)
                 half.load_state_dict(crf.state_dict())
                 with replacing_folder(options.out / "latentcrf") as temporary:
@@ -152,8 +151,8 @@ def train(options: argparse.Namespace) -> None:
     parts: dict[str, Stateful] = {"crf": crf, "ema": ema, "optimizer": optimizer}
     for stage in stages:
         parts |= stage.parts
-    run = Run(options.out, parts, options.minutes, options.resume, report, options.checkpoint_seconds, 120.0)
     begins = (0.0, options.stage1_until, max(options.stage1_until, options.stage3_from))
+    run = Run(options.out, parts, options.minutes, options.resume, report, options.checkpoint_seconds, 120.0)
     for step in run.steps():
         number = sum(run.fraction >= begin for begin in begins[1 : len(stages)])
         stage = stages[number]
@@ -214,7 +213,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--stage3-from", type=float, default=1.0, help="share of the time at which stage 3 begins (default 1: none)"
     )
     judge_arguments(parser, PAIR_JUDGES)
-    parser.add_argument("--runs", type=int, default=512, help="LDM runs to record for stage 2 (default 512)")
+    parser.add_argument("--runs", type=int, default=512, help="LDM runs to record for stages 2 and 3 (default 512)")
     parser.add_argument(
         "--recordings",
         type=Path,

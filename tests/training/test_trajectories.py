@@ -12,7 +12,7 @@ from latentcrf.emoji.train_unet import build_scheduler
 from latentcrf.model import hand_over
 from latentcrf.training.loop import RunError
 from latentcrf.training.losses import distillation_loss, ideal_latents, return_gain
-from latentcrf.training.observations import COARSEST, observe_coarse, observe_run, random_hand_over
+from latentcrf.training.observations import COARSEST, observe_coarse, observe_recorded, observe_run, random_hand_over
 from latentcrf.training.stages import random_iterations
 from latentcrf.training.train import best_score
 from latentcrf.training.trajectories import (
@@ -102,6 +102,10 @@ def test_coarse_runs_hand_over_towards_where_the_precise_run_arrives(tmp_path: P
     runs = load_trajectories(tmp_path, pipeline.scheduler, recording)
     # Steps 1, 2, 3 of 5 and 1, 2 of 4: chunk 0 has 5 of DDIM and 4 of DPM-Solver++, chunk 1 the other way round.
     assert len(runs) == 4 and len(runs.coarse) == 2 * (2 * 3 + 2 * 2)
+    drawn = [
+        torch.as_tensor(observe_recorded(runs, 8, earliest)[0].alpha_denoised) for earliest in (1, 3) for _ in range(20)
+    ]
+    assert torch.cat(drawn[:20]).min() < runs.alphas[3] - 1e-4 <= torch.cat(drawn[20:]).min()
     every_second, others = runs.split(2)  # one of each chunk
     assert torch.equal(every_second.latents, runs.latents[::2]) and torch.equal(others.latents, runs.latents[1::2])
     assert torch.equal(every_second.prompt_embeds, runs.prompt_embeds[::2])
