@@ -85,25 +85,19 @@ def test_images_of_ended_runs_are_judged_beside_the_ldms_own() -> None:
     runs = Trajectories(torch.randn(8, 51, 4, 16, 16), alphas, torch.randn(8, 2, 3), steps)
     real = RealFeatures(torch.randn(20, 1280))
     ended = ablation.EndedRuns(load_pipeline(), runs, load_features(), real)
-    assert [
-        torch.equal(each.denoised, steps.denoised[at::3]) for at, each in enumerate(ended.endings["kid_few"], 1)
-    ] == [
-        True,
-        True,
-    ]
+    for number, handed in enumerate(ended.endings["kid_few"], 1):
+        assert torch.equal(handed.denoised, steps.denoised[number::3])
     assert torch.as_tensor(ended.endings["kid"][0].alpha_out).eq(1).all()
     own = ended.draws(None)
     assert np.allclose(own["kid_few"], own["kid"])  # the same images
     arrived = ended.draws(lambda handed: runs.latents[:, -1])
     assert all(np.allclose(own[kind], arrived[kind]) for kind in ablation.IMAGE_KINDS)
     features = embed(load_features(), decode(load_pipeline(), runs.latents[:, -1]))
-    kernel = lambda a, b: (a.double() @ b.double().T / 1280 + 1) ** 3  # noqa: E731
-    mine, theirs = kernel(features, features), kernel(real.features, real.features)
-    expected = (
-        (mine.sum() - mine.trace()) / 56
-        + (theirs.sum() - theirs.trace()) / 380
-        - 2 * kernel(features, real.features).mean()
+    mine, theirs, between = (
+        (a.double() @ b.double().T / 1280 + 1) ** 3
+        for a, b in ((features, features), (real.features, real.features), (features, real.features))
     )
+    expected = (mine.sum() - mine.trace()) / 56 + (theirs.sum() - theirs.trace()) / 380 - 2 * between.mean()
     assert own["kid"][0] == pytest.approx(1000 * expected.item(), rel=1e-4)
 
     table = ablation.compute({"whole": small_crf(num_experts=2, pairwise_rank=2)}, runs, [5], ended)
