@@ -22,7 +22,7 @@ class Preset:
     final_batch_size: int = 16
     final_learning_rate: float = 4e-4
     final_feature_weight: float = 0.5  # of the features' distance; that of the pixels' is 1
-    final_adversarial_weight: float = 1.0
+    final_adversarial_weight: float = 0.5
 
 
 # The others are for comparison: what each part of the method adds. "emoji-plain" has no field at all: the network's u.
