@@ -297,6 +297,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             out.parent.mkdir(parents=True, exist_ok=True)
             write_figure(figure(table, options.measure, options.families), out)
+            print(f"written: {out}.html, {out}.png")
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
