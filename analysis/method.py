@@ -70,7 +70,7 @@ def descent_figure(found: Lesson, **looks: bool) -> go.Figure:
             own = found.descent[(found.descent["start"] == start) & (found.descent["solver"] == solver)]
             drawn.add_scatter(
                 x=own["iteration"], y=own["total"], mode="lines+markers",
-                name=f"{words}{'' if solver == '3mg' else ', plain damped update'}",
+                name=f"{words}{'' if solver == '3mg' else ', damped update'}",
                 line={"color": colour, "dash": dash, "width": 3}, marker={"size": 8, "symbol": symbol},
                 hovertemplate="iteration %{x}<br>energy %{y:.5g}<extra></extra>",
             )  # fmt: skip
