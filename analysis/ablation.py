@@ -139,17 +139,12 @@ def markdown(table: pd.DataFrame) -> str:
     for index, row in table.iterrows():
         cells = [row["model"], str(row["iterations"]), f"{row['parameters']:,}"]
         for kind in titles:
+            if pd.isna(row[kind]):  # the LDM's own latents have no error
+                cells += ["", ""]
+                continue
             digits = 4 if kind in KINDS else 1
-            value, difference, low, high = (
-                f"{row[kind + column]:{sign}.{digits}f}" if pd.notna(row[kind + column]) else ""
-                for column, sign in (
-                    ("", ""),
-                    ("_difference", "+"),
-                    ("_difference_low", "+"),
-                    ("_difference_high", "+"),
-                )
-            )
-            cells += [value, f"{difference} ({low} to {high})" if index and value else ""]
+            difference, low, high = (f"{row[f'{kind}_difference{end}']:+.{digits}f}" for end in ENDS)
+            cells += [f"{row[kind]:.{digits}f}", f"{difference} ({low} to {high})" if index else ""]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

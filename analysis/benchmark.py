@@ -8,10 +8,10 @@ images, time of the sampler, interleaved pairs) and with the data set's images (
 prompted subject), and its seeds with each other (diversity). The prompts are not those of `analysis.quality`, on
 which choices may be made; `--validation` takes those.
 
-Written to --out: benchmark.csv (a row a method), comparisons.csv (each LatentCRF run against the full run, the best rival
-that takes no more time and the same bypass without parameters and with the plain network), frontier.html and frontier.png, benchmark.md, a
-row of images a method in `samples`, and in `methods` what each method has been measured to: a broken-off benchmark goes
-on from there, and with another CRF only its own methods are measured again.
+Written to --out: benchmark.csv (a row a method), comparisons.csv (each LatentCRF run against the full run, the best
+rival that takes no more time, and the same bypass without parameters and with the plain network), frontier.html and
+frontier.png, benchmark.md, a row of images a method in `samples`, and in `methods` what each method has been measured
+to: a broken-off benchmark goes on from there, and with another CRF only its own methods are measured again.
 """
 
 import argparse
