@@ -28,7 +28,8 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 def saved(page: Page, figure: str, kind: str) -> bytes:
-    """What the button below a figure downloads."""
+    """What the button below a figure downloads, once the figure is drawn."""
+    page.locator(f"#{figure} .js-plotly-plot .main-svg").first.wait_for()
     with page.expect_download() as waiting:
         page.click(f".downloads button[data-plot={figure}][data-format={kind}]")
     assert waiting.value.suggested_filename == f"latentcrf-{figure}.{kind}"
