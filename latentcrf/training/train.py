@@ -122,24 +122,25 @@ def train(options: argparse.Namespace) -> None:
     runs = load_trajectories(folder, ldm.scheduler, recording)
     validation, runs = split(runs)
 
-    pictures = pixels[seen]
-    means, stds = encode_images(ldm.vae, torch.from_numpy(pictures).permute(0, 3, 1, 2))
-    real = RealLatents(means, stds, build_captions(ldm, [table[index] for index in seen]))
-    alphas = levels(ldm.scheduler, recording.steps)
-
     prompt_dim = ldm.unet.config.cross_attention_dim if preset.reads_prompt else None
     crf = build_crf(preset, ldm.unet.config.in_channels, prompt_dim, options.init_from).to(device)
     ema = EMA(crf, decay=0.998)
     optimizer = torch.optim.AdamW(crf.parameters(), lr=preset.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
-    stages: list[Stage] = [Denoising(preset, ldm, real, alphas), Distillation(preset, runs, device)]
-    if options.stage3_from < 1:
-        stages.append(Refinement(preset, ldm, runs, chosen_judge(PairJudge, options)))
+    refined_from = max(options.stage1_until, options.stage3_from)
+    stages: list[tuple[float, Stage]] = []  # with the share of the time at which each begins
+    if options.stage1_until > 0:
+        rows, pictures = [table[index] for index in seen], torch.from_numpy(pixels[seen]).permute(0, 3, 1, 2)
+        real = RealLatents(*encode_images(ldm.vae, pictures), build_captions(ldm, rows))
+        stages.append((0.0, Denoising(preset, ldm, real, levels(ldm.scheduler, recording.steps))))
+    stages.append((options.stage1_until, Distillation(preset, runs, device)))
+    if refined_from < 1:
+        stages.append((refined_from, Refinement(preset, ldm, runs, chosen_judge(PairJudge, options))))
 
     def report() -> dict[str, float]:
         crf.eval()
         with ema.applied():
             measured = validate(crf, validation, device)
-            if run.fraction > begins[2] or score(measured) < best_score(options.out / "log.csv"):
+            if run.fraction > refined_from or score(measured) < best_score(options.out / "log.csv"):
                 half = LatentCRF.from_config(crf.config)
                 half.load_state_dict(crf.state_dict())
                 with replacing_folder(options.out / "latentcrf") as temporary:
@@ -149,15 +150,13 @@ def train(options: argparse.Namespace) -> None:
 
     crf.train()
     parts: dict[str, Stateful] = {"crf": crf, "ema": ema, "optimizer": optimizer}
-    for stage in stages:
+    for _, stage in stages:
         parts |= stage.parts
-    begins = (0.0, options.stage1_until, max(options.stage1_until, options.stage3_from))
     run = Run(options.out, parts, options.minutes, options.resume, report, options.checkpoint_seconds, 120.0)
     for step in run.steps():
-        number = sum(run.fraction >= begin for begin in begins[1 : len(stages)])
-        stage = stages[number]
+        begin, stage = [each for each in stages if each[0] <= run.fraction][-1]
         set_learning_rate(optimizer, stage.learning_rate * warm_cosine(step, run.fraction))
-        losses = stage.step(crf, optimizer, run.fraction - begins[number])
+        losses = stage.step(crf, optimizer, run.fraction - begin)
         run.count(stage.batch_size, **losses)
         ema.update()
 
