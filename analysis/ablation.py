@@ -124,7 +124,7 @@ def compute(
         start = start or found
         for kind, draws in found.items():
             for suffix, numbers in (("", draws), ("_difference", draws - start[kind])):
-                row |= {f"{kind}{suffix}{end}": value for end, value in zip(ENDS, interval(numbers), strict=True)}
+                row |= {f"{kind}{suffix}{end}": value for end, value in zip(ENDS, interval(numbers, kind), strict=True)}
         rows.append(row)
     return pd.DataFrame(rows)
 

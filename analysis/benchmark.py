@@ -100,7 +100,8 @@ def benchmark(options: argparse.Namespace) -> pd.DataFrame:
 
     folder = options.out / "methods"
     folder.mkdir(parents=True, exist_ok=True)
-    key = digest(asdict(task) | {"prompt": task.prompt.tolist()}, pipeline.unet, pipeline.vae)
+    settings = asdict(task) | {"prompt": task.prompt.tolist(), "pictures": [row["pixels_sha256"] for row in rows]}
+    key = digest(settings, pipeline.text_encoder, pipeline.unet, pipeline.vae)
     key_file = folder / "key.txt"
     if key_file.exists() and key_file.read_text() != key:
         raise ValueError(f"{options.out} holds a benchmark of other settings or weights; choose another --out.")
@@ -188,7 +189,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--only", nargs="+", metavar="METHOD", help="these methods (and DDIM-50) instead of all")
     add("--guidance", type=float, default=GUIDANCE, help=f"guidance scale (default {GUIDANCE:g})")
     add("--batch-size", type=int, default=16, metavar="N", help="images at a time (default 16)")
-    add("--rounds", type=int, default=7, metavar="N", help="timed pairs a method (default 7)")
+    add(
+        "--rounds",
+        type=int,
+        default=7,
+        metavar="N",
+        help="timed pairs a method (default 7; 5 or more: of fewer the interval is narrower than 95 %%)",
+    )
     add("--threads", type=int, default=2, metavar="N", help="CPU threads while timing (default 2)")
     add("--fp32", dest="bf16", action="store_false", help="float32 networks instead of bfloat16")
     return parser

@@ -12,6 +12,7 @@ order.
 import copy
 import inspect
 import json
+import numbers
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -104,7 +105,9 @@ class LatentCRFScheduler(SchedulerMixin):
         check_bypass(bypass)
         self.scheduler = scheduler
         self.crf = crf
-        self.bypass = bypass
+        # plain numbers, which a folder's JSON takes
+        first, last = (int(value) if isinstance(value, numbers.Integral) else float(value) for value in bypass)
+        self.bypass: Bypass = (first, last)
         self.num_iterations = num_iterations
         self.prompt_embeds: Tensor | None = None
         self.last_hand_over: HandOver | None = None

@@ -10,12 +10,13 @@ from latentcrf.model import hand_over
 
 @torch.no_grad()
 def encode_images(vae: AutoencoderKL, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """uint8 images (N, 3, H, W) -> mean and standard deviation of the latents' posteriors, (N, 4, h, w) each."""
-    means, stds = [], []
+    """uint8 images (N, 3, H, W) -> mean and standard deviation of the latents' posteriors, (N, 4, h, w) each, as the LDM scales
+    latents."""
+    means, stds, scale = [], [], vae.config.scaling_factor
     for batch in pixels.split(32):
         posterior = vae.encode(batch.to(vae.device).float() / 127.5 - 1).latent_dist
-        means.append(posterior.mean.cpu())
-        stds.append(posterior.std.cpu())
+        means.append(scale * posterior.mean.cpu())
+        stds.append(scale * posterior.std.cpu())
     return torch.cat(means), torch.cat(stds)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Preset:
-    """One recipe; the measured result of each is in the model card that it made."""
+    """One recipe; what each came to stands in its model card (`emoji`) or in the README's ablation."""
 
     channels: int = 64
     coarse_channels: int = 144

@@ -119,7 +119,7 @@ def train(options: argparse.Namespace) -> None:
     prompts = prompt_list([table[index] for index in seen])
     folder = options.recordings or options.out / "runs"
     record(ldm, prompts, folder, options.runs, recording)
-    runs = load_trajectories(folder, ldm.scheduler, recording)
+    runs = load_trajectories(folder, ldm.scheduler, recording, options.runs)
     validation, runs = split(runs)
 
     prompt_dim = ldm.unet.config.cross_attention_dim if preset.reads_prompt else None
@@ -212,7 +212,12 @@ def main(arguments: list[str] | None = None) -> int:
         "--stage3-from", type=float, default=1.0, help="share of the time at which stage 3 begins (default 1: none)"
     )
     judge_arguments(parser, PAIR_JUDGES)
-    parser.add_argument("--runs", type=int, default=512, help="LDM runs to record for stages 2 and 3 (default 512)")
+    parser.add_argument(
+        "--runs",
+        type=int,
+        default=512,
+        help="LDM runs for stages 2 and 3, recorded where they are not yet (default 512)",
+    )
     parser.add_argument(
         "--recordings",
         type=Path,

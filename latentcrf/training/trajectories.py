@@ -123,7 +123,9 @@ def record(
     """
     config = pipeline.scheduler.config
     settings = {key: json.dumps(value) for key, value in asdict(recording).items()}
-    made_by = {"prompts": list(prompts), "scheduler": dict(config)}
+    # which settings were left at their defaults is kept as a list in no fixed order
+    kept = {name: value for name, value in config.items() if name != "_use_default_values"}
+    made_by = {"prompts": list(prompts), "scheduler": kept}
     settings["ldm"] = digest(made_by, pipeline.unet, pipeline.text_encoder)
     shape = (pipeline.unet.config.in_channels, pipeline.unet.config.sample_size, pipeline.unet.config.sample_size)
     for index in tqdm(range(-(-count // recording.chunk)), desc="trajectories", unit="chunk", mininterval=5):
@@ -196,15 +198,18 @@ def _path(
     return torch.stack(path, dim=1), torch.stack(estimates, dim=1)
 
 
-def load_trajectories(folder: Path, scheduler: DDIMScheduler, recording: Recording) -> Trajectories:
-    """All chunks of `folder`, in order.
+def load_trajectories(
+    folder: Path, scheduler: DDIMScheduler, recording: Recording, count: int | None = None
+) -> Trajectories:
+    """The chunks of `folder` that hold its first `count` runs (None: all), in order.
 
     Raises:
         RunError: there are none.
     """
     parts: list[tuple[Tensor, ...]] = []
     steps: list[tuple[Tensor, ...]] = []
-    for path in sorted(folder.glob("*.safetensors")):
+    paths = sorted(folder.glob("[0-9]*.safetensors"))  # others are being written
+    for path in paths if count is None else paths[: -(-count // recording.chunk)]:
         first = sum(len(latents) for latents, _ in parts)
         with safe_open(path, "pt") as file:
             parts.append((file.get_tensor("latents"), file.get_tensor("prompt_embeds").float()))

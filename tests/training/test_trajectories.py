@@ -100,6 +100,9 @@ def test_coarse_runs_hand_over_towards_where_the_precise_run_arrives(tmp_path: P
     with pytest.raises(RunError, match="recorded with other settings, prompts or weights of the LDM"):
         record(pipeline, ["red apple", "rocket"], tmp_path, 4, recording)
     runs = load_trajectories(tmp_path, pipeline.scheduler, recording)
+    (tmp_path / ".00002.x.safetensors").touch()  # being written by another training
+    assert len(load_trajectories(tmp_path, pipeline.scheduler, recording, count=1)) == 2  # its whole chunk
+    assert len(load_trajectories(tmp_path, pipeline.scheduler, recording)) == 4
     # Steps 1, 2, 3 of 5 and 1, 2 of 4: chunk 0 has 5 of DDIM and 4 of DPM-Solver++, chunk 1 the other way round.
     assert len(runs) == 4 and len(runs.coarse) == 2 * (2 * 3 + 2 * 2)
     drawn = [
