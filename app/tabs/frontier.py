@@ -18,7 +18,7 @@ else:
     analysis = Later("analysis.frontier")
 
 SHIPPED = Path(__file__).parents[2] / "assets" / "results" / "benchmark"
-COMMAND = "python -m analysis.benchmark --data data/emoji --prompts 50 --seeds 2 --batch-size 25 --rounds 3 --out results/benchmark"
+COMMAND = "python -m analysis.benchmark --data data/emoji --prompts 50 --seeds 4 --batch-size 25 --rounds 5 --out results/benchmark"
 MEASURES = {
     "KID to real images": "kid",
     "Frechet distance to real images": "frechet",
