@@ -124,13 +124,14 @@ def compute(
         start = start or found
         for kind, draws in found.items():
             for suffix, numbers in (("", draws), ("_difference", draws - start[kind])):
-                row |= {f"{kind}{suffix}{end}": value for end, value in zip(ENDS, interval(numbers, kind), strict=True)}
+                ends = interval(numbers, distance=kind in IMAGE_KINDS)
+                row |= {f"{kind}{suffix}{end}": value for end, value in zip(ENDS, ends, strict=True)}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """The table as the README shows it."""
+    """The table to be read, intervals and all."""
     titles = {kind: title for kind, title in (KINDS | IMAGE_KINDS).items() if kind in table}
     lines = [
         "| model | iterations | parameters |" + "".join(f" {title} | against the first |" for title in titles.values())

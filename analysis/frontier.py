@@ -297,7 +297,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             out.parent.mkdir(parents=True, exist_ok=True)
             write_figure(figure(table, options.measure, options.families), out)
-            print(f"written: {out}.html, {out}.png")
+            print(f"written: {out}.html")  # what becomes of the PNG is said where it is drawn
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

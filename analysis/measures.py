@@ -177,9 +177,6 @@ def cluster_weights(clusters: int, resamples: int = 2000, seed: int = 0) -> np.n
     return np.concatenate([np.ones((1, clusters), dtype=drawn.dtype), drawn])
 
 
-DISTANCES = ("kid", "kid_few", "frechet")  # between distributions; all other measures are means over prompts
-
-
 class RealFeatures:
     """Features (N, D) of real images, prepared for `kid_draws` and `frechet_draws`."""
 
@@ -259,14 +256,14 @@ def mean_draws(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return weights @ np.asarray(values, dtype=float) / weights.sum(1)
 
 
-def interval(draws: np.ndarray, measure: str) -> tuple[float, float, float]:
-    """(estimate, low, high): the first of the draws of `measure`, and a 95 % interval from the others.
+def interval(draws: np.ndarray, distance: bool = False) -> tuple[float, float, float]:
+    """(estimate, low, high): the first of the draws, and a 95 % interval from the others.
 
-    Their 2.5th and 97.5th percentile. A distance between distributions (one of `DISTANCES`) is larger on resamples, in
-    which prompts come twice: there both are moved by what the draws' mean lies above the estimate, which would else lie
-    at the edge of its own interval. Means are not moved: in small steps, as shares of prompts are, even the resampling's own
-    noise could move an end across zero.
+    Their 2.5th and 97.5th percentile. A `distance` between distributions is larger on resamples, in which prompts come
+    twice: there both are moved by what the draws' mean lies above the estimate, which would else lie at the edge of its
+    own interval. Means are not moved: in small steps, as shares of prompts are, even the resampling's own noise could
+    move an end across zero.
     """
-    bias = draws[1:].mean() - draws[0] if measure in DISTANCES else 0.0
+    bias = draws[1:].mean() - draws[0] if distance else 0.0
     low, high = np.quantile(draws[1:], [0.025, 0.975]) - bias
     return float(draws[0]), float(low), float(high)

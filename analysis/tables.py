@@ -15,6 +15,7 @@ MEASURES = (
     *("kid", "frechet", "r_at_1", "r_at_5", "lpips_full", "psnr_full", "latent_mse_full", "pairwise_lpips", "vendi"),
     "edges",
 )
+DISTANCES = ("kid", "frechet")  # between distributions; the others are means over prompts
 # What is compared, and whether more of it is better.
 SIGNS = {"kid": -1, "r_at_5": 1, "lpips_full": -1, "latent_mse_full": -1, "pairwise_lpips": 1}
 
@@ -34,7 +35,9 @@ def row_of(method: Method, kept: dict[str, np.ndarray], prompts: int, seeds: int
     row["time_ratio"], row["time_ratio_low"], row["time_ratio_high"] = measures.bootstrap(kept["ratios"], np.median)
     for name in MEASURES:
         if f"draws_{name}" in kept:
-            row[name], row[f"{name}_low"], row[f"{name}_high"] = measures.interval(kept[f"draws_{name}"], name)
+            row[name], row[f"{name}_low"], row[f"{name}_high"] = measures.interval(
+                kept[f"draws_{name}"], name in DISTANCES
+            )
     row["spectrum_error_db"] = float(kept["spectrum_error"])
     return row
 
@@ -50,7 +53,7 @@ def compare(methods: list[Method], kept: dict[str, dict[str, np.ndarray]]) -> pd
     rivals = [method.name for method in methods if method.refiner != "LatentCRF"]
 
     def add(ours: str, rival: str, measure: str, draws: np.ndarray, sign: int, even: float = 0.0) -> None:
-        value, low, high = measures.interval(draws, measure.split(",")[0])
+        value, low, high = measures.interval(draws, measure.split(",")[0] in DISTANCES)
         rows.append(
             {"method": ours, "against": rival, "measure": measure, "value": value, "low": low, "high": high,
              "better": bool(sign * (low - even) > 0 and sign * (high - even) > 0),

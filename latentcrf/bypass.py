@@ -5,8 +5,12 @@ import numbers
 Bypass = tuple[int | float, int | float]
 
 
-def check_bypass(bypass: Bypass) -> None:
-    """Raise a ValueError that says what is wrong with a bypass, as far as that can be told without n."""
+def check_bypass(bypass: Bypass) -> Bypass:
+    """The bypass in plain numbers, ints that count steps and floats that are fractions.
+
+    Raises:
+        ValueError: what is wrong with it, as far as that can be told without n.
+    """
     rule = "Accepted are two whole numbers, 1 <= first < last <= number of steps, or fractions between 0.0 and 1.0."
     if not isinstance(bypass, (tuple, list)) or len(bypass) != 2:
         raise ValueError(f"bypass is {bypass!r}. {rule}")
@@ -18,12 +22,14 @@ def check_bypass(bypass: Bypass) -> None:
     counted = [isinstance(value, numbers.Integral) for value in bypass]
     if counted[0] == counted[1] and bypass[0] > bypass[1]:
         raise ValueError(f"bypass: first ({bypass[0]}) comes after last ({bypass[1]}). {rule}")
+    first, last = (int(value) if whole else float(value) for value, whole in zip(bypass, counted, strict=True))
+    return first, last
 
 
 def resolve_bypass(bypass: Bypass, num_steps: int) -> tuple[int, int]:
     """`bypass` in whole steps of a run of `num_steps`. Raises a ValueError where it does not fit."""
-    check_bypass(bypass)
-    first, last = (int(value) if isinstance(value, numbers.Integral) else round(value * num_steps) for value in bypass)
+    bypass = check_bypass(bypass)
+    first, last = (value if isinstance(value, int) else round(value * num_steps) for value in bypass)
     if first == last <= num_steps:
         return first, last
     if first > last:

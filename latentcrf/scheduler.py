@@ -12,7 +12,6 @@ order.
 import copy
 import inspect
 import json
-import numbers
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -102,12 +101,9 @@ class LatentCRFScheduler(SchedulerMixin):
         check_scheduler(scheduler)
         if num_iterations < 0:
             raise ValueError(f"num_iterations is {num_iterations}; accepted are 0, 1, 2, ...")
-        check_bypass(bypass)
         self.scheduler = scheduler
         self.crf = crf
-        # plain numbers, which a folder's JSON takes
-        first, last = (int(value) if isinstance(value, numbers.Integral) else float(value) for value in bypass)
-        self.bypass: Bypass = (first, last)
+        self.bypass = check_bypass(bypass)
         self.num_iterations = num_iterations
         self.prompt_embeds: Tensor | None = None
         self.last_hand_over: HandOver | None = None

@@ -219,13 +219,13 @@ def test_frechet_against_a_matrix_root() -> None:
 
 def test_an_interval_lies_around_an_estimate_that_resamples_exceed() -> None:
     draws = np.concatenate([[5.0], np.random.default_rng(0).normal(9.0, 1.0, 20_000)])  # a bias of 4
-    estimate, low, high = measures.interval(draws, "kid")
+    estimate, low, high = measures.interval(draws, distance=True)
     assert estimate == 5 and low == pytest.approx(5 - 1.96, abs=0.05) and high == pytest.approx(5 + 1.96, abs=0.05)
 
 
 def test_an_interval_of_a_mean_ends_where_its_resamples_do() -> None:
     draws = np.concatenate([[-0.07], np.random.default_rng(0).choice([-0.14, -0.06, 0.0], 1000, p=[0.1, 0.8, 0.1])])
-    assert measures.interval(draws, "r_at_5") == (-0.07, -0.14, 0.0)
+    assert measures.interval(draws) == (-0.07, -0.14, 0.0)
 
 
 def test_draws_over_prompts() -> None:
@@ -233,7 +233,7 @@ def test_draws_over_prompts() -> None:
     assert weights.shape == (3001, 40) and (weights.sum(1) == 40).all() and (weights[0] == 1).all()
     assert np.array_equal(weights, measures.cluster_weights(40, resamples=3000, seed=1))
     values = np.random.default_rng(0).normal(3.0, 2.0, 40)
-    estimate, low, high = measures.interval(measures.mean_draws(values, weights), "edges")
+    estimate, low, high = measures.interval(measures.mean_draws(values, weights))
     assert estimate == pytest.approx(values.mean())
     error = values.std() / math.sqrt(40)
     assert (low, high) == (
