@@ -18,7 +18,11 @@ def main() -> int:
     parser.add_argument("--host", default=None, help="address to listen on (default 127.0.0.1; 0.0.0.0 for everyone)")
     parser.add_argument("--port", type=int, default=None, help="port, 1 to 65535 (default: the first free from 7860)")
     parser.add_argument(
-        "--models", type=Path, default=MODELS, metavar="DIR", help="folder of emoji-ldm and emoji-latentcrf"
+        "--models",
+        type=Path,
+        default=MODELS,
+        metavar="DIR",
+        help="folder of emoji-ldm, emoji-latentcrf and emoji-latentcrf-static",
     )
     options = parser.parse_args()
     if options.port is not None and not 1 <= options.port <= 65535:

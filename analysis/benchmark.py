@@ -2,14 +2,16 @@
 
     python -m analysis.benchmark --data data/emoji --out results/benchmark --prompts 50 --seeds 8
 
-Rivals: DDIM with fewer steps, DPM-Solver++ 2M, UniPC, the bypass without parameters, and with `--plain FOLDER` a plain
-convolutional network of the CRF's size in its place. Each is compared with the full run (distance to its latents and
+LatentCRF is measured in its conditional form and in its static form at the hand-over, and in its static form as a finisher
+of whole runs. Rivals: DDIM with fewer steps, DPM-Solver++ 2M, UniPC, the bypass without parameters, mere scaling in the
+finisher's place, and with `--plain FOLDER` a plain convolutional network of the CRF's size in its place. Each is compared with the full run (distance to its latents and
 images, time of the sampler, interleaved pairs) and with the data set's images (KID, Frechet distance, retrieval of the
 prompted subject), and its seeds with each other (diversity). The prompts are not those of `analysis.quality`, on
 which choices may be made; `--validation` takes those.
 
 Written to --out: benchmark.csv (a row a method), comparisons.csv (each LatentCRF run against the full run, the best
-rival that takes no more time, and the same bypass without parameters and with the plain network), frontier.html and
+rival that takes no more time, the same bypass without parameters and with the plain network, the same run without finisher and
+scaled in its place), frontier.html and
 frontier.png, benchmark.md, a row of images a method in `samples`, and in `methods` what each method has been measured
 to: a broken-off benchmark goes on from there, and with another CRF only its own methods are measured again.
 """
@@ -21,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,7 +39,7 @@ from analysis.frontier import FULL
 from analysis.gallery import load_gallery
 from analysis.generate import GUIDANCE, decode, load_pipeline
 from analysis.prompts import remaining_prompts, validation_prompts
-from analysis.rivals import Method, all_methods, scheduler_of
+from analysis.rivals import FINISHER_STRENGTH, Method, Scaling, all_methods, scheduler_of
 from analysis.tables import compare, markdown, row_of
 from analysis.trials import Judges, Task, clock, measure
 from latentcrf import LatentCRF
@@ -86,10 +89,12 @@ def benchmark(options: argparse.Namespace) -> pd.DataFrame:
     drawn = validation_prompts if options.validation else remaining_prompts
     task = Task.of(drawn(rows, options.prompts, options.seed), options)
     pipeline = load_pipeline(options.model)
-    networks: dict[str, LatentCRF | None] = {"bypass": None, "LatentCRF": LatentCRF.from_pretrained(options.crf).eval()}
+    refiners: dict[str, LatentCRF | None] = {"bypass": None, "LatentCRF": LatentCRF.from_pretrained(options.crf).eval()}
+    refiners["static"] = static = LatentCRF.from_pretrained(options.static).eval()
     if options.plain:
-        networks["plain"] = LatentCRF.from_pretrained(options.plain).eval()
-    methods = all_methods(tuple(networks))
+        refiners["plain"] = LatentCRF.from_pretrained(options.plain).eval()
+    finishers: dict[str, Any] = {"finisher": static, "scaling": Scaling()}
+    methods = all_methods(tuple(refiners), tuple(finishers))
     if options.only:
         unknown = set(options.only) - {method.name for method in methods}
         if unknown:
@@ -106,7 +111,15 @@ def benchmark(options: argparse.Namespace) -> pd.DataFrame:
     if key_file.exists() and key_file.read_text() != key:
         raise ValueError(f"{options.out} holds a benchmark of other settings or weights; choose another --out.")
     key_file.write_text(key)
-    keys = {refiner: digest(network) for refiner, network in {"": None, **networks}.items()}
+    hashes = {"": digest(None)} | {refiner: digest(network) for refiner, network in refiners.items()}
+    keys = {
+        method.name: hashes[method.refiner]
+        if not method.finisher
+        else digest(
+            {"refiner": hashes[method.refiner], "finisher": method.finisher, "strength": FINISHER_STRENGTH}, static
+        )
+        for method in methods
+    }
 
     features = load_features()
     gallery, labels = load_gallery(features, rows, pixels, options.data)
@@ -121,10 +134,10 @@ def benchmark(options: argparse.Namespace) -> pd.DataFrame:
     full: tuple[Tensor, Tensor] | None = None
     left = Countdown(len(methods), "methods judged")
     for method in methods:
-        scheduler = scheduler_of(method, pipeline, networks)
+        scheduler = scheduler_of(method, pipeline, refiners, finishers)
         kept[method.name], made = keep(
             folder / f"{frontier.file_name(method.name)}.npz",
-            keys[method.refiner],
+            keys[method.name],
             partial(measure, method, task, pipeline, scheduler, full, judges, real_images),
         )
         left.tell(made)
@@ -133,10 +146,10 @@ def benchmark(options: argparse.Namespace) -> pd.DataFrame:
             full = decode(pipeline, latents, bf16=task.bf16), latents
     left = Countdown(len(methods), "methods timed")
     for method in methods:  # apart from the rest, so that all are timed under the same conditions
-        scheduler = scheduler_of(method, pipeline, networks)
+        scheduler = scheduler_of(method, pipeline, refiners, finishers)
         seconds, made = keep(
             folder / f"{frontier.file_name(method.name)}-time.npz",
-            digest({"network": keys[method.refiner], "rounds": options.rounds, "threads": options.threads}),
+            digest({"network": keys[method.name], "rounds": options.rounds, "threads": options.threads}),
             partial(clock, method, task, pipeline, scheduler, options.rounds, options.threads),
         )
         kept[method.name] |= seconds
@@ -179,6 +192,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the benchmark; a second run goes on with it")
     add("--model", type=Path, default=MODELS / "emoji-ldm", metavar="FOLDER", help="pipeline (default: shipped)")
     add("--crf", type=Path, default=MODELS / "emoji-latentcrf", metavar="FOLDER", help="LatentCRF (default: shipped)")
+    add("--static", type=Path, default=MODELS / "emoji-latentcrf-static", metavar="FOLDER",
+        help="LatentCRF's static form (default: shipped)")  # fmt: skip
     add(
         "--plain", type=Path, metavar="FOLDER", help="the plain network, a LatentCRF without pairwise terms and experts"
     )

@@ -44,20 +44,30 @@ FAMILIES = {
     "UniPC": ("#56b4e9", "diamond"),
     "Bypass without parameters": ("#8c8c8c", "x"),
     "Plain network": ("#cc79a7", "triangle-down"),
+    "Scaled": ("#000000", "cross"),
     "LatentCRF": ("#d55e00", "star"),
+    "LatentCRF, static form": ("#e69f00", "star-triangle-up"),
+    "LatentCRF as finisher": ("#f0e442", "star-diamond"),
 }
-REFINERS = {"bypass": "Bypass without parameters", "plain": "Plain network", "LatentCRF": "LatentCRF"}
+REFINERS = {
+    "bypass": "Bypass without parameters",
+    "plain": "Plain network",
+    "LatentCRF": "LatentCRF",
+    "static": "LatentCRF, static form",
+}
+FINISHERS = {"finisher": "LatentCRF as finisher", "scaling": "Scaled"}
 NEEDED = ("method", "solver", "steps", "bypass", "refiner", "unet_calls", "time_ratio")
 
 
 def family(row: pd.Series) -> str:
     """Which of `FAMILIES` a row of the benchmark's table belongs to."""
-    return REFINERS.get(row["refiner"], row["solver"])
+    return FINISHERS.get(row.get("finisher", ""), REFINERS.get(row["refiner"], row["solver"]))
 
 
 def with_families(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with a column `family`, and empty cells of bypass and refiner as "" (a CSV gives NaN)."""
-    filled = {name: table[name].astype(object).fillna("") for name in ("refiner", "bypass") if name in table}
+    """The table with a column `family`, and empty cells of bypass, refiner and finisher as "" (a CSV gives NaN)."""
+    names = ("bypass", "refiner", "finisher")
+    filled = {name: table[name].astype(object).fillna("") for name in names if name in table}
     rows = table.assign(**filled).reset_index(drop=True)
     return rows.assign(family=rows.apply(family, axis=1))
 
@@ -166,7 +176,7 @@ def figure(
             continue
         drawn.add_scatter(
             x=rows["time_ratio"][own], y=value[own], mode="markers", name=name,
-            marker={"color": colour, "symbol": symbol, "size": 16 if name == "LatentCRF" else 11,
+            marker={"color": colour, "symbol": symbol, "size": 16 if name.startswith("LatentCRF") else 11,
                     "line": {"color": "#333333", "width": 1}},
             error_x=_bars(rows[own], "time_ratio", 1.0), error_y=_bars(rows[own], measure, factor),
             ids=list(rows["method"][own]), customdata=[[text, method] for text, method, kept in zip(texts, rows["method"], own, strict=True) if kept],
@@ -229,7 +239,7 @@ def _hover(row: pd.Series, measure: str, factor: float) -> str:
 
     lines = [f"<b>{row['method']}</b>", f"{row['solver']}, {row['steps']} steps, {row['unet_calls']} U-Net calls"]
     if row["bypass"]:
-        lines.append(f"steps {row['bypass']} bypassed: {row['family']}")
+        lines.append(f"steps {row['bypass']} bypassed: {REFINERS.get(row['refiner'], row['refiner'])}")
     return "<br>".join(
         [*lines, f"time {told('time_ratio', 1.0)} of the full run", f"{measure} {told(measure, factor)}"]
     )

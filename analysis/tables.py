@@ -28,6 +28,7 @@ def row_of(method: Method, kept: dict[str, np.ndarray], prompts: int, seeds: int
         "steps": method.steps,
         "bypass": "" if method.bypass is None else f"({method.bypass[0]}, {method.bypass[1]})",
         "refiner": method.refiner,
+        "finisher": method.finisher,
         "unet_calls": int(kept["calls"]),
         "prompts": prompts,
         "seeds": seeds,
@@ -43,14 +44,16 @@ def row_of(method: Method, kept: dict[str, np.ndarray], prompts: int, seeds: int
 
 
 def compare(methods: list[Method], kept: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
-    """Each LatentCRF run against the full run, the same bypass without parameters and with a plain network (where those were
-    measured) and, for KID and for R@5, the best rival that takes no more time.
+    """Each run with a CRF against its twins and, for KID and for R@5, the full run and the best rival that takes no more time.
+
+    Twins, where they were measured: the same bypass without parameters and with a plain network; the same run without the
+    finisher and with mere scaling in its place.
 
     Differences are LatentCRF minus rival, paired by prompt; ratios of diversity are to the full run.
     """
     rows: list[dict[str, Any]] = []
     times = {method.name: float(np.median(kept[method.name]["ratios"])) for method in methods}
-    rivals = [method.name for method in methods if method.refiner != "LatentCRF"]
+    rivals = [method.name for method in methods if not method.is_ours]
 
     def add(ours: str, rival: str, measure: str, draws: np.ndarray, sign: int, even: float = 0.0) -> None:
         value, low, high = measures.interval(draws, measure.split(",")[0] in DISTANCES)
@@ -61,15 +64,19 @@ def compare(methods: list[Method], kept: dict[str, dict[str, np.ndarray]]) -> pd
         )  # fmt: skip
 
     for method in methods:
-        if method.refiner != "LatentCRF":
+        if not method.is_ours:
             continue
         ours, name = kept[method.name], method.name
-        twins = [replace(method, refiner=refiner).name for refiner in ("bypass", "plain")]
+        twins = []
+        if method.finisher:
+            twins += [replace(method, finisher=other).name for other in ("", "scaling")]
+        else:
+            twins += [replace(method, refiner=refiner).name for refiner in ("bypass", "plain")]
         for measure, sign in SIGNS.items():
             key = f"draws_{measure}"
             if key not in ours:
                 continue
-            against = [twin for twin in twins if twin in rivals]
+            against = [twin for twin in twins if twin in times]
             if measure in ("kid", "r_at_5"):
                 quick = [rival for rival in rivals if times[rival] <= times[name]]
                 best = [max(quick, key=lambda rival: sign * kept[rival][key][0])] if quick else []

@@ -25,10 +25,11 @@ PREVIEW_SECONDS = 0.6  # at least this long from one preview to the next
 @dataclass(frozen=True)
 class Models:
     """What a comparison needs, on its device: the sampler's networks compute in `precision`; `origin` says what made
-    the images (weights, device, precision); `features` are EfficientNet-Lite0's, for Vendi scores."""
+    the images (weights, device, precision); `finisher` is the static form; `features` are EfficientNet-Lite0's, for Vendi scores."""
 
     pipeline: StableDiffusionPipeline
     crf: LatentCRF
+    finisher: LatentCRF
     lpips: nn.Module
     features: nn.Module
     precision: torch.dtype
@@ -38,6 +39,10 @@ class Models:
     def in_float32(self) -> bool:
         """Whether the sampler's networks compute in float32."""
         return self.precision == torch.float32
+
+    def origin_of(self, settings: Settings) -> dict[str, str]:
+        """`origin` without what `settings` do not use."""
+        return {key: value for key, value in self.origin.items() if key != "finisher" or settings.finisher}
 
     def autocast(self) -> torch.autocast:
         """The context in which the sampler computes; none for float32."""
@@ -85,6 +90,8 @@ def compare(
             models.crf,
             bypass=(settings.bypass_start, settings.bypass_end),
             num_iterations=settings.iterations,
+            finisher=models.finisher if settings.finisher else None,
+            finisher_strength=settings.finisher,
         ),
     }
     schedulers["latentcrf"].prompt_embeds = prompt["prompt_embeds"]
@@ -102,7 +109,7 @@ def compare(
             before=_image(pipeline, jump.observation.denoised),
             after=_image(pipeline, jump.y),
             lpips=float(distance),
-            origin=models.origin,
+            origin=models.origin_of(settings),
             unread=_unread(pipeline, settings.prompt),
         )
     )

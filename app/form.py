@@ -47,7 +47,7 @@ def load_png(services: Services, path: str | None) -> list[Any]:
         return unchanged(html.message(f"{error}\nThe settings here are unchanged.", "error"))
     text = "Settings loaded from the PNG. Press Compare to make the same image again."
     try:
-        here = services.models.origin
+        here = services.models.origin_of(settings)
     except ModelsError:
         here = {}
     other = [f"{key} {origin.get(key, 'unknown')} there, {value} here" for key, value in here.items()]
@@ -146,6 +146,9 @@ def build_settings(services: Services, prompt: gr.Textbox, status: gr.HTML, stri
             steps = number("steps", "2 to 200: U-Net calls of the full LDM")
             start = number("bypass_start", "U-Net calls before the CRF takes over")
             end = number("bypass_end", "step at which the U-Net takes over again; equal to Steps: never")
+            finisher = number(
+                "finisher", "0 to 1: how far the static CRF settles LatentCRF's last latents; 0.7 was measured"
+            )
         with gr.Row():
             previews = gr.Checkbox(
                 True, label="Previews while it runs", info="they are not in the measured time", elem_id="previews"
@@ -153,7 +156,7 @@ def build_settings(services: Services, prompt: gr.Textbox, status: gr.HTML, stri
             upload = gr.UploadButton("Load settings from a PNG", file_types=[".png"], size="sm", elem_id="load-png")
             copy = gr.Button("Copy link to these settings", size="sm", elem_id="copy-link")
             link = gr.Textbox(label="Link", interactive=False, buttons=["copy"], visible="hidden", elem_id="link")
-    values = [prompt, seed, steps, guidance, iterations, start, end]
+    values = [prompt, seed, steps, guidance, iterations, start, end, finisher]
     shares = gr.State(shares_of(DEFAULTS.steps, DEFAULTS.bypass_start, DEFAULTS.bypass_end))
     form = Form(values, random_seed, previews, shares, status, strip)
 

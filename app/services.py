@@ -36,6 +36,7 @@ PARTS = {
         "vae/diffusion_pytorch_model.safetensors",
     ),
     "emoji-latentcrf": ("config.json", "diffusion_pytorch_model.safetensors"),
+    "emoji-latentcrf-static": ("config.json", "diffusion_pytorch_model.safetensors"),
 }
 
 try:  # on a Hugging Face Space with ZeroGPU, what computes is lent a GPU for the time of the call
@@ -55,7 +56,7 @@ class Services:
     """The models of one folder and the device they run on.
 
     Args:
-        models: the folder that holds `emoji-ldm` and `emoji-latentcrf`.
+        models: the folder that holds `emoji-ldm`, `emoji-latentcrf` and `emoji-latentcrf-static`.
     """
 
     def __init__(self, models: str | Path = MODELS) -> None:
@@ -124,19 +125,23 @@ class Services:
             library.disable_progress_bar()
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         pipeline = load_pipeline(self.folder / "emoji-ldm", device.type)
-        crf = LatentCRF.from_pretrained(
-            self.folder / "emoji-latentcrf", torch_dtype=torch.float32, use_safetensors=True
+        crf, finisher = (
+            LatentCRF.from_pretrained(self.folder / name, torch_dtype=torch.float32, use_safetensors=True)
+            .to(device)
+            .eval()
+            for name in ("emoji-latentcrf", "emoji-latentcrf-static")
         )
         precision = best_precision(device)
         origin = {
             "ldm": f"emoji-ldm {fingerprint(self.folder / 'emoji-ldm')}",
             "crf": f"emoji-latentcrf {fingerprint(self.folder / 'emoji-latentcrf')}",
+            "finisher": f"emoji-latentcrf-static {fingerprint(self.folder / 'emoji-latentcrf-static')}",
             "device": device.type,
             "precision": str(precision).removeprefix("torch."),
             "torch": torch.__version__,
         }
         judges = load_lpips().to(device), load_features().to(device)
-        return Models(pipeline, crf.to(device).eval(), *judges, precision, origin)
+        return Models(pipeline, crf, finisher, *judges, precision, origin)
 
     def warm_up(self) -> None:
         """Load the models and run a short comparison: the first run of anything is slow, and would be measured.

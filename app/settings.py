@@ -51,6 +51,7 @@ LIMITS = {
     "iterations": Limit("CRF iterations", 1, 20),
     "bypass_start": Limit("Bypass start", 1, 199),
     "bypass_end": Limit("Bypass end", 2, 200),
+    "finisher": Limit("Finisher", 0.0, 1.0, 0.1),
 }
 
 
@@ -66,6 +67,7 @@ class Settings:
         iterations: of the CRF's solver, 1 to 20.
         bypass_start: U-Net steps before the CRF, 1 to steps - 1.
         bypass_end: step after which the U-Net takes over again; `steps` means that the CRF's output is the image.
+        finisher: strength of the static CRF on LatentCRF's last latents, 0 (not used) to 1.
     """
 
     prompt: str
@@ -75,6 +77,7 @@ class Settings:
     iterations: int = 5
     bypass_start: int = 33
     bypass_end: int = 49
+    finisher: float = 0.0
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> "Settings":

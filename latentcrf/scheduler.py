@@ -75,6 +75,9 @@ class LatentCRFScheduler(SchedulerMixin):
             Whole numbers are steps, 1 <= first < last <= n; numbers with a point are fractions of n. last = n: the LDM
             does not take over again, and the CRF's y is the final latent. first = last: nothing is left out.
         num_iterations: the CRF's iterations.
+        finisher: a second CRF, of the static form, that settles the latents at the very end of the run, or None. It costs
+            no U-Net call, and works with or without a bypass.
+        finisher_strength: how far towards what the finisher makes of them the last latents go: 0 not at all, 1 all the way.
 
     Attributes:
         prompt_embeds: the prompts' token states (prompts, tokens, D), to be set before the run for a CRF that reads
@@ -97,14 +100,19 @@ class LatentCRFScheduler(SchedulerMixin):
         crf: LatentCRF | None = None,
         bypass: Bypass = (0.66, 0.98),
         num_iterations: int = 5,
+        finisher: LatentCRF | None = None,
+        finisher_strength: float = 0.7,
     ) -> None:
         check_scheduler(scheduler)
         if num_iterations < 0:
             raise ValueError(f"num_iterations is {num_iterations}; accepted are 0, 1, 2, ...")
+        if not 0 <= finisher_strength <= 1:
+            raise ValueError(f"finisher_strength is {finisher_strength}; accepted are 0 to 1.")
         self.scheduler = scheduler
         self.crf = crf
         self.bypass = check_bypass(bypass)
         self.num_iterations = num_iterations
+        self.finisher, self.finisher_strength = finisher, float(finisher_strength)
         self.prompt_embeds: Tensor | None = None
         self.last_hand_over: HandOver | None = None
         self._gap: tuple[int, int] | None = None  # (first, last) of the current run, None where nothing is left out
@@ -173,8 +181,10 @@ class LatentCRFScheduler(SchedulerMixin):
 
     @mirrored
     def step(self, *args: Any, **kwargs: Any) -> Any:
-        """The inner scheduler's `step`; at the last one before the gap, the CRF acts on what it returns."""
-        if self._gap is None or self._active is self._after:
+        """The inner scheduler's `step`; at the last one before the gap, the CRF acts on what it returns, and at the run's
+        last one the finisher."""
+        before_gap = self._gap is not None and self._active is not self._after
+        if not before_gap and self.finisher is None:
             return self._active.step(*args, **kwargs)
         call = inspect.signature(self.scheduler.step).bind(*args, **kwargs)
         call.apply_defaults()
@@ -185,15 +195,19 @@ class LatentCRFScheduler(SchedulerMixin):
                 f"Latents must have shape (B, C, H, W); this pipeline's have {tuple(call.arguments['sample'].shape)}. Packed "
                 "latents (Flux) and those of videos cannot be worked on."
             )
-        output = self.scheduler.step(*call.args, **call.kwargs)
-        if self._steps_done(call.arguments["timestep"]) == self._gap[0]:
+        output = self._active.step(*call.args, **call.kwargs)
+        done = self._steps_done(call.arguments["timestep"])
+        if before_gap and self._gap is not None and done == self._gap[0]:
             output.prev_sample = self._bridge(output, call.arguments["model_output"], call.arguments["sample"])
+            done = self._gap[1]
+        if self.finisher is not None and done == len(self.scheduler.timesteps):
+            output.prev_sample = self._finish(output.prev_sample)
         return output if as_dict else output.to_tuple()
 
     def _steps_done(self, timestep: Any) -> int:
         """The steps of the full run behind us after the one at `timestep`."""
-        if getattr(self.scheduler, "step_index", None) is not None:
-            return self.scheduler.step_index
+        if getattr(self._active, "step_index", None) is not None:
+            return self._active.step_index
         found = (self.scheduler.timesteps == timestep).nonzero()  # DDIM and DDPM do not count
         if len(found) == 0:
             raise ValueError(f"Timestep {int(timestep)} is not one of this run's; pass those in `timesteps`, in order.")
@@ -229,6 +243,13 @@ class LatentCRFScheduler(SchedulerMixin):
         self._active = self._after
         return latents
 
+    def _finish(self, latents: Tensor) -> Tensor:
+        """The last latents of the run, settled by the finisher: clean, so x is its own estimate."""
+        assert self.finisher is not None
+        self.finisher.to(latents.device)
+        settled = self.finisher(Observation(latents, latents, 1.0, 1.0), self.num_iterations)
+        return torch.lerp(latents, settled, self.finisher_strength)
+
     def _prompt(self, latents: Tensor) -> Tensor | None:
         if self.prompt_embeds is None:
             return None
@@ -241,14 +262,17 @@ class LatentCRFScheduler(SchedulerMixin):
         return self.prompt_embeds.to(latents.device).repeat_interleave(images_per_prompt, dim=0)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Write the inner scheduler's own files, `latentcrf.json` and the CRF's folder `crf` into a folder.
+        """Write the inner scheduler's own files, `latentcrf.json` and the CRFs' folders `crf` and `finisher` into a folder.
 
         Without this package the folder still loads as the inner scheduler.
         """
         self.scheduler.save_pretrained(save_directory, **kwargs)
-        if self.crf is not None:
-            self.crf.save_pretrained(Path(save_directory) / "crf")
-        settings = {"bypass": self.bypass, "num_iterations": self.num_iterations, "crf": self.crf is not None}
+        networks = {"crf": self.crf, "finisher": self.finisher}
+        for name, network in networks.items():
+            if network is not None:
+                network.save_pretrained(Path(save_directory) / name)
+        settings = {name: getattr(self, name) for name in ("bypass", "num_iterations", "finisher_strength")}
+        settings |= {name: network is not None for name, network in networks.items()}
         with replacing(Path(save_directory) / SETTINGS) as path:
             path.write_text(json.dumps(settings, indent=2) + "\n")
 
@@ -267,5 +291,7 @@ class LatentCRFScheduler(SchedulerMixin):
             raise FileNotFoundError(f"{folder / SETTINGS} is missing: the folder holds no LatentCRFScheduler.")
         settings = json.loads((folder / SETTINGS).read_text())
         inner = getattr(diffusers, json.loads((folder / SCHEDULER_CONFIG_NAME).read_text())["_class_name"])
-        crf = LatentCRF.from_pretrained(folder / "crf") if settings["crf"] else None
-        return cls(inner.from_pretrained(folder), crf, tuple(settings["bypass"]), settings["num_iterations"])
+        settings["bypass"] = tuple(settings["bypass"])
+        for name in ("crf", "finisher"):
+            settings[name] = LatentCRF.from_pretrained(folder / name) if settings.get(name) else None
+        return cls(inner.from_pretrained(folder), **settings)

@@ -106,6 +106,18 @@ def test_a_bypass_to_the_end_makes_the_crfs_result_the_image(services: Services)
     assert np.array_equal(pixels(result.latentcrf.image), pixels(result.after))
 
 
+def test_the_finisher_changes_latentcrfs_image_alone_and_is_named(services: Services, result: Comparison) -> None:
+    *_, finished = services.compare(Settings(**FEW.as_dict() | {"finisher": 0.7}))
+    assert np.array_equal(pixels(finished.full.image), pixels(result.full.image))
+    assert np.array_equal(pixels(finished.after), pixels(result.after))
+    changed = np.abs(pixels(finished.latentcrf.image).astype(int) - pixels(result.latentcrf.image)).mean()
+    assert 0.5 < changed < 20
+    assert finished.latentcrf.unet_calls == result.latentcrf.unet_calls
+    assert "finisher" not in result.origin and finished.origin["finisher"].startswith("emoji-latentcrf-static ")
+    assert compare.summary(finished).endswith("3 CRF iterations, finisher 0.7.")
+    assert compare.summary(result).endswith("3 CRF iterations.")
+
+
 def test_previews_come_before_the_image_and_cost_no_measured_time(services: Services, monkeypatch: Any) -> None:
     """Whatever the reader does with a step, even sleeping, is not in the seconds."""
     monkeypatch.setattr("app.comparison.PREVIEW_SECONDS", 0.0)

@@ -40,6 +40,8 @@ WRONG = [
     ("bypass_end", 33, "Bypass end", "34"),
     ("bypass_end", 20, "Bypass end", "34"),
     ("bypass_end", 51, "Bypass end", "50"),
+    ("finisher", 1.1, "Finisher", "0.0 to 1.0"),
+    ("finisher", "much", "Finisher", "'much'"),
 ]
 
 

@@ -1,5 +1,6 @@
 """The benchmark: methods, intervals and comparisons on known numbers, the figure, and one small run for real."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from PIL import Image
 from analysis import benchmark, frontier
 from analysis.benchmark import main
 from analysis.frontier import FULL
-from analysis.generate import load_pipeline
+from analysis.generate import load_pipeline, sample
 from analysis.prompts import core_subjects, draw_prompts, remaining_prompts, validation_prompts
-from analysis.rivals import Method, all_methods, scheduler_of
+from analysis.rivals import Method, Scaling, all_methods, scheduler_of
 from analysis.tables import compare, markdown, row_of
 from analysis.trials import clock, measure
 from latentcrf import LatentCRF, LatentCRFScheduler
@@ -30,21 +31,50 @@ def subject_rows(count: int) -> list[dict[str, Any]]:
 
 
 def test_methods_have_names_of_their_own_and_the_full_run_comes_first() -> None:
-    methods = all_methods(("bypass", "LatentCRF", "plain"))
+    methods = all_methods(("bypass", "LatentCRF", "static", "plain"), ("finisher", "scaling"))
     assert methods[0].name == FULL
     names = [method.name for method in methods]
     assert len(set(names)) == len({frontier.file_name(name) for name in names}) == len(names)
     assert Method("DDIM", 50, (33, 49), "LatentCRF").name == "DDIM-50 LatentCRF (33, 49)"
+    assert Method("UniPC", 6, finisher="finisher").name == "UniPC-6 + finisher"
+    ours = {method.name for method in methods if method.is_ours}
+    assert {"DDIM-50 static (33, 49) + finisher", "DPM-Solver++-8 + finisher", "DDIM-50 LatentCRF (17, 42)"} <= ours
+    assert not ours & {
+        "DPM-Solver++-8",
+        "DPM-Solver++-8 + scaling",
+        "DDIM-50 plain (17, 42)",
+        "DDIM-50 bypass (17, 42)",
+    }
 
 
 def test_schedulers_make_as_many_calls_as_their_method_says() -> None:
     pipeline = load_pipeline()
-    for method in all_methods(("bypass",)):
-        scheduler = scheduler_of(method, pipeline, {"bypass": None})
+    static = LatentCRF(form="static")
+    for method in all_methods(("bypass", "static"), ("finisher", "scaling")):
+        scheduler = scheduler_of(
+            method,
+            pipeline,
+            {"bypass": None, "static": static, "LatentCRF": None},
+            {"finisher": static, "scaling": Scaling()},
+        )
         scheduler.set_timesteps(method.steps)
         left_out = 0 if method.bypass is None else method.bypass[1] - method.bypass[0]
         assert len(scheduler.timesteps) == method.steps - left_out, method.name
-        assert isinstance(scheduler, LatentCRFScheduler) == (method.bypass is not None)
+        assert isinstance(scheduler, LatentCRFScheduler) == (method.bypass is not None or method.finisher != "")
+        if method.finisher:
+            assert scheduler.finisher is not None and scheduler.num_unet_calls == method.steps - left_out
+
+
+def test_scaling_scales_the_last_latents() -> None:
+    pipeline = load_pipeline()
+    method = Method("DPM-Solver++", 4)
+    plain, scaled = (
+        sample(
+            pipeline, ["rocket"], [0], steps=4, scheduler=scheduler_of(each, pipeline, {}, {"scaling": Scaling(0.5)})
+        )
+        for each in (method, replace(method, finisher="scaling"))
+    )
+    assert torch.allclose(scaled, 0.5 * plain, atol=1e-5)
 
 
 def test_reported_prompts_are_not_those_of_choices() -> None:
@@ -110,6 +140,18 @@ def test_latentcrf_is_compared_with_the_best_that_takes_no_more_time() -> None:
     assert set(diversity.index) == {twin.name, plain.name} and not diversity.loc[twin.name, "better"]  # equal
     ratio = table[table["measure"] == "vendi, ratio"].iloc[0]
     assert (ratio["value"], ratio["low"], ratio["high"]) == (1, 1, 1)
+
+
+def test_a_finished_run_is_compared_with_the_same_run_and_scaling() -> None:
+    ours, plain = Method("UniPC", 8, finisher="finisher"), Method("UniPC", 8)
+    scaled, bypass = Method("UniPC", 8, finisher="scaling"), Method("DDIM", 9, (8, 9), "bypass")
+    methods = [Method("DDIM", 50), plain, bypass, scaled, ours]
+    found = [kept(1, 0.1, 0.6), kept(0.2, 0.1, 0.5), kept(0.2, 0.3, 0.5), kept(0.2, 0.09, 0.5), kept(0.21, 0.05, 0.5)]
+    table = compare(methods, dict(zip([method.name for method in methods], found, strict=True)))
+    assert set(table["method"]) == {ours.name}
+    kid = table[table["measure"] == "kid, difference"].set_index("against")
+    assert set(kid.index) == {FULL, plain.name, scaled.name}
+    assert kid.loc[plain.name, "value"] == pytest.approx(-0.05) and kid["better"].all()
 
 
 def test_table_markdown_and_figure() -> None:

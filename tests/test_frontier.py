@@ -60,6 +60,15 @@ def test_figure_has_intervals_front_and_each_points_settings(table: pd.DataFrame
     assert drawn.layout.shapes[0].y0 == pytest.approx(100)  # the full LDM's KID x 1000
 
 
+def test_a_finished_run_is_a_family_of_its_own(table: pd.DataFrame) -> None:
+    assert "finisher" not in table  # tables written before there was one are read as well
+    table = table.assign(finisher=["", np.nan, "finisher", ""])
+    assert frontier.families_of(table) == ["DDIM", "LatentCRF", "LatentCRF as finisher"]
+    assert list(frontier.with_families(table)["finisher"]) == ["", "", "finisher", ""]
+    finished = {trace.name: trace for trace in frontier.figure(table, "kid").data}["LatentCRF as finisher"]
+    assert list(finished.ids) == ["UniPC-6"] and "bypassed" not in finished.customdata[0][0]
+
+
 def test_families_and_measures(table: pd.DataFrame) -> None:
     assert frontier.families_of(table) == ["DDIM", "UniPC", "LatentCRF"]
     assert frontier.measures_of(table) == ["kid", "psnr_full"]  # a column without values is no measure

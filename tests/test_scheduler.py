@@ -26,7 +26,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 
-from latentcrf import LatentCRF, LatentCRFScheduler, hand_over
+from latentcrf import LatentCRF, LatentCRFScheduler, Observation, hand_over
 from latentcrf.levels import clean_estimate, coefficients, level
 
 SCHEDULERS = [
@@ -69,6 +69,14 @@ def crf() -> LatentCRF:
     crf = LatentCRF(channels=8, coarse_channels=8, num_coarse_blocks=1)
     torch.nn.init.normal_(crf.head.weight, std=0.05)
     return crf.eval()
+
+
+@pytest.fixture(scope="module")
+def finisher() -> LatentCRF:
+    torch.manual_seed(2)
+    finisher = LatentCRF(form="static")
+    torch.nn.init.constant_(finisher.raw_reliability, 1.0)  # a fresh one hardly changes anything
+    return finisher.eval()
 
 
 def ddim() -> DDIMScheduler:
@@ -326,6 +334,52 @@ def test_prompt_reaches_a_crf_that_reads_it(pipe) -> None:
     assert not torch.allclose(run(pipe, scheduler), without)
     scheduler.prompt_embeds = EMBEDS[:1]  # one prompt for all samples
     assert torch.isfinite(run(pipe, scheduler)).all()
+
+
+@pytest.mark.parametrize("kind", SCHEDULERS)
+@pytest.mark.parametrize("bypass", [(5, 5), (4, 9), (7, 10)])
+def test_the_finisher_works_on_the_last_latents_alone(pipe, crf, finisher, kind, bypass) -> None:
+    without = run(pipe, LatentCRFScheduler(inner(kind), crf, bypass))
+    calls = run.calls
+    settled = finisher(Observation(without, without, 1.0, 1.0), num_iterations=5)
+    assert (settled - without).abs().mean() > 0.01 * without.abs().mean()
+    for strength in (0.0, 0.7, 1.0):
+        scheduler = LatentCRFScheduler(inner(kind), crf, bypass, finisher=finisher, finisher_strength=strength)
+        assert torch.allclose(run(pipe, scheduler), without + strength * (settled - without), atol=1e-5)
+        assert run.calls == calls
+
+
+def test_the_finisher_ends_image_to_image(pipe, crf, finisher) -> None:
+    to_image = StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
+    to_image.set_progress_bar_config(disable=True)
+    image = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def edited(last: LatentCRF | None) -> torch.Tensor:
+        to_image.scheduler = LatentCRFScheduler(inner(DDIMScheduler), crf, (6, 9), finisher=last)
+        return to_image(
+            image=image, strength=0.6, prompt_embeds=EMBEDS[:1], negative_prompt_embeds=EMBEDS[1:],
+            num_inference_steps=10, generator=torch.Generator().manual_seed(3), output_type="latent",
+        )[0]  # fmt: skip
+
+    without = edited(None)
+    settled = finisher(Observation(without, without, 1.0, 1.0))
+    assert torch.equal(edited(finisher), torch.lerp(without, settled, 0.7))
+
+
+def test_the_finisher_is_saved_and_loaded(finisher, tmp_path) -> None:
+    LatentCRFScheduler(inner(DDIMScheduler), None, (1, 2), finisher=finisher, finisher_strength=0.5).save_pretrained(
+        tmp_path
+    )
+    again = LatentCRFScheduler.from_pretrained(tmp_path)
+    assert again.crf is None and again.finisher is not None and again.finisher_strength == 0.5
+    for name, weight in finisher.state_dict().items():
+        assert torch.equal(again.finisher.state_dict()[name], weight)
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1.5, float("nan")])
+def test_a_finisher_of_no_such_strength(finisher, strength) -> None:
+    with pytest.raises(ValueError, match=f"finisher_strength is {strength}; accepted are 0 to 1"):
+        LatentCRFScheduler(inner(DDIMScheduler), None, (1, 2), finisher=finisher, finisher_strength=strength)
 
 
 def test_saving_and_loading_a_pipeline(pipe, crf, tmp_path) -> None:

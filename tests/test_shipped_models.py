@@ -11,7 +11,7 @@ from PIL import Image
 
 from analysis.generate import counted, decode, load_pipeline, sample
 from analysis.measures import to_pixels
-from latentcrf import LatentCRF, LatentCRFScheduler
+from latentcrf import LatentCRF, LatentCRFScheduler, Observation
 from latentcrf.perceptual import MODELS
 
 REFERENCE = Path(__file__).parent / "data" / "reference.png"  # written by `python -m tests.make_reference`
@@ -57,6 +57,23 @@ def test_the_batch_size_does_not_change_the_images(pipeline: StableDiffusionPipe
         (alone,) = draw(pipeline, crf, prompts[index : index + 1], seeds[index : index + 1])
         assert difference(alone, image) < 0.5
     assert np.array_equal(draw(pipeline, crf, prompts[:1], seeds[:1]), draw(pipeline, crf, prompts[:1], seeds[:1]))
+
+
+def test_the_static_form_finishes_as_measured(pipeline: StableDiffusionPipeline) -> None:
+    """509 numbers, an energy that never rises, and images that stay what they were: LPIPS is measured, here only pixels."""
+    static = LatentCRF.from_pretrained(MODELS / "emoji-latentcrf-static", torch_dtype=torch.float32).eval()
+    assert sum(p.numel() for p in static.parameters()) == 509
+    schedulers = [LatentCRFScheduler(pipeline.scheduler, None, (8, 8), finisher=each) for each in (None, static)]
+    prompts, seeds = ["red heart", "rocket"], [0, 1]
+    plain, finished = (sample(pipeline, prompts, seeds, steps=8, scheduler=each, bf16=False) for each in schedulers)
+    with torch.inference_mode():
+        potentials = static.potentials(Observation(plain, plain, 1.0, 1.0))
+        energies = torch.stack([static.energy(y, potentials)["total"] for y in static.solve(potentials, 20)])
+    assert (energies.diff(dim=0) <= 1e-5 * energies[0]).all()
+    assert torch.allclose(finished, torch.lerp(plain, static(Observation(plain, plain, 1.0, 1.0)), 0.7), atol=1e-4)
+    assert finished.std() < 0.97 * plain.std()  # less contrast than guidance gave
+    before, after = (to_pixels(decode(pipeline, each, bf16=False)) for each in (plain, finished))
+    assert 0.5 < difference(before, after) < 15
 
 
 def test_34_calls_of_50_and_a_tenth_of_the_parameters(pipeline: StableDiffusionPipeline, crf: LatentCRF) -> None:

@@ -61,6 +61,7 @@ def run(
     iterations: float,
     bypass_start: float,
     bypass_end: float,
+    finisher: float,
     random_seed: bool,
     previews: bool,
     shown: dict[str, str] | None,
@@ -73,7 +74,7 @@ def run(
     """
     if random_seed:
         seed = secrets.randbelow(1_000_000)  # short enough to be read aloud
-    values = (prompt, seed, steps, guidance, iterations, bypass_start, bypass_end)
+    values = (prompt, seed, steps, guidance, iterations, bypass_start, bypass_end, finisher)
     try:
         settings = Settings.parse(dict(zip(NAMES, values, strict=True)))
     except SettingsError as error:
@@ -160,7 +161,8 @@ def pictures(kept: dict[str, str] | None) -> dict[str, Any]:
 def summary(result: Comparison) -> str:
     """What was drawn, in a line."""
     s = result.settings
-    text = f"“{s.prompt}”, seed {s.seed}, {s.steps} steps, guidance {s.guidance:g}, {s.iterations} CRF iterations."
+    text = f"“{s.prompt}”, seed {s.seed}, {s.steps} steps, guidance {s.guidance:g}, {s.iterations} CRF iterations"
+    text += f", finisher {s.finisher:g}." if s.finisher else "."
     return text + (f" The model reads about a dozen words: it did not see “{result.unread}”." if result.unread else "")
 
 
