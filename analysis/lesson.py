@@ -188,7 +188,7 @@ def compute(
     descent, iterates = _descend(pipeline, crf, p, jump.observation.latents)
     before, after = jump.observation.denoised, jump.y
     ends = dict(zip(ENDS, (before, after, our_final, final), strict=True))
-    counts = [ours.bypass[0], ours.bypass[0], our_calls, full_calls]
+    counts = [bypass[0], bypass[0], our_calls, full_calls]
     distances = [float((latents.float() - final.float()).square().mean().sqrt()) for latents in ends.values()]
     return Lesson(
         steps=table,

@@ -101,7 +101,7 @@ def scheduler_of(
     return LatentCRFScheduler(
         inner,
         refiners[method.refiner] if method.refiner else None,
-        bypass=method.bypass or (method.steps, method.steps),
+        bypass=method.bypass,
         finisher=finishers[method.finisher] if method.finisher else None,
         finisher_strength=1.0 if method.finisher == "scaling" else FINISHER_STRENGTH,
     )

@@ -73,7 +73,7 @@ class LatentCRFScheduler(SchedulerMixin):
             follows the latents to their device.
         bypass: (first, last), counted in steps of the full run of n: the steps first, ..., last - 1 are left out.
             Whole numbers are steps, 1 <= first < last <= n; numbers with a point are fractions of n. last = n: the LDM
-            does not take over again, and the CRF's y is the final latent. first = last: nothing is left out.
+            does not take over again, and the CRF's y is the final latent. None, or first = last: nothing is left out.
         num_iterations: the CRF's iterations.
         finisher: a second CRF, of the static form, that settles the latents at the very end of the run, or None. It costs
             no U-Net call, and works with or without a bypass.
@@ -98,7 +98,7 @@ class LatentCRFScheduler(SchedulerMixin):
         self,
         scheduler: Any,
         crf: LatentCRF | None = None,
-        bypass: Bypass = (0.66, 0.98),
+        bypass: Bypass | None = (0.66, 0.98),
         num_iterations: int = 5,
         finisher: LatentCRF | None = None,
         finisher_strength: float = 0.7,
@@ -110,7 +110,7 @@ class LatentCRFScheduler(SchedulerMixin):
             raise ValueError(f"finisher_strength is {finisher_strength}; accepted are 0 to 1.")
         self.scheduler = scheduler
         self.crf = crf
-        self.bypass = check_bypass(bypass)
+        self.bypass = None if bypass is None else check_bypass(bypass)
         self.num_iterations = num_iterations
         self.finisher, self.finisher_strength = finisher, float(finisher_strength)
         self.prompt_embeds: Tensor | None = None
@@ -159,13 +159,13 @@ class LatentCRFScheduler(SchedulerMixin):
     def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
         """The inner scheduler's `set_timesteps`, then the gap: `timesteps` no longer holds the bypassed ones."""
         self.scheduler.set_timesteps(*args, **kwargs)
-        first, last = resolve_bypass(self.bypass, len(self.scheduler.timesteps))
-        self._gap = (first, last) if first < last else None
+        gap = self.bypass and resolve_bypass(self.bypass, len(self.scheduler.timesteps))
+        self._gap = gap if gap and gap[0] < gap[1] else None
         self._active, self.last_hand_over = self.scheduler, None
         if self._gap is not None:
             self._after = copy.deepcopy(self.scheduler)  # no step taken, so no history
             if hasattr(self._after, "set_begin_index"):
-                self._after.set_begin_index(last)
+                self._after.set_begin_index(self._gap[1])
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Begin at a later step (image-to-image)."""
@@ -291,7 +291,7 @@ class LatentCRFScheduler(SchedulerMixin):
             raise FileNotFoundError(f"{folder / SETTINGS} is missing: the folder holds no LatentCRFScheduler.")
         settings = json.loads((folder / SETTINGS).read_text())
         inner = getattr(diffusers, json.loads((folder / SCHEDULER_CONFIG_NAME).read_text())["_class_name"])
-        settings["bypass"] = tuple(settings["bypass"])
+        settings["bypass"] = settings["bypass"] and tuple(settings["bypass"])
         for name in ("crf", "finisher"):
             settings[name] = LatentCRF.from_pretrained(folder / name) if settings.get(name) else None
         return cls(inner.from_pretrained(folder), **settings)

@@ -63,7 +63,7 @@ def test_the_static_form_finishes_as_measured(pipeline: StableDiffusionPipeline)
     """509 numbers, an energy that never rises, and images that stay what they were: LPIPS is measured, here only pixels."""
     static = LatentCRF.from_pretrained(MODELS / "emoji-latentcrf-static", torch_dtype=torch.float32).eval()
     assert sum(p.numel() for p in static.parameters()) == 509
-    schedulers = [LatentCRFScheduler(pipeline.scheduler, None, (8, 8), finisher=each) for each in (None, static)]
+    schedulers = [LatentCRFScheduler(pipeline.scheduler, None, None, finisher=each) for each in (None, static)]
     prompts, seeds = ["red heart", "rocket"], [0, 1]
     plain, finished = (sample(pipeline, prompts, seeds, steps=8, scheduler=each, bf16=False) for each in schedulers)
     with torch.inference_mode():
