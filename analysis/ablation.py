@@ -7,7 +7,7 @@ The models are those of `latentcrf.training.train --preset NAME --recordings run
 the recorded runs the held-out ones are handed over to each: mean squared error of the latents handed back against the
 LDM's own, for the bypass (33, 49) of 50 and for runs of 4 to 12 steps that the CRF ends. With `--data` also what the
 latents decode to: KID to the data set's images of runs that the CRF ends, from step 33 of 50 and at the last step but
-one of 4 to 12, beside that of the LDM's own images. Written to --out: ablation.csv (a row a model and iteration count)
+one of 4 to 12, and of the LDM's own runs that the CRF finishes; beside that of the LDM's own images. Written to --out: ablation.csv (a row a model and iteration count)
 and ablation.md, with 95 % bootstrap intervals over the runs, the differences to the first model paired.
 """
 
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from analysis.gallery import embed, load_gallery
 from analysis.generate import decode, load_pipeline
 from analysis.measures import RealFeatures, cluster_weights, interval, kid_draws, mean_draws
+from analysis.rivals import FINISHER_STRENGTH
 from latentcrf import LatentCRF, Observation
 from latentcrf.emoji.dataset import DatasetError, load
 from latentcrf.files import replacing
@@ -38,7 +39,11 @@ from latentcrf.training.trajectories import Recording, Trajectories, load_trajec
 CPU = torch.device("cpu")
 ITERATIONS = 5
 KINDS = {"mse": "(33, 49) of 50", "few": "4 to 12 steps, to the end"}
-IMAGE_KINDS = {"kid": "KID x 1000, (33, 50) of 50", "kid_few": "KID x 1000, 4 to 12 steps"}
+IMAGE_KINDS = {
+    "kid": "KID x 1000, (33, 50) of 50",
+    "kid_few": "KID x 1000, 4 to 12 steps",
+    "kid_finished": "KID x 1000, as finisher",
+}
 NO_PARAMETERS, FULL = "without parameters", "the LDM's own"
 ENDS = ("", "_low", "_high")
 Mend = Callable[[Observation], Tensor]
@@ -53,7 +58,7 @@ def named_folder(text: str) -> tuple[str, Path]:
 
 
 class EndedRuns:
-    """KID x 1000, to real images, of the images at which recorded runs arrive that a CRF ends.
+    """KID x 1000, to real images, of the images at which recorded runs arrive that a CRF ends or finishes.
 
     Args:
         runs: the recorded runs (n); resampled are they.
@@ -66,7 +71,7 @@ class EndedRuns:
     ) -> None:
         assert runs.coarse is not None
         self.pipeline, self.runs, self.features, self.real = pipeline, runs, features, real
-        self.weights = cluster_weights(len(runs))
+        self.weights, self.own = cluster_weights(len(runs)), runs.latents[:, -1]
         steps, every, end = runs.coarse, torch.arange(len(runs)), torch.full((len(runs),), runs.steps)
         first = torch.full_like(end, PAPER_BYPASS[0])
         # the last of a coarse run's recorded steps: the next is another run's, or the same run's by another solver
@@ -76,6 +81,7 @@ class EndedRuns:
         self.endings = {
             "kid": [observe_run(runs, every, first - 1, first, end)[0]],
             "kid_few": [observe_coarse(runs, by_solver)[0] for by_solver in last.T],
+            "kid_finished": [Observation(self.own, self.own, 1.0, 1.0)],
         }
 
     @torch.no_grad()
@@ -83,11 +89,14 @@ class EndedRuns:
         """`measures.kid_draws` for each of `IMAGE_KINDS`, of `mend`'s latents or, for None, of the LDM's own; mean over the
         solvers, each for itself: two solvers' images from one noise are no two draws."""
         return {
-            kind: np.mean(
-                [self._kid(self.runs.latents[:, -1] if mend is None else mend(each)) for each in handed], axis=0
-            )
+            kind: np.mean([self._kid(self._ended(kind, each, mend)) for each in handed], axis=0)
             for kind, handed in self.endings.items()
         }
+
+    def _ended(self, kind: str, handed: Observation, mend: Mend | None) -> Tensor:
+        if mend is None:
+            return self.own
+        return self.own.lerp(mend(handed), FINISHER_STRENGTH) if kind == "kid_finished" else mend(handed)
 
     def _kid(self, latents: Tensor) -> np.ndarray:
         features = embed(self.features, decode(self.pipeline, latents))

@@ -10,7 +10,7 @@ import torch
 from analysis import ablation
 from analysis.gallery import embed
 from analysis.generate import decode, load_pipeline
-from analysis.measures import RealFeatures
+from analysis.measures import RealFeatures, cluster_weights, kid_draws
 from latentcrf import LatentCRF, Observation
 from latentcrf.emoji.train_unet import build_scheduler
 from latentcrf.perceptual import load_features
@@ -89,9 +89,13 @@ def test_images_of_ended_runs_are_judged_beside_the_ldms_own() -> None:
         assert torch.equal(handed.denoised, steps.denoised[number::3])
     assert torch.as_tensor(ended.endings["kid"][0].alpha_out).eq(1).all()
     own = ended.draws(None)
-    assert np.allclose(own["kid_few"], own["kid"])  # the same images
+    assert np.allclose(own["kid_few"], own["kid"]) and np.allclose(own["kid_finished"], own["kid"])  # the same images
     arrived = ended.draws(lambda handed: runs.latents[:, -1])
     assert all(np.allclose(own[kind], arrived[kind]) for kind in ablation.IMAGE_KINDS)
+    halved = ended.draws(lambda handed: 0.5 * handed.denoised)  # by the finisher's strength of 0.7: to 0.65
+    scaled = decode(load_pipeline(), 0.65 * runs.latents[:, -1])
+    expected_kid = 1000 * kid_draws(embed(load_features(), scaled), np.arange(8), real, cluster_weights(8))
+    assert halved["kid_finished"][0] == pytest.approx(expected_kid[0], rel=1e-3)
     features = embed(load_features(), decode(load_pipeline(), runs.latents[:, -1]))
     mine, theirs, between = (
         (a.double() @ b.double().T / 1280 + 1) ** 3

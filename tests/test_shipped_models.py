@@ -1,7 +1,9 @@
 """The models that ship: whole, of the promised size, and drawing what they drew when they were shipped."""
 
+import re
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ from latentcrf import LatentCRF, LatentCRFScheduler, Observation
 from latentcrf.perceptual import MODELS
 
 REFERENCE = Path(__file__).parent / "data" / "reference.png"  # written by `python -m tests.make_reference`
+ROOT = Path(__file__).parents[1]
+CRFS = ("emoji-latentcrf", "emoji-latentcrf-static")
 PROMPT, SEED, BYPASS = "red heart", 0, (33, 49)
 
 
@@ -74,6 +78,19 @@ def test_the_static_form_finishes_as_measured(pipeline: StableDiffusionPipeline)
     assert finished.std() < 0.97 * plain.std()  # less contrast than guidance gave
     before, after = (to_pixels(decode(pipeline, each, bf16=False)) for each in (plain, finished))
     assert 0.5 < difference(before, after) < 15
+
+
+@pytest.mark.parametrize("text", ["README.md", *(f"assets/models/{name}/README.md" for name in CRFS)])
+def test_the_example_that_the_text_shows_runs(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / text).read_text(), flags=re.DOTALL)
+    assert examples
+    (tmp_path / "assets").symlink_to(ROOT / "assets")
+    monkeypatch.chdir(tmp_path)
+    for example in examples:
+        names: dict[str, Any] = {}
+        exec(example, names)
+        assert names.get("image", Image.new("RGB", (128, 128))).size == (128, 128)
+    assert len(list(tmp_path.glob("*.png"))) == "".join(examples).count(".save(")
 
 
 def test_34_calls_of_50_and_a_tenth_of_the_parameters(pipeline: StableDiffusionPipeline, crf: LatentCRF) -> None:
