@@ -86,7 +86,8 @@ def all_methods(refiners: tuple[str, ...] = ("bypass", "LatentCRF"), finishers: 
         ]
         methods += [replace(each, finisher="finisher") for each in ended]
     if "scaling" in finishers:
-        methods += [Method("DDIM", 50, finisher="scaling"), Method("DPM-Solver++", 8, finisher="scaling")]
+        scaled = [("DDIM", 50), ("DPM-Solver++", 8), ("UniPC", 8), ("UniPC", 10), ("UniPC", 12)]
+        methods += [Method(*each, finisher="scaling") for each in scaled]
     return methods
 
 

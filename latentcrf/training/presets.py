@@ -29,6 +29,8 @@ class Preset:
 PRESETS = {
     "emoji": Preset(),
     "emoji-static": Preset(form="static"),
+    "emoji-static-pairwise": Preset(form="static", num_experts=0),
+    "emoji-static-experts": Preset(form="static", pairwise_rank=0),
     "emoji-plain": Preset(num_experts=0, pairwise_rank=0),
     "emoji-pairwise": Preset(num_experts=0),
     "emoji-experts": Preset(pairwise_rank=0),
