@@ -147,7 +147,7 @@ def build_settings(services: Services, prompt: gr.Textbox, status: gr.HTML, stri
             start = number("bypass_start", "U-Net calls before the CRF takes over")
             end = number("bypass_end", "step at which the U-Net takes over again; equal to Steps: never")
             finisher = number(
-                "finisher", "0 to 1: how far the static CRF settles LatentCRF's last latents; 0.7 was measured"
+                "finisher", "0 (off) to 1: how far the static CRF settles LatentCRF's last latents; measured at 0.7"
             )
         with gr.Row():
             previews = gr.Checkbox(

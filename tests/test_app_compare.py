@@ -319,7 +319,7 @@ def test_what_a_visitor_typed_is_escaped() -> None:
 
 def test_links_fill_the_form_or_say_why_not() -> None:
     filled = form.load_link(SimpleNamespace(query_params={"prompt": "blue heart", "seed": "7", "steps": "20", "bypass_start": "5", "bypass_end": "20", "x": "y"}))  # fmt: skip
-    assert filled[0] == "blue heart" and filled[1] == 7 and filled[6] == 20 and filled[8] == (0.25, 1.0)
+    assert filled[0] == "blue heart" and filled[1] == 7 and filled[6] == 20 and filled[9] == (0.25, 1.0)
     refused = form.load_link(SimpleNamespace(query_params={"prompt": "a", "steps": "0"}))
     assert refused[0] == gr.skip() and "Steps must be" in refused[-2]
     assert form.load_link(SimpleNamespace(query_params={}))[-2] == gr.skip()
