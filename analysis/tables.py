@@ -44,7 +44,8 @@ def row_of(method: Method, kept: dict[str, np.ndarray], prompts: int, seeds: int
 
 
 def compare(methods: list[Method], kept: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
-    """Each run with a CRF against its twins and, for KID and for R@5, the full run and the best rival that takes no more time.
+    """Each run with a CRF against its twins and, for KID and for R@5, the full run and the best rival that takes no more time,
+    of all and of those that are not merely scaled.
 
     Twins, where they were measured: the same bypass without parameters and with a plain network; the same run without the
     finisher and with mere scaling in its place.
@@ -53,7 +54,7 @@ def compare(methods: list[Method], kept: dict[str, dict[str, np.ndarray]]) -> pd
     """
     rows: list[dict[str, Any]] = []
     times = {method.name: float(np.median(kept[method.name]["ratios"])) for method in methods}
-    rivals = [method.name for method in methods if not method.is_ours]
+    rivals = [method for method in methods if not method.is_ours]
 
     def add(ours: str, rival: str, measure: str, draws: np.ndarray, sign: int, even: float = 0.0) -> None:
         value, low, high = measures.interval(draws, measure.split(",")[0] in DISTANCES)
@@ -78,9 +79,10 @@ def compare(methods: list[Method], kept: dict[str, dict[str, np.ndarray]]) -> pd
                 continue
             against = [twin for twin in twins if twin in times]
             if measure in ("kid", "r_at_5"):
-                quick = [rival for rival in rivals if times[rival] <= times[name]]
-                best = [max(quick, key=lambda rival: sign * kept[rival][key][0])] if quick else []
-                against = [FULL, *best, *against]
+                quick = [rival for rival in rivals if times[rival.name] <= times[name]]
+                groups = (quick, [rival for rival in quick if not rival.finisher])
+                best = [max(group, key=lambda rival: sign * kept[rival.name][key][0]) for group in groups if group]
+                against = [FULL, *(rival.name for rival in best), *against]
             for rival in dict.fromkeys(against):
                 add(name, rival, f"{measure}, difference", ours[key] - kept[rival][key], sign)
         for measure in ("pairwise_lpips", "vendi"):
