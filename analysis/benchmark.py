@@ -39,7 +39,7 @@ from analysis.frontier import FULL
 from analysis.gallery import load_gallery
 from analysis.generate import GUIDANCE, decode, load_pipeline
 from analysis.prompts import remaining_prompts, validation_prompts
-from analysis.rivals import FINISHER_STRENGTH, Method, Scaling, all_methods, scheduler_of
+from analysis.rivals import FINISHER_STRENGTH, SCALE, Method, Scaling, all_methods, scheduler_of
 from analysis.tables import compare, markdown, row_of
 from analysis.trials import Judges, Task, clock, measure
 from latentcrf import LatentCRF
@@ -112,12 +112,12 @@ def benchmark(options: argparse.Namespace) -> pd.DataFrame:
         raise ValueError(f"{options.out} holds a benchmark of other settings or weights; choose another --out.")
     key_file.write_text(key)
     hashes = {"": digest(None)} | {refiner: digest(network) for refiner, network in refiners.items()}
+    finished = {
+        "finisher": digest({"finisher": "finisher", "strength": FINISHER_STRENGTH}, static),
+        "scaling": digest({"scale": SCALE}),
+    }
     keys = {
-        method.name: hashes[method.refiner]
-        if not method.finisher
-        else digest(
-            {"refiner": hashes[method.refiner], "finisher": method.finisher, "strength": FINISHER_STRENGTH}, static
-        )
+        method.name: hashes[method.refiner] + finished[method.finisher] if method.finisher else hashes[method.refiner]
         for method in methods
     }
 

@@ -48,7 +48,7 @@ def compare(methods: list[Method], kept: dict[str, dict[str, np.ndarray]]) -> pd
     of all and of those that are not merely scaled.
 
     Twins, where they were measured: the same bypass without parameters and with a plain network; the same run without the
-    finisher and with mere scaling in its place.
+    finisher and with mere scaling in its place. A scaled run is compared with the same run as it was.
 
     Differences are LatentCRF minus rival, paired by prompt; ratios of diversity are to the full run.
     """
@@ -65,12 +65,12 @@ def compare(methods: list[Method], kept: dict[str, dict[str, np.ndarray]]) -> pd
         )  # fmt: skip
 
     for method in methods:
-        if not method.is_ours:
+        if not method.is_ours and not method.finisher:
             continue
         ours, name = kept[method.name], method.name
         twins = []
         if method.finisher:
-            twins += [replace(method, finisher=other).name for other in ("", "scaling")]
+            twins += [replace(method, finisher=other).name for other in ("", "scaling") if other != method.finisher]
         else:
             twins += [replace(method, refiner=refiner).name for refiner in ("bypass", "plain")]
         for measure, sign in SIGNS.items():
@@ -78,14 +78,14 @@ def compare(methods: list[Method], kept: dict[str, dict[str, np.ndarray]]) -> pd
             if key not in ours:
                 continue
             against = [twin for twin in twins if twin in times]
-            if measure in ("kid", "r_at_5"):
+            if measure in ("kid", "r_at_5") and method.is_ours:
                 quick = [rival for rival in rivals if times[rival.name] <= times[name]]
                 groups = (quick, [rival for rival in quick if not rival.finisher])
                 best = [max(group, key=lambda rival: sign * kept[rival.name][key][0]) for group in groups if group]
                 against = [FULL, *(rival.name for rival in best), *against]
             for rival in dict.fromkeys(against):
                 add(name, rival, f"{measure}, difference", ours[key] - kept[rival][key], sign)
-        for measure in ("pairwise_lpips", "vendi"):
+        for measure in ("pairwise_lpips", "vendi") if method.is_ours else ():
             if (key := f"draws_{measure}") in ours:
                 add(name, FULL, f"{measure}, ratio", ours[key] / kept[FULL][key], 1, even=1.0)
     return pd.DataFrame(rows)

@@ -99,10 +99,11 @@ def move_bypass(steps: float, shares: tuple[float, float]) -> tuple[Any, Any]:
     return start, n if shares[1] >= 1 else max(start + 1, min(round(shares[1] * n), n - 1))
 
 
-def plan(steps: float, start: float, end: float) -> str:
+def plan(steps: float, start: float, end: float, finisher: float = 0.0) -> str:
     """The sentence and the time lines for a choice of steps, before it runs."""
     try:
-        return html.plan(Settings.parse({"prompt": "-", "steps": steps, "bypass_start": start, "bypass_end": end}))
+        chosen = {"steps": steps, "bypass_start": start, "bypass_end": end, "finisher": finisher}
+        return html.plan(Settings.parse({"prompt": "-", **chosen}))
     except SettingsError as error:
         return html.message(str(error), "error")
 
@@ -166,9 +167,9 @@ def build_settings(services: Services, prompt: gr.Textbox, status: gr.HTML, stri
     steps.input(move_bypass, [steps, shares], [start, end], queue=False, **private)
     gr.on([start.input, end.input], shares_of, [steps, start, end], shares, queue=False, **private)
     gr.on(
-        [steps.change, start.change, end.change],
+        [steps.change, start.change, end.change, finisher.change],
         plan,
-        [steps, start, end],
+        [steps, start, end, finisher],
         strip,
         queue=False,
         trigger_mode="always_last",

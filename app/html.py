@@ -23,10 +23,11 @@ def plan(settings: Settings, done: dict[str, int] | None = None) -> str:
     n, start, end = settings.steps, settings.bypass_start, settings.bypass_end
     done = done or {}
     crf_done = " done" if done.get("latentcrf", 0) >= start else ""
-    rest = "its result is the image" if end == n else f"{n - end} more finish{'es' if n - end == 1 else ''} it"
+    rest = "its result ends the run" if end == n else f"{n - end} more finish{'es' if n - end == 1 else ''} it"
+    finished = " The static CRF settles LatentCRF's last latents." if settings.finisher else ""
     return (
         f'<p class="reading">Same noise for both: the full LDM makes {n} U-Net calls; LatentCRF makes {start}, a small '
-        f"conditional random field (CRF) stands in for {end - start}, and {rest}.</p>"
+        f"conditional random field (CRF) stands in for {end - start}, and {rest}.{finished}</p>"
         '<div class="timelines">'
         + _timeline("full", n, _cells(n, done.get("full", 0)))
         + _timeline(

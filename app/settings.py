@@ -66,7 +66,7 @@ class Settings:
         guidance: weight of classifier-free guidance, 1 (none) to 15.
         iterations: of the CRF's solver, 1 to 20.
         bypass_start: U-Net steps before the CRF, 1 to steps - 1.
-        bypass_end: step after which the U-Net takes over again; `steps` means that the CRF's output is the image.
+        bypass_end: step after which the U-Net takes over again; `steps` means never: the run ends with the CRF.
         finisher: strength of the static CRF on LatentCRF's last latents, 0 (not used) to 1.
     """
 

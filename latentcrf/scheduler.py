@@ -53,7 +53,8 @@ class mirrored:
 
 @dataclass(frozen=True)
 class HandOver:
-    """What happened at the gap: `observation` went into the CRF, `y` (B, C, H, W) came out, `latents` went back.
+    """What happened at the gap: `observation` went into the CRF, `y` (B, C, H, W) came out, `latents` went back (where the
+    bypass runs to the end: to the finisher, if there is one).
 
     Decoded, observation.denoised is the image just before the CRF and y the image just after it. observation and y are
     variance preserving; `latents` are scaled as the inner scheduler scales them.
@@ -74,7 +75,7 @@ class LatentCRFScheduler(SchedulerMixin):
         bypass: (first, last), counted in steps of the full run of n: the steps first, ..., last - 1 are left out.
             Whole numbers are steps, 1 <= first < last <= n; numbers with a point are fractions of n. last = n: the LDM
             does not take over again, and the CRF's y is the final latent. None, or first = last: nothing is left out.
-        num_iterations: the CRF's iterations.
+        num_iterations: the CRF's iterations, and the finisher's.
         finisher: a second CRF, of the static form, that settles the latents at the very end of the run, or None. It costs
             no U-Net call, and works with or without a bypass.
         finisher_strength: how far towards what the finisher makes of them the last latents go: 0 not at all, 1 all the way.
@@ -90,7 +91,7 @@ class LatentCRFScheduler(SchedulerMixin):
     it would have been without us, and the CRF beside it.
 
     Raises:
-        ValueError: a bypass that is not as above (against n: in `set_timesteps`); a scheduler that makes more than one
+        ValueError: a bypass, finisher or strength that is not as above (a bypass against n: in `set_timesteps`); a scheduler that makes more than one
             call a step or cannot begin in the middle of a run; image-to-image that begins inside or after the gap.
     """
 
@@ -106,6 +107,10 @@ class LatentCRFScheduler(SchedulerMixin):
         check_scheduler(scheduler)
         if num_iterations < 0:
             raise ValueError(f"num_iterations is {num_iterations}; accepted are 0, 1, 2, ...")
+        if getattr(finisher, "form", "static") != "static":
+            raise ValueError(
+                "The finisher must be a LatentCRF of form 'static'; the conditional form corrects nothing in clean latents."
+            )
         if not 0 <= finisher_strength <= 1:
             raise ValueError(f"finisher_strength is {finisher_strength}; accepted are 0 to 1.")
         self.scheduler = scheduler

@@ -113,6 +113,7 @@ def test_the_finisher_changes_latentcrfs_image_alone_and_is_named(services: Serv
     changed = np.abs(pixels(finished.latentcrf.image).astype(int) - pixels(result.latentcrf.image)).mean()
     assert 0.5 < changed < 20
     assert finished.latentcrf.unet_calls == result.latentcrf.unet_calls
+    assert "settles" in html.plan(finished.settings) and "settles" not in html.plan(result.settings)
     assert "finisher" not in result.origin and finished.origin["finisher"].startswith("emoji-latentcrf-static ")
     assert compare.summary(finished).endswith("3 CRF iterations, finisher 0.7.")
     assert compare.summary(result).endswith("3 CRF iterations.")

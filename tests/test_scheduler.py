@@ -376,6 +376,11 @@ def test_the_finisher_is_saved_and_loaded(finisher, tmp_path) -> None:
         assert torch.equal(again.finisher.state_dict()[name], weight)
 
 
+def test_a_finisher_of_the_other_form(crf) -> None:
+    with pytest.raises(ValueError, match="The finisher must be a LatentCRF of form 'static'"):
+        LatentCRFScheduler(inner(DDIMScheduler), crf, (1, 2), finisher=crf)
+
+
 @pytest.mark.parametrize("strength", [-0.1, 1.5, float("nan")])
 def test_a_finisher_of_no_such_strength(finisher, strength) -> None:
     with pytest.raises(ValueError, match=f"finisher_strength is {strength}; accepted are 0 to 1"):
