@@ -7,8 +7,9 @@ The models are those of `latentcrf.training.train --preset NAME --recordings run
 the recorded runs the held-out ones are handed over to each: mean squared error of the latents handed back against the
 LDM's own, for the bypass (33, 49) of 50 and for runs of 4 to 12 steps that the CRF ends. With `--data` also what the
 latents decode to: KID to the data set's images of runs that the CRF ends, from step 33 of 50 and at the last step but
-one of 4 to 12, and of the LDM's own runs that the CRF finishes; beside that of the LDM's own images. Written to --out: ablation.csv (a row a model and iteration count)
-and ablation.md, with 95 % bootstrap intervals over the runs, the differences to the first model paired.
+one of 4 to 12, and of the LDM's own runs that the CRF finishes; beside that of the LDM's own images. Written to --out:
+ablation.csv (a row a model and iteration count) and ablation.md, with 95 % bootstrap intervals over the runs, the
+differences to the first model paired.
 """
 
 import argparse
@@ -70,7 +71,7 @@ class EndedRuns:
         self, pipeline: StableDiffusionPipeline, runs: Trajectories, features: nn.Module, real: RealFeatures
     ) -> None:
         assert runs.coarse is not None
-        self.pipeline, self.runs, self.features, self.real = pipeline, runs, features, real
+        self.pipeline, self.features, self.real = pipeline, features, real
         self.weights, self.own = cluster_weights(len(runs)), runs.latents[:, -1]
         steps, every, end = runs.coarse, torch.arange(len(runs)), torch.full((len(runs),), runs.steps)
         first = torch.full_like(end, PAPER_BYPASS[0])

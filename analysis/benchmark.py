@@ -3,15 +3,14 @@
     python -m analysis.benchmark --data data/emoji --out results/benchmark --prompts 50 --seeds 8
 
 LatentCRF is measured in its conditional form and in its static form at the hand-over, and in its static form as a finisher
-of whole runs. Rivals: DDIM with fewer steps, DPM-Solver++ 2M, UniPC, the bypass without parameters, mere scaling in the
-finisher's place, and with `--plain FOLDER` a plain convolutional network of the CRF's size in its place. Each is compared with the full run (distance to its latents and
-images, time of the sampler, interleaved pairs) and with the data set's images (KID, Frechet distance, retrieval of the
-prompted subject), and its seeds with each other (diversity). The prompts are not those of `analysis.quality`, on
-which choices may be made; `--validation` takes those.
+of runs. Rivals: DDIM with fewer steps, DPM-Solver++ 2M, UniPC, the bypass without parameters, mere scaling in the
+finisher's place, and with `--plain FOLDER` a plain convolutional network of the CRF's size in its place. Each is compared
+with the full run (distance to its latents and images, time of the sampler, interleaved pairs) and with the data set's
+images (KID, Frechet distance, retrieval of the prompted subject), and its seeds with each other (diversity). The prompts
+are not those of `analysis.quality`, on which choices may be made; `--validation` takes those.
 
-Written to --out: benchmark.csv (a row a method), comparisons.csv (each LatentCRF run against the full run, the best
-rival that takes no more time, the same bypass without parameters and with the plain network, the same run without finisher and
-scaled in its place), frontier.html and
+Written to --out: benchmark.csv (a row a method), comparisons.csv (each run with a CRF against the full run, the best
+rival that takes no more time, and its twins: without parameters, plain, without finisher, scaled), frontier.html and
 frontier.png, benchmark.md, a row of images a method in `samples`, and in `methods` what each method has been measured
 to: a broken-off benchmark goes on from there, and with another CRF only its own methods are measured again.
 """
@@ -113,13 +112,11 @@ def benchmark(options: argparse.Namespace) -> pd.DataFrame:
     key_file.write_text(key)
     hashes = {"": digest(None)} | {refiner: digest(network) for refiner, network in refiners.items()}
     finished = {
+        "": "",
         "finisher": digest({"finisher": "finisher", "strength": FINISHER_STRENGTH}, static),
         "scaling": digest({"scale": SCALE}),
     }
-    keys = {
-        method.name: hashes[method.refiner] + finished[method.finisher] if method.finisher else hashes[method.refiner]
-        for method in methods
-    }
+    keys = {method.name: hashes[method.refiner] + finished[method.finisher] for method in methods}
 
     features = load_features()
     gallery, labels = load_gallery(features, rows, pixels, options.data)

@@ -68,11 +68,10 @@ def compare(methods: list[Method], kept: dict[str, dict[str, np.ndarray]]) -> pd
         if not method.is_ours and not method.finisher:
             continue
         ours, name = kept[method.name], method.name
-        twins = []
         if method.finisher:
-            twins += [replace(method, finisher=other).name for other in ("", "scaling") if other != method.finisher]
+            twins = [replace(method, finisher=other).name for other in ("", "scaling") if other != method.finisher]
         else:
-            twins += [replace(method, refiner=refiner).name for refiner in ("bypass", "plain")]
+            twins = [replace(method, refiner=refiner).name for refiner in ("bypass", "plain")]
         for measure, sign in SIGNS.items():
             key = f"draws_{measure}"
             if key not in ours:
