@@ -1,4 +1,4 @@
-"""The benchmark's tables: a row a method, each LatentCRF run against its rivals, and the README's."""
+"""The benchmark's tables: a row a method, each LatentCRF run against its rivals, and the one to be read."""
 
 from dataclasses import replace
 from typing import Any
@@ -91,7 +91,7 @@ def compare(methods: list[Method], kept: dict[str, dict[str, np.ndarray]]) -> pd
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """The README's table."""
+    """All methods with their headline figures, to be read."""
     lines = [
         "| method | U-Net calls | time / full run | KID x 1000 | R@5 | pairwise LPIPS | LPIPS to the full run |",
         "|---|---|---|---|---|---|---|",

@@ -1,0 +1,196 @@
+"""The README's tables, made from the tables that ship.
+
+    python -m analysis.report
+
+Each stands in README.md between <!-- NAME --> and <!-- /NAME -->, where it is written anew; the rest of the file stays.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.frontier import FULL
+from latentcrf.files import replacing
+
+ROOT = Path(__file__).parents[1]
+# the README's choice of the benchmark's methods
+FINISHED = (
+    FULL,
+    *(f"UniPC-{steps}" for steps in (15, 12, 10, 8, 6, 5, 4)),
+    *(f"DPM-Solver++-{steps}" for steps in (12, 10, 8, 6, 5, 4)),
+)
+OURS = "LatentCRF|static|finisher|scaling"
+# the ablation's models as the README calls them
+NAMES = {
+    "emoji": "whole: unary, pairwise, higher-order",
+    "emoji-plain": "unary only: the network's u, a plain network",
+    "emoji-pairwise": "unary and pairwise",
+    "emoji-experts": "unary and higher-order",
+    "emoji-static": "**static form, whole: ships too**",
+    "emoji-static-pairwise": "static form, unary and pairwise",
+    "emoji-static-experts": "static form, unary and higher-order",
+    "emoji-3": "**whole, then stage 3: ships**",
+    "emoji-no-adversary-3": "whole, then stage 3 without its adversarial loss",
+    "emoji-plain-3": "plain network, then stage 3",
+    "the LDM's own": "the LDM's own images",
+}
+# its measures: title and digits
+MEASURED = {
+    "mse": ("(33, 49) of 50", 4),
+    "few": ("4 to 12 steps, to the end", 4),
+    "kid": ("KID x 1000, (33, 50) of 50", 1),
+    "kid_few": ("KID x 1000, 4 to 12 steps", 1),
+    "kid_finished": ("KID x 1000, as finisher", 1),
+}
+
+
+class ReportError(Exception):
+    """The README or a table is not what it has to be; the message says which and where."""
+
+
+def lines(titles: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    parts = [titles, ["---"] * len(titles), *rows]
+    return "\n".join("| " + " | ".join(part) + " |" for part in parts)
+
+
+class Compared:
+    """What comparisons.csv says, as text: value (low to high)."""
+
+    def __init__(self, comparisons: pd.DataFrame) -> None:
+        self.rows = comparisons.set_index(["method", "against", "measure"]).sort_index()
+
+    def __call__(self, method: str, against: str, measure: str, digits: int, factor: float = 1) -> str:
+        """Empty where the two were not compared; ratios come without a sign."""
+        if (method, against, measure) not in self.rows.index:
+            return ""
+        row = self.rows.loc[(method, against, measure)]
+        sign = "" if measure.endswith("ratio") else "+"
+        value, low, high = (f"{factor * row[end]:{sign}.{digits}f}" for end in ("value", "low", "high"))
+        return f"{value} ({low} to {high})"
+
+
+def finisher_table(table: pd.DataFrame, comparisons: pd.DataFrame) -> str:
+    """Runs with the finisher against those without it and against the best rival of no more time.
+
+    Args:
+        table: benchmark.csv's; comparisons: comparisons.csv's.
+    """
+    by_name, compared = table.set_index("method"), Compared(comparisons)
+    rivals = by_name[~by_name.index.str.contains(OURS)]
+    kid = "kid, difference"
+    rows = []
+    for name in FINISHED:
+        ours = f"{name} + finisher"
+        row = by_name.loc[ours]
+        best = rivals[rivals["time_ratio"] <= row["time_ratio"]]["kid"].idxmin()
+        rows.append(
+            [
+                name, str(row["unet_calls"]), f"{row['time_ratio']:.2f}", f"{1000 * row['kid']:.1f}",
+                compared(ours, FULL, kid, 1, 1000), compared(ours, name, kid, 1, 1000),
+                f"{compared(ours, best, kid, 1, 1000)}, {best}", compared(ours, f"{name} + scaling", kid, 1, 1000),
+                compared(ours, FULL, "r_at_5, difference", 3), compared(ours, FULL, "pairwise_lpips, ratio", 3),
+            ]
+        )  # fmt: skip
+    titles = ["run + finisher", "U-Net calls", "time / full run", "KID x 1000", "to the full run"]
+    titles += ["to the same run without", "to the best solver or bypass that takes no more time"]
+    return lines([*titles, "to the same run scaled", "R@5, to the full run", "pairwise LPIPS / full run"], rows)
+
+
+def bypass_table(table: pd.DataFrame, comparisons: pd.DataFrame) -> str:
+    """The conditional form at each bypass, against the full run, no parameters and the plain network. Arguments as above."""
+    compared = Compared(comparisons)
+    rows = []
+    for _, row in table[(table["refiner"] == "LatentCRF") & table["finisher"].isna()].iterrows():
+        ours = row["method"]
+        without, plain = (ours.replace(" LatentCRF ", f" {twin} ") for twin in ("bypass", "plain"))
+        rows.append(
+            [
+                f"{row['bypass']} of {row['steps']}, {row['solver']}", str(row["unet_calls"]), f"{row['time_ratio']:.2f}",
+                compared(ours, FULL, "kid, difference", 1, 1000), compared(ours, without, "kid, difference", 1, 1000),
+                compared(ours, without, "lpips_full, difference", 4),
+                compared(ours, without, "latent_mse_full, difference", 4),
+                compared(ours, plain, "latent_mse_full, difference", 4),
+                compared(ours, FULL, "pairwise_lpips, ratio", 3),
+            ]
+        )  # fmt: skip
+    titles = ["bypass", "U-Net calls", "time / full run", "KID x 1000, to the full run"]
+    titles += ["to the bypass without parameters", "LPIPS to the full run, to the bypass without parameters"]
+    titles += ["latent MSE, to the bypass without parameters", "to the plain network", "pairwise LPIPS / full run"]
+    return lines(titles, rows)
+
+
+def ablation_table(table: pd.DataFrame) -> str:
+    """The ablation's figures, a star where the interval of the difference to the first row excludes zero.
+
+    Args:
+        table: ablation.csv's.
+    """
+    rows, usual = [], table["iterations"].iloc[0]
+    for _, row in table.iterrows():
+        name = NAMES.get(row["model"], row["model"])
+        if row["iterations"] not in (usual, 0):
+            name = f"{name.split(':')[0]}, {row['iterations']} iteration{'s' * (row['iterations'] > 1)}"
+        cells = [name, f"{row['parameters']:,}" if row["parameters"] else ""]
+        for kind, (_, digits) in MEASURED.items():
+            sure = row[f"{kind}_difference_low"] > 0 or row[f"{kind}_difference_high"] < 0
+            cells.append("" if pd.isna(row[kind]) else f"{row[kind]:.{digits}f}{'*' * sure}")
+        rows.append(cells)
+    return lines(["model", "parameters", *(title for title, _ in MEASURED.values())], rows)
+
+
+def tables(results: Path) -> dict[str, str]:
+    """Each table by the name of its marks, from the folders `benchmark` and `ablation` of `results`.
+
+    Raises:
+        OSError: a table is missing.
+    """
+    benchmark, comparisons = (
+        pd.read_csv(results / "benchmark" / f"{name}.csv") for name in ("benchmark", "comparisons")
+    )
+    return {
+        "finisher": finisher_table(benchmark, comparisons),
+        "bypasses": bypass_table(benchmark, comparisons),
+        "ablation": ablation_table(pd.read_csv(results / "ablation" / "ablation.csv")),
+    }
+
+
+def insert(text: str, name: str, table: str) -> str:
+    """`text` with `table` between the marks of `name`.
+
+    Raises:
+        ReportError: the marks are not there, once each and in order.
+    """
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    if (text.count(begin), rest.count(end), text.count(end)) != (1, 1, 1):
+        raise ReportError(f"the README needs the lines {begin} and {end} once each, in this order, around its table.")
+    return f"{before}{begin}\n{table}\n{end}{after}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--readme", type=Path, default=ROOT / "README.md", metavar="FILE", help="default: the project's")
+    add("--results", type=Path, default=ROOT / "assets" / "results", metavar="DIR", help="default: what ships")
+    options = parser.parse_args(arguments)
+    try:
+        text = options.readme.read_text(encoding="utf-8")
+        for name, table in tables(options.results).items():
+            text = insert(text, name, table)
+    except (OSError, ReportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    with replacing(options.readme) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(f"written: {options.readme}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
