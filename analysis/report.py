@@ -31,8 +31,10 @@ NAMES = {
     "emoji-static": "**static form, whole: ships too**",
     "emoji-static-pairwise": "static form, unary and pairwise",
     "emoji-static-experts": "static form, unary and higher-order",
-    "emoji-3": "**whole, then stage 3: ships**",
+    "emoji-mean": "**whole, mean of before and after stage 3: ships**",
+    "emoji-3": "whole, then stage 3",
     "emoji-no-adversary-3": "whole, then stage 3 without its adversarial loss",
+    "emoji-plain-mean": "plain network, mean of before and after stage 3",
     "emoji-plain-3": "plain network, then stage 3",
     "the LDM's own": "the LDM's own images",
 }

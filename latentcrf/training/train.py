@@ -13,7 +13,8 @@ CRF serves them all.
 
 The folder `latentcrf` of the run is the trained model (weights averaged over the last steps, fp16). Until stage 3 it is
 kept as it was at the report in which it did best on the recorded runs that are held out: a CRF sees few runs and may
-learn them by heart. What stage 3 gains is not measured by a distance to those runs: there the latest is kept.
+learn them by heart. What stage 3 gains is not measured by a distance to those runs: there the latest is kept. With
+`--keep-start` what is written is a mean with the weights of `--init-from` (WiSE-FT, arXiv 2109.01903).
 """
 
 import argparse
@@ -124,6 +125,7 @@ def train(options: argparse.Namespace) -> None:
 
     prompt_dim = ldm.unet.config.cross_attention_dim if preset.reads_prompt else None
     crf = build_crf(preset, ldm.unet.config.in_channels, prompt_dim, options.init_from).to(device)
+    start = {name: weight.clone() for name, weight in crf.state_dict().items()}
     ema = EMA(crf, decay=0.998)
     optimizer = torch.optim.AdamW(crf.parameters(), lr=preset.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
     refined_from = max(options.stage1_until, options.stage3_from)
@@ -139,6 +141,7 @@ def train(options: argparse.Namespace) -> None:
     def report() -> dict[str, float]:
         crf.eval()
         with ema.applied():
+            crf.load_state_dict({name: w.lerp(start[name], options.keep_start) for name, w in crf.state_dict().items()})
             measured = validate(crf, validation, device)
             if run.fraction > refined_from or score(measured) < best_score(options.out / "log.csv"):
                 half = LatentCRF.from_config(crf.config)
@@ -225,9 +228,19 @@ def main(arguments: list[str] | None = None) -> int:
         help="where they are kept, to be shared by several runs (default OUT/runs)",
     )
     parser.add_argument("--init-from", metavar="FOLDER", help="start from the weights of this LatentCRF")
+    parser.add_argument(
+        "--keep-start",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of the weights of --init-from in the mean that is written, 0 to 1: between the nearness of what was "
+        "there and the realism of what was learned (default 0)",
+    )
     options = parser.parse_args(arguments)
     check_run_arguments(parser, options)
-    for name in ("stage1_until", "stage3_from"):
+    if options.keep_start and not options.init_from:
+        parser.error("--keep-start needs --init-from FOLDER, the weights that are kept.")
+    for name in ("stage1_until", "stage3_from", "keep_start"):
         if not 0 <= getattr(options, name) <= 1:
             parser.error(f"--{name.replace('_', '-')} {getattr(options, name)} is out of range: 0 to 1.")
     if not 16 <= options.runs <= 1_000_000:

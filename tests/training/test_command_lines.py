@@ -106,10 +106,12 @@ def test_the_crf_goes_through_its_three_stages(
     crf = tmp_path / "crf" / "latentcrf"
     LatentCRF.from_pretrained(crf)
     alone = ["--stage1-until", "0", "--stage3-from", "0", "--minutes", "0.05", "--preset", "emoji-no-adversary"]
-    alone += ["--init-from", crf, "--judge", "alexnet", "--out", tmp_path / "alone"]
+    alone += ["--init-from", crf, "--keep-start", "1", "--judge", "alexnet", "--out", tmp_path / "alone"]
     assert train.main([str(word) for word in (*common, *alone)]) == 0
     log = (tmp_path / "alone" / "log.csv").read_text()
     assert "features" in log and "images_judged" not in log
+    before, after = (LatentCRF.from_pretrained(path).state_dict() for path in (crf, tmp_path / "alone" / "latentcrf"))
+    assert all(weight.equal(before[name]) for name, weight in after.items())
     short = ["--stage1-until", "0.5", "--minutes", "0.05", "--preset", "emoji-prompt", "--out", tmp_path / "prompt"]
     assert train.main([str(word) for word in (*common, *short)]) == 0
     reading = LatentCRF.from_pretrained(tmp_path / "prompt" / "latentcrf")
@@ -149,6 +151,12 @@ def test_the_crf_goes_through_its_three_stages(
         (train.main, ["--data", "x", "--base", "x", "--runs", "1"], "--runs 1 is out of range: 16 to"),
         (train.main, ["--data", "x", "--base", "x", "--stage1-until", "-1"], "is out of range: 0 to 1"),
         (train.main, ["--data", "x", "--base", "x", "--judge", "patches"], "invalid choice: 'patches'"),
+        (train.main, ["--data", "x", "--base", "x", "--keep-start", "0.5"], "--keep-start needs --init-from FOLDER"),
+        (
+            train.main,
+            ["--data", "x", "--base", "x", "--init-from", "x", "--keep-start", "nan"],
+            "--keep-start nan is out of range: 0 to 1",
+        ),
         (train.main, ["--data", "x", "--base", "x", "--stage3-from", "2"], "--stage3-from 2.0 is out of range: 0 to 1"),
     ],
 )
