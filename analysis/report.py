@@ -21,8 +21,7 @@ FINISHED = (
     *(f"UniPC-{steps}" for steps in (15, 12, 10, 8, 6, 5, 4)),
     *(f"DPM-Solver++-{steps}" for steps in (12, 10, 8, 6, 5, 4)),
 )
-OURS = "LatentCRF|static|finisher|scaling"
-# the ablation's models as the README calls them
+# the ablation's models as the README calls them; others keep their names
 NAMES = {
     "emoji": "whole: unary, pairwise, higher-order",
     "emoji-plain": "unary only: the network's u, a plain network",
@@ -52,8 +51,8 @@ class ReportError(Exception):
     """The README or a table is not what it has to be; the message says which and where."""
 
 
-def lines(titles: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
+def markdown_table(titles: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table: a line of titles, then the rows' cells."""
     parts = [titles, ["---"] * len(titles), *rows]
     return "\n".join("| " + " | ".join(part) + " |" for part in parts)
 
@@ -64,13 +63,21 @@ class Compared:
     def __init__(self, comparisons: pd.DataFrame) -> None:
         self.rows = comparisons.set_index(["method", "against", "measure"]).sort_index()
 
-    def __call__(self, method: str, against: str, measure: str, digits: int, factor: float = 1) -> str:
-        """Empty where the two were not compared; ratios come without a sign."""
-        if (method, against, measure) not in self.rows.index:
-            return ""
-        row = self.rows.loc[(method, against, measure)]
+    def __call__(
+        self, method: str, against: str, measure: str, digits: int, factor: float = 1, optional: bool = False
+    ) -> str:
+        """`factor` times the figures, with `digits` after the point; ratios come without a sign.
+
+        Raises:
+            ReportError: the two were not compared; with `optional` that is an empty text.
+        """
+        key = (method, against, measure)
+        if key not in self.rows.index:
+            if optional:
+                return ""
+            raise ReportError(f"comparisons.csv has no {measure!r} of {method} against {against}.")
         sign = "" if measure.endswith("ratio") else "+"
-        value, low, high = (f"{factor * row[end]:{sign}.{digits}f}" for end in ("value", "low", "high"))
+        value, low, high = (f"{factor * self.rows.loc[key][end]:{sign}.{digits}f}" for end in ("value", "low", "high"))
         return f"{value} ({low} to {high})"
 
 
@@ -78,31 +85,50 @@ def finisher_table(table: pd.DataFrame, comparisons: pd.DataFrame) -> str:
     """Runs with the finisher against those without it and against the best rival of no more time.
 
     Args:
-        table: benchmark.csv's; comparisons: comparisons.csv's.
+        table: benchmark.csv's.
+        comparisons: comparisons.csv's.
+
+    Raises:
+        ReportError: a run or a comparison is missing.
     """
     by_name, compared = table.set_index("method"), Compared(comparisons)
-    rivals = by_name[~by_name.index.str.contains(OURS)]
+    rivals = by_name[by_name["finisher"].isna() & ~by_name["refiner"].isin(["LatentCRF", "static"])]
     kid = "kid, difference"
     rows = []
     for name in FINISHED:
         ours = f"{name} + finisher"
+        if ours not in by_name.index:
+            raise ReportError(f"benchmark.csv has no {ours}.")
         row = by_name.loc[ours]
-        best = rivals[rivals["time_ratio"] <= row["time_ratio"]]["kid"].idxmin()
+        quick = rivals[rivals["time_ratio"] <= row["time_ratio"]]
+        if quick.empty:
+            raise ReportError(f"benchmark.csv has no rival that takes no more time than {ours}.")
+        best = quick["kid"].idxmin()
         rows.append(
             [
                 name, str(row["unet_calls"]), f"{row['time_ratio']:.2f}", f"{1000 * row['kid']:.1f}",
                 compared(ours, FULL, kid, 1, 1000), compared(ours, name, kid, 1, 1000),
-                f"{compared(ours, best, kid, 1, 1000)}, {best}", compared(ours, f"{name} + scaling", kid, 1, 1000),
+                f"{compared(ours, best, kid, 1, 1000)}, {best}",
+                compared(ours, f"{name} + scaling", kid, 1, 1000, optional=True),
                 compared(ours, FULL, "r_at_5, difference", 3), compared(ours, FULL, "pairwise_lpips, ratio", 3),
             ]
         )  # fmt: skip
     titles = ["run + finisher", "U-Net calls", "time / full run", "KID x 1000", "to the full run"]
     titles += ["to the same run without", "to the best solver or bypass that takes no more time"]
-    return lines([*titles, "to the same run scaled", "R@5, to the full run", "pairwise LPIPS / full run"], rows)
+    titles += ["to the same run scaled", "R@5, to the full run", "pairwise LPIPS / full run"]
+    return markdown_table(titles, rows)
 
 
 def bypass_table(table: pd.DataFrame, comparisons: pd.DataFrame) -> str:
-    """The conditional form at each bypass, against the full run, no parameters and the plain network. Arguments as above."""
+    """The conditional form at each bypass, against the full run, no parameters and the plain network.
+
+    Args:
+        table: benchmark.csv's.
+        comparisons: comparisons.csv's.
+
+    Raises:
+        ReportError: a comparison is missing.
+    """
     compared = Compared(comparisons)
     rows = []
     for _, row in table[(table["refiner"] == "LatentCRF") & table["finisher"].isna()].iterrows():
@@ -121,7 +147,7 @@ def bypass_table(table: pd.DataFrame, comparisons: pd.DataFrame) -> str:
     titles = ["bypass", "U-Net calls", "time / full run", "KID x 1000, to the full run"]
     titles += ["to the bypass without parameters", "LPIPS to the full run, to the bypass without parameters"]
     titles += ["latent MSE, to the bypass without parameters", "to the plain network", "pairwise LPIPS / full run"]
-    return lines(titles, rows)
+    return markdown_table(titles, rows)
 
 
 def ablation_table(table: pd.DataFrame) -> str:
@@ -134,20 +160,21 @@ def ablation_table(table: pd.DataFrame) -> str:
     for _, row in table.iterrows():
         name = NAMES.get(row["model"], row["model"])
         if row["iterations"] not in (usual, 0):
-            name = f"{name.split(':')[0]}, {row['iterations']} iteration{'s' * (row['iterations'] > 1)}"
+            name = f"{name.strip('*').split(':')[0]}, {row['iterations']} iteration{'s' * (row['iterations'] > 1)}"
         cells = [name, f"{row['parameters']:,}" if row["parameters"] else ""]
         for kind, (_, digits) in MEASURED.items():
             sure = row[f"{kind}_difference_low"] > 0 or row[f"{kind}_difference_high"] < 0
             cells.append("" if pd.isna(row[kind]) else f"{row[kind]:.{digits}f}{'*' * sure}")
         rows.append(cells)
-    return lines(["model", "parameters", *(title for title, _ in MEASURED.values())], rows)
+    return markdown_table(["model", "parameters", *(title for title, _ in MEASURED.values())], rows)
 
 
 def tables(results: Path) -> dict[str, str]:
     """Each table by the name of its marks, from the folders `benchmark` and `ablation` of `results`.
 
     Raises:
-        OSError: a table is missing.
+        OSError, ValueError: a table is missing, or is none.
+        ReportError: a table lacks what the README tells.
     """
     benchmark, comparisons = (
         pd.read_csv(results / "benchmark" / f"{name}.csv") for name in ("benchmark", "comparisons")
@@ -185,7 +212,7 @@ def main(arguments: list[str] | None = None) -> int:
         text = options.readme.read_text(encoding="utf-8")
         for name, table in tables(options.results).items():
             text = insert(text, name, table)
-    except (OSError, ReportError) as error:
+    except (OSError, ValueError, ReportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     with replacing(options.readme) as temporary:

@@ -1,4 +1,4 @@
-"""The benchmark's tables: a row a method, each LatentCRF run against its rivals, and the one to be read."""
+"""The benchmark's tables: a row a method, each run against its rivals, and an overview in Markdown."""
 
 from dataclasses import replace
 from typing import Any
@@ -44,13 +44,13 @@ def row_of(method: Method, kept: dict[str, np.ndarray], prompts: int, seeds: int
 
 
 def compare(methods: list[Method], kept: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
-    """Each run with a CRF against its twins and, for KID and for R@5, the full run and the best rival that takes no more time,
-    of all and of those that are not merely scaled.
+    """Each run against the full one in KID and R@5; those with a CRF also against the best rival that takes no more time, of
+    all and of those that are not merely scaled, and in every measure against their twins.
 
     Twins, where they were measured: the same bypass without parameters and with a plain network; the same run without the
     finisher and with mere scaling in its place. A scaled run is compared with the same run as it was.
 
-    Differences are LatentCRF minus rival, paired by prompt; ratios of diversity are to the full run.
+    Differences are `method` minus `against`, paired by prompt; ratios of diversity are to the full run.
     """
     rows: list[dict[str, Any]] = []
     times = {method.name: float(np.median(kept[method.name]["ratios"])) for method in methods}
@@ -65,20 +65,18 @@ def compare(methods: list[Method], kept: dict[str, dict[str, np.ndarray]]) -> pd
         )  # fmt: skip
 
     for method in methods:
-        if not method.is_ours and not method.finisher:
-            continue
-        ours, name = kept[method.name], method.name
+        ours, name, twins = kept[method.name], method.name, []
         if method.finisher:
             twins = [replace(method, finisher=other).name for other in ("", "scaling") if other != method.finisher]
-        else:
+        elif method.is_ours:
             twins = [replace(method, refiner=refiner).name for refiner in ("bypass", "plain")]
         for measure, sign in SIGNS.items():
             key = f"draws_{measure}"
             if key not in ours:
                 continue
             against = [twin for twin in twins if twin in times]
-            if measure in ("kid", "r_at_5") and method.is_ours:
-                quick = [rival for rival in rivals if times[rival.name] <= times[name]]
+            if measure in ("kid", "r_at_5") and name != FULL:
+                quick = [rival for rival in rivals if method.is_ours and times[rival.name] <= times[name]]
                 groups = (quick, [rival for rival in quick if not rival.finisher])
                 best = [max(group, key=lambda rival: sign * kept[rival.name][key][0]) for group in groups if group]
                 against = [FULL, *(rival.name for rival in best), *against]
@@ -91,7 +89,7 @@ def compare(methods: list[Method], kept: dict[str, dict[str, np.ndarray]]) -> pd
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """All methods with their headline figures, to be read."""
+    """All methods with their headline figures."""
     lines = [
         "| method | U-Net calls | time / full run | KID x 1000 | R@5 | pairwise LPIPS | LPIPS to the full run |",
         "|---|---|---|---|---|---|---|",

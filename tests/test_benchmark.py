@@ -127,7 +127,11 @@ def test_latentcrf_is_compared_with_the_best_that_takes_no_more_time() -> None:
         )
     )
     table = compare(methods, found)
-    assert set(table["method"]) == {ours.name}
+    others = table[table["method"] != ours.name]  # only with the full run
+    assert set(others["method"]) == {method.name for method in methods} - {FULL, ours.name}
+    assert set(others["against"]) == {FULL}
+    assert set(others["measure"]) == {"kid, difference", "r_at_5, difference"}
+    table = table[table["method"] == ours.name]
     kid = table[table["measure"] == "kid, difference"].set_index("against")
     assert set(kid.index) == {FULL, "UniPC-6", twin.name, plain.name}  # UniPC-8 takes longer, DDIM-8 is worse
     assert not kid.loc[plain.name, "better"]  # listed though it takes longer than ours
@@ -149,10 +153,11 @@ def test_a_finished_run_is_compared_with_the_same_run_and_scaling() -> None:
     methods = [Method("DDIM", 50), plain, bypass, scaled, ours]
     found = [kept(1, 0.1, 0.6), kept(0.2, 0.1, 0.5), kept(0.2, 0.3, 0.5), kept(0.2, 0.09, 0.5), kept(0.21, 0.05, 0.5)]
     table = compare(methods, dict(zip([method.name for method in methods], found, strict=True)))
-    assert set(table["method"]) == {ours.name, scaled.name}
+    assert set(table["method"]) == {ours.name, scaled.name, plain.name, bypass.name}
     kid = table[table["measure"] == "kid, difference"]
     of_scaled = kid[kid["method"] == scaled.name]
-    assert of_scaled["against"].tolist() == [plain.name] and of_scaled["value"].tolist() == pytest.approx([-0.01])
+    assert of_scaled["against"].tolist() == [FULL, plain.name]
+    assert of_scaled["value"].tolist() == pytest.approx([-0.01, -0.01])
     kid = kid[kid["method"] == ours.name].set_index("against")
     # the best of all is the scaled one, of the others the plain
     assert set(kid.index) == {FULL, plain.name, scaled.name}

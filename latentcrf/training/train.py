@@ -125,7 +125,7 @@ def train(options: argparse.Namespace) -> None:
 
     prompt_dim = ldm.unet.config.cross_attention_dim if preset.reads_prompt else None
     crf = build_crf(preset, ldm.unet.config.in_channels, prompt_dim, options.init_from).to(device)
-    start = {name: weight.clone() for name, weight in crf.state_dict().items()}
+    start = [weight.detach().clone() for weight in crf.parameters()]
     ema = EMA(crf, decay=0.998)
     optimizer = torch.optim.AdamW(crf.parameters(), lr=preset.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
     refined_from = max(options.stage1_until, options.stage3_from)
@@ -141,7 +141,9 @@ def train(options: argparse.Namespace) -> None:
     def report() -> dict[str, float]:
         crf.eval()
         with ema.applied():
-            crf.load_state_dict({name: w.lerp(start[name], options.keep_start) for name, w in crf.state_dict().items()})
+            with torch.no_grad():
+                for weight, before in zip(crf.parameters(), start, strict=True):
+                    weight.lerp_(before, options.keep_start)
             measured = validate(crf, validation, device)
             if run.fraction > refined_from or score(measured) < best_score(options.out / "log.csv"):
                 half = LatentCRF.from_config(crf.config)
@@ -233,8 +235,8 @@ def main(arguments: list[str] | None = None) -> int:
         type=float,
         default=0.0,
         metavar="SHARE",
-        help="share of the weights of --init-from in the mean that is written, 0 to 1: between the nearness of what was "
-        "there and the realism of what was learned (default 0)",
+        help="share of the weights of --init-from in the mean that is written and measured, 0 to 1; given again with --resume, "
+        "on a finished run too, it writes the mean anew (default 0: what was learned alone)",
     )
     options = parser.parse_args(arguments)
     check_run_arguments(parser, options)
