@@ -9,9 +9,9 @@ with the full run (distance to its latents and images, time of the sampler, inte
 images (KID, Frechet distance, retrieval of the prompted subject), and its seeds with each other (diversity). The prompts
 are not those of `analysis.quality`, on which choices may be made; `--validation` takes those.
 
-Written to --out: benchmark.csv (a row a method), comparisons.csv (each run with a CRF against the full run, the best
-rival that takes no more time, and its twins: without parameters, plain, without finisher, scaled), frontier.html and
-frontier.png, benchmark.md, a row of images a method in `samples`, and in `methods` what each method has been measured
+Written to --out: benchmark.csv (a row a method), comparisons.csv (each run against the full run, those with a CRF
+also against the best rival that takes no more time and their twins: without parameters, plain, without finisher,
+scaled), frontier.html and frontier.png, benchmark.md, a row of images a method in `samples`, and in `methods` what each method has been measured
 to: a broken-off benchmark goes on from there, and with another CRF only its own methods are measured again.
 """
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.ablation import FULL as LDM
+from analysis.ablation import IMAGE_KINDS, KINDS
 from analysis.frontier import FULL
 from latentcrf.files import replacing
 
@@ -35,15 +37,7 @@ NAMES = {
     "emoji-no-adversary-3": "whole, then stage 3 without its adversarial loss",
     "emoji-plain-mean": "plain network, mean of before and after stage 3",
     "emoji-plain-3": "plain network, then stage 3",
-    "the LDM's own": "the LDM's own images",
-}
-# its measures: title and digits
-MEASURED = {
-    "mse": ("(33, 49) of 50", 4),
-    "few": ("4 to 12 steps, to the end", 4),
-    "kid": ("KID x 1000, (33, 50) of 50", 1),
-    "kid_few": ("KID x 1000, 4 to 12 steps", 1),
-    "kid_finished": ("KID x 1000, as finisher", 1),
+    LDM: "the LDM's own images",
 }
 
 
@@ -156,17 +150,17 @@ def ablation_table(table: pd.DataFrame) -> str:
     Args:
         table: ablation.csv's.
     """
-    rows, usual = [], table["iterations"].iloc[0]
+    rows, usual, titles = [], table["iterations"].iloc[0], KINDS | IMAGE_KINDS
     for _, row in table.iterrows():
         name = NAMES.get(row["model"], row["model"])
         if row["iterations"] not in (usual, 0):
             name = f"{name.strip('*').split(':')[0]}, {row['iterations']} iteration{'s' * (row['iterations'] > 1)}"
         cells = [name, f"{row['parameters']:,}" if row["parameters"] else ""]
-        for kind, (_, digits) in MEASURED.items():
+        for kind in titles:
             sure = row[f"{kind}_difference_low"] > 0 or row[f"{kind}_difference_high"] < 0
-            cells.append("" if pd.isna(row[kind]) else f"{row[kind]:.{digits}f}{'*' * sure}")
+            cells.append("" if pd.isna(row[kind]) else f"{row[kind]:.{4 if kind in KINDS else 1}f}{'*' * sure}")
         rows.append(cells)
-    return markdown_table(["model", "parameters", *(title for title, _ in MEASURED.values())], rows)
+    return markdown_table(["model", "parameters", *titles.values()], rows)
 
 
 def tables(results: Path) -> dict[str, str]:

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from analysis import report
+from analysis import ablation, report
 
 RESULTS = report.ROOT / "assets" / "results"
 
@@ -46,7 +46,7 @@ def test_a_missing_table_leaves_the_readme(tmp_path, capsys):
 
 def test_a_star_says_that_the_interval_excludes_zero():
     row = {"model": "emoji", "iterations": 5, "parameters": 1000}
-    for kind in report.MEASURED:
+    for kind in ablation.KINDS | ablation.IMAGE_KINDS:
         row |= {kind: 2.0, f"{kind}_difference_low": 0.0, f"{kind}_difference_high": 0.0}
     sure = row | {"iterations": 1, "parameters": 0, "mse_difference_low": 0.1, "mse_difference_high": 0.2}
     *_, first, second = report.ablation_table(pd.DataFrame([row, sure])).splitlines()
