@@ -28,6 +28,7 @@ from analysis.gallery import embed, load_gallery
 from analysis.generate import decode, load_pipeline
 from analysis.measures import RealFeatures, cluster_weights, interval, kid_draws, mean_draws
 from analysis.rivals import FINISHER_STRENGTH
+from analysis.tables import markdown_table
 from latentcrf import LatentCRF, Observation
 from latentcrf.emoji.dataset import DatasetError, load
 from latentcrf.files import replacing
@@ -143,10 +144,9 @@ def compute(
 def markdown(table: pd.DataFrame) -> str:
     """The table to be read, intervals and all."""
     titles = {kind: title for kind, title in (KINDS | IMAGE_KINDS).items() if kind in table}
-    lines = [
-        "| model | iterations | parameters |" + "".join(f" {title} | against the first |" for title in titles.values())
-    ]
-    lines.append("|" + "---|" * (3 + 2 * len(titles)))
+    header = ["model", "iterations", "parameters"]
+    header += [cell for title in titles.values() for cell in (title, "against the first")]
+    rows = []
     for index, row in table.iterrows():
         cells = [row["model"], str(row["iterations"]), f"{row['parameters']:,}"]
         for kind in titles:
@@ -156,8 +156,8 @@ def markdown(table: pd.DataFrame) -> str:
             digits = 4 if kind in KINDS else 1
             difference, low, high = (f"{row[f'{kind}_difference{end}']:+.{digits}f}" for end in ENDS)
             cells += [f"{row[kind]:.{digits}f}", f"{difference} ({low} to {high})" if index else ""]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append(cells)
+    return markdown_table(header, rows) + "\n"
 
 
 def ended_runs(options: argparse.Namespace, runs: Trajectories) -> EndedRuns:

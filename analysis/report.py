@@ -14,6 +14,7 @@ import pandas as pd
 from analysis.ablation import FULL as LDM
 from analysis.ablation import IMAGE_KINDS, KINDS
 from analysis.frontier import FULL
+from analysis.tables import markdown_table
 from latentcrf.files import replacing
 
 ROOT = Path(__file__).parents[1]
@@ -43,12 +44,6 @@ NAMES = {
 
 class ReportError(Exception):
     """The README or a table is not what it has to be; the message says which and where."""
-
-
-def markdown_table(titles: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table: a line of titles, then the rows' cells."""
-    parts = [titles, ["---"] * len(titles), *rows]
-    return "\n".join("| " + " | ".join(part) + " |" for part in parts)
 
 
 class Compared:

@@ -88,11 +88,22 @@ def compare(methods: list[Method], kept: dict[str, dict[str, np.ndarray]]) -> pd
     return pd.DataFrame(rows)
 
 
+def markdown_table(titles: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table: a line of titles, then the rows' cells."""
+    parts = [titles, ["---"] * len(titles), *rows]
+    return "\n".join("| " + " | ".join(part) + " |" for part in parts)
+
+
 def markdown(table: pd.DataFrame) -> str:
     """All methods with their headline figures."""
-    lines = [
-        "| method | U-Net calls | time / full run | KID x 1000 | R@5 | pairwise LPIPS | LPIPS to the full run |",
-        "|---|---|---|---|---|---|---|",
+    titles = [
+        "method",
+        "U-Net calls",
+        "time / full run",
+        "KID x 1000",
+        "R@5",
+        "pairwise LPIPS",
+        "LPIPS to the full run",
     ]
 
     def told(row: pd.Series, name: str, digits: int, factor: float = 1) -> str:
@@ -101,10 +112,11 @@ def markdown(table: pd.DataFrame) -> str:
         value, low, high = (factor * row[column] for column in (name, f"{name}_low", f"{name}_high"))
         return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
-    for _, row in table.iterrows():
-        cells = [
+    rows = [
+        [
             str(row["method"]), str(row["unet_calls"]), told(row, "time_ratio", 2), told(row, "kid", 1, 1000),
             told(row, "r_at_5", 2), told(row, "pairwise_lpips", 3), told(row, "lpips_full", 3),
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        ]
+        for _, row in table.iterrows()
+    ]  # fmt: skip
+    return markdown_table(titles, rows) + "\n"

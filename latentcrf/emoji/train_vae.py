@@ -14,6 +14,7 @@ The folder `vae` of the run is an ordinary AutoencoderKL with the latents' shift
 refined with `--init-from FOLDER --decoder-only`: encoder and latents stay exactly as they are, and so does the U-Net's worth.
 With `--latent-noise` it also learns to forgive small errors, which an LDM's latents have and an encoder's have not;
 with `--ldm FOLDER` it learns this LDM's own: the latents are noised, and its U-Net takes them back.
+`--widen 2` gives it twice the channels before: a decoder draws once an image, a U-Net fifty times.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from latentcrf.emoji.captions import encode_captions
 from latentcrf.emoji.dataset import DatasetError, contact_sheet, load
 from latentcrf.emoji.latents import fold, latent_moments, redrawn
 from latentcrf.emoji.parts import PartsError
+from latentcrf.emoji.widening import widened
 from latentcrf.files import replacing, replacing_folder
 from latentcrf.perceptual import load_lpips
 from latentcrf.training.judges import Judge, chosen_judge, judge_arguments, random_view
@@ -46,7 +48,7 @@ from latentcrf.training.loop import (
 )
 from latentcrf.training.losses import adversarial_ramp
 
-LPIPS_WEIGHT, L2_WEIGHT, KL_WEIGHT = 0.7, 0.5, 3e-4
+LPIPS_WEIGHT, KL_WEIGHT = 0.7, 3e-4
 CROP = 64  # px
 
 
@@ -107,6 +109,9 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
         if options.init_from
         else build_vae()
     ).to(device)
+    source = vae  # of the latents
+    if options.widen > 1:
+        vae = widened(source, options.widen)
     vae.train()
     if options.decoder_only:
         vae.encoder.requires_grad_(False)
@@ -138,10 +143,11 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
 
         with torch.autocast(device.type, torch.bfloat16):
             with torch.set_grad_enabled(not (adversarial or options.decoder_only)):
-                posterior = vae.encode(images).latent_dist
+                posterior = source.encode(images).latent_dist
             latents = posterior.sample()
             if options.latent_noise > 0:
                 spread = options.latent_noise * torch.rand(len(latents), 1, 1, 1, device=device)
+                spread = spread * (torch.rand_like(spread) >= options.clean_share)
                 latents = latents + spread * torch.randn_like(latents)
             if options.ldm:
                 latents = redrawn(ldm, latents.float(), states[chosen].float().to(device))
@@ -149,7 +155,7 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
             perceptual = lpips(rebuilt, images).mean()
         l1, l2 = (rebuilt - images).abs().mean(), (rebuilt - images).square().mean()
         kl = posterior.kl().mean() / posterior.mean[0].numel()
-        loss = l1 + L2_WEIGHT * l2 + LPIPS_WEIGHT * perceptual.float()
+        loss = l1 + options.l2_weight * l2 + LPIPS_WEIGHT * perceptual.float()
         if adversarial:
             weight = options.adversarial_weight * adversarial_ramp(run.fraction - options.adversarial_from)
             loss = loss + weight * judge.fooled_by(rebuilt)
@@ -196,6 +202,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--adversarial-weight", type=float, default=0.05, help="of part 3's loss, that of the L1 is 1 (default 0.05)"
     )
+    parser.add_argument(
+        "--l2-weight",
+        type=float,
+        default=0.5,
+        help="of the squared error, what PSNR measures; that of L1 is 1 (default 0.5)",
+    )
     judge_arguments(parser, default="patches")
     parser.add_argument(
         "--decoder-only", action="store_true", help="refine the decoder of --init-from; its encoder stays as it is"
@@ -209,6 +221,20 @@ def main(arguments: list[str] | None = None) -> int:
         "the decoder forgives an LDM's errors (default 0)",
     )
     parser.add_argument(
+        "--clean-share",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="with --latent-noise: share of the pictures whose latents get none (default 0)",
+    )
+    parser.add_argument(
+        "--widen",
+        type=int,
+        default=1,
+        metavar="K",
+        help="with --decoder-only: give the decoder K times the channels first; it begins with the same pictures (default 1)",
+    )
+    parser.add_argument(
         "--ldm",
         metavar="FOLDER",
         help="with --decoder-only: the LDM with this autoencoder, whose own errors on the latents the decoder shall forgive",
@@ -220,14 +246,21 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--latent-noise is for --decoder-only: an encoder would learn to drown it.")
     if not 0 <= options.latent_noise <= 2:
         parser.error(f"--latent-noise {options.latent_noise} is out of range: 0 to 2.")
+    if not 0 <= options.clean_share < 1:
+        parser.error(f"--clean-share {options.clean_share} is out of range: from 0 to below 1.")
+    if not 1 <= options.widen <= 8:
+        parser.error(f"--widen {options.widen} is out of range: 1 to 8.")
+    if options.widen > 1 and not options.decoder_only:
+        parser.error("--widen is for --decoder-only: a new autoencoder is as wide as it is built.")
     if options.decoder_only and not options.init_from:
         parser.error("--decoder-only needs --init-from FOLDER, the autoencoder whose decoder is refined.")
     check_run_arguments(parser, options)
     for name in ("crops_until", "adversarial_from"):
         if not 0 <= getattr(options, name) <= 1:
             parser.error(f"--{name.replace('_', '-')} {getattr(options, name)} is out of range: 0 to 1.")
-    if not 0 <= options.adversarial_weight <= 10:
-        parser.error(f"--adversarial-weight {options.adversarial_weight} is out of range: 0 to 10.")
+    for name, most in (("adversarial_weight", 10), ("l2_weight", 100)):
+        if not 0 <= getattr(options, name) <= most:
+            parser.error(f"--{name.replace('_', '-')} {getattr(options, name)} is out of range: 0 to {most}.")
     if not (math.isfinite(options.learning_rate) and 0 < options.learning_rate <= 0.1):
         parser.error(f"--learning-rate {options.learning_rate} is out of range: above 0, at most 0.1.")
     return explained(train, options, DatasetError, PartsError)

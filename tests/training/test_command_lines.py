@@ -14,6 +14,7 @@ from latentcrf import LatentCRF, Observation
 from latentcrf.emoji import train_unet, train_vae
 from latentcrf.emoji.captions import encode_captions
 from latentcrf.emoji.latents import redrawn
+from latentcrf.emoji.widening import widened
 from latentcrf.training import train
 
 ROOT = Path(__file__).parents[2]
@@ -61,6 +62,29 @@ def test_refining_the_decoder_leaves_the_latents_as_they_are(small_data: Path, t
     before, after = (AutoencoderKL.from_pretrained(path).state_dict() for path in (LDM / "vae", tmp_path / "run/vae"))
     changed = {name for name, weight in after.items() if not weight.equal(before[name])}
     assert changed and all(name.startswith(("decoder.", "post_quant_conv.")) for name in changed)
+
+
+def test_a_wider_decoder_begins_with_the_same_pictures_and_all_of_it_learns() -> None:
+    vae = AutoencoderKL.from_pretrained(LDM / "vae", torch_dtype=torch.float32).eval()
+    wide = widened(vae, 2).eval()
+    assert wide.config.block_out_channels == [32, 64, 128, 256] and wide.config.scaling_factor == 1.0
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        ours, theirs = wide.encode(images).latent_dist, vae.encode(images).latent_dist
+        torch.testing.assert_close(ours.mean, theirs.mean, atol=1e-5, rtol=0)
+        torch.testing.assert_close(ours.logvar, theirs.logvar, atol=1e-4, rtol=0)
+        latents = theirs.mean
+        torch.testing.assert_close(wide.decode(latents).sample, vae.decode(latents).sample, atol=1e-4, rtol=0)
+    optimizer = torch.optim.SGD(wide.decoder.parameters(), lr=1e-2)
+    before = {name: weight.detach().clone() for name, weight in wide.decoder.named_parameters()}
+    for _ in range(2):  # in the first step nobody listens to the new channels yet
+        optimizer.zero_grad()
+        (wide.decode(latents).sample - images).square().mean().backward()
+        optimizer.step()
+    unmoved = {name for name, weight in wide.decoder.named_parameters() if (weight == before[name]).all()}
+    assert all("to_k.bias" in name for name in unmoved)  # softmax does not feel what all keys have in common
+    with pytest.raises(ValueError, match="whole factor of at least 1, not 0"):
+        widened(vae, 0)
 
 
 def test_latents_that_the_ldm_drew_again_are_near_and_the_nearer_the_less_noise() -> None:
@@ -142,6 +166,9 @@ def test_the_crf_goes_through_its_three_stages(
         (train_vae.main, ["--data", "x", "--decoder-only"], "--decoder-only needs --init-from FOLDER"),
         (train_vae.main, ["--data", "x", "--latent-noise", "0.2"], "--latent-noise is for --decoder-only"),
         (train_vae.main, ["--data", "x", "--ldm", "x"], "--ldm is for --decoder-only"),
+        (train_vae.main, ["--data", "x", "--widen", "2"], "--widen is for --decoder-only"),
+        (train_vae.main, ["--data", "x", "--widen", "0"], "--widen 0 is out of range: 1 to 8"),
+        (train_vae.main, ["--data", "x", "--clean-share", "1"], "--clean-share 1.0 is out of range"),
         (
             train_vae.main,
             ["--data", "x", "--adversarial-weight", "nan"],
