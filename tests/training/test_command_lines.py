@@ -65,7 +65,8 @@ def test_refining_the_decoder_leaves_the_latents_as_they_are(small_data: Path, t
 
 
 def test_a_wider_decoder_begins_with_the_same_pictures_and_all_of_it_learns() -> None:
-    vae = AutoencoderKL.from_pretrained(LDM / "vae", torch_dtype=torch.float32).eval()
+    torch.manual_seed(0)
+    vae = train_vae.build_vae().eval()
     wide = widened(vae, 2).eval()
     assert wide.config.block_out_channels == [32, 64, 128, 256] and wide.config.scaling_factor == 1.0
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
