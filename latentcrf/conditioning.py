@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .levels import LOG_SNR_LIMIT, log_snr
+
 
 def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
     """The layer with weights and bias zero: a residual branch that ends in it starts as the identity."""
@@ -15,12 +17,7 @@ def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
 
 
 class LevelEmbedding(nn.Module):
-    """Noise levels alpha (B, n) in [0, 1], as sinusoidal features of the log-SNR, to an embedding (B, dim).
-
-    log-SNR = log(alpha / (1 - alpha)) is clamped to [-12, 12]: zero terminal SNR and alpha = 1 are ordinary inputs.
-    """
-
-    LIMIT = 12.0
+    """Noise levels alpha (B, n) in [0, 1], as sinusoidal features of the log-SNR, to an embedding (B, dim)."""
 
     def __init__(self, num_levels: int, dim: int, num_frequencies: int = 16) -> None:
         super().__init__()
@@ -29,12 +26,10 @@ class LevelEmbedding(nn.Module):
         self.outer = nn.Linear(dim, dim)
 
     def forward(self, alpha: Tensor) -> Tensor:
-        alpha = alpha.float()
-        log_snr = (alpha.log() - (1 - alpha).log()).clamp(-self.LIMIT, self.LIMIT)
         # Periods from twice the whole range down to a fifth of a unit of log-SNR. No buffer: a model in bf16 would round it.
-        span = math.log10(4 * self.LIMIT), math.log10(0.2)
+        span = math.log10(4 * LOG_SNR_LIMIT), math.log10(0.2)
         frequencies = 2 * math.pi / torch.logspace(*span, self.num_frequencies, device=alpha.device)
-        angle = (log_snr[:, :, None] * frequencies).flatten(1)
+        angle = (log_snr(alpha.float())[:, :, None] * frequencies).flatten(1)
         waves = torch.cat([angle.sin(), angle.cos()], dim=1)
         return self.outer(F.silu(self.inner(waves.to(self.inner.weight.dtype))))
 

@@ -7,7 +7,12 @@ variance preserving at level abar = a^2 / (a^2 + s^2), which is what LatentCRF w
 
 from typing import Any
 
+import torch
 from torch import Tensor
+
+LOG_SNR_LIMIT = 12.0
+TREND_GAP = 0.4  # in log-SNR: closer estimates hardly differ by more than a network's rounding
+PURE_NOISE = 1e-6  # abar below which latents tell nothing of the image
 
 
 def coefficients(scheduler: Any, index: int) -> tuple[float, float]:
@@ -74,6 +79,29 @@ def clean_between(latents: Tensor, following: Tensor, here: tuple[Any, Any], aft
     """
     (a, s), (a_after, s_after) = here, after
     return (s * following - s_after * latents) / (s * a_after - s_after * a)
+
+
+def log_snr(alpha: Tensor) -> Tensor:
+    """log(abar / (1 - abar)) of levels of any shape, clamped to [-12, 12]: zero terminal SNR and abar = 1 are ordinary levels."""
+    return (alpha.log() - (1 - alpha).log()).clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT)
+
+
+def earlier_calls(alphas: Tensor, calls: Tensor, strides: Tensor) -> Tensor:
+    """The steps (B,) with whose clean estimates those of the steps `calls` (B,) are compared, to see where they are going.
+
+    Of the steps call - stride, call - 2 stride, ... it is the latest whose log-SNR lies at least `TREND_GAP` lower; the
+    call itself where there is none. A run of few steps takes the step before, one of 50 about the third before.
+
+    Args:
+        alphas: the level of each step of the run, rising. Estimates from pure noise do not count.
+        strides: (B,), 1 in a run of these steps, more in one that makes only some of them.
+    """
+    candidates = calls[:, None] - strides[:, None] * torch.arange(1, len(alphas) + 1)
+    levels = alphas[candidates.clamp(min=0)]
+    far = log_snr(alphas[calls])[:, None] - log_snr(levels) >= TREND_GAP
+    far &= (candidates >= 0) & (levels > PURE_NOISE)
+    latest = candidates.gather(1, far.int().argmax(1, keepdim=True))[:, 0]
+    return torch.where(far.any(1), latest, calls)
 
 
 def check_scheduler(scheduler: Any) -> None:

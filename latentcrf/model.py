@@ -20,6 +20,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from .conditioning import ConditioningNetwork, PositionFeatures
+from .levels import TREND_GAP, log_snr
 from .potentials import Experts, Pairwise, Potentials, energy
 from .solver import iterate, without_autocast
 
@@ -35,10 +36,11 @@ class Observation:
     included. alpha_in, alpha_out: the levels of hand-over and return, in [0, 1], numbers or tensors (B,);
     alpha_out = 1 where the LDM does not take over again. prompt_embeds: (B, tokens, D) or None. alpha_denoised: the level
     of the U-Net's last call, whose estimate `denoised` is, alike; below alpha_in by the length of one step, which tells
-    a few-step run from one of many. None: alpha_in.
+    a few-step run from one of many. None: alpha_in. earlier, alpha_earlier: the clean estimate of an earlier call (B, C, H, W)
+    and its level, alike, or None: how the estimate has changed since tells where it is going (`levels.earlier_calls`).
 
     Raises:
-        ValueError: shapes that do not fit each other.
+        ValueError: shapes that do not fit each other; one of earlier and alpha_earlier without the other.
     """
 
     latents: Tensor
@@ -47,6 +49,8 @@ class Observation:
     alpha_out: Tensor | float
     prompt_embeds: Tensor | None = None
     alpha_denoised: Tensor | float | None = None
+    earlier: Tensor | None = None
+    alpha_earlier: Tensor | float | None = None
 
     def __post_init__(self) -> None:
         if self.latents.ndim != 4 or self.latents.shape != self.denoised.shape:
@@ -55,7 +59,13 @@ class Observation:
                 f"they have {tuple(self.latents.shape)} and {tuple(self.denoised.shape)}."
             )
         batch = self.latents.shape[0]
-        for name in ("alpha_in", "alpha_out", "alpha_denoised"):
+        if (self.earlier is None) != (self.alpha_earlier is None):
+            raise ValueError("earlier and alpha_earlier, an estimate and its level, come together or not at all.")
+        if self.earlier is not None and self.earlier.shape != self.latents.shape:
+            raise ValueError(
+                f"earlier must have the latents' shape {tuple(self.latents.shape)}; it has {tuple(self.earlier.shape)}."
+            )
+        for name in ("alpha_in", "alpha_out", "alpha_denoised", "alpha_earlier"):
             level = getattr(self, name)
             shape = () if level is None else tuple(torch.as_tensor(level).shape)
             if shape not in ((), (1,), (batch,)):
@@ -104,6 +114,7 @@ class LatentCRF(ModelMixin, ConfigMixin):
             at half resolution (conditional form).
         prompt_dim: D of the prompt's token states, or None for a CRF that does not see the prompt.
         reads_estimate_level: whether the network is told `Observation.alpha_denoised` (conditional form).
+        reads_trend: whether it is shown how the clean estimate has changed since `Observation.earlier` (conditional form).
 
     A fresh model is nearly the identity on x0_hat: u = x0_hat, lambda = 1, the other terms small. Training thus
     starts from the bypass without parameters.
@@ -128,6 +139,7 @@ class LatentCRF(ModelMixin, ConfigMixin):
         num_coarse_blocks: int = 4,
         prompt_dim: int | None = None,
         reads_estimate_level: bool = True,
+        reads_trend: bool = True,
     ) -> None:
         super().__init__()
         if form not in FORMS:
@@ -143,7 +155,7 @@ class LatentCRF(ModelMixin, ConfigMixin):
 
         self.latent_channels, self.form, self.target, self.prompt_dim = latent_channels, form, target, prompt_dim
         self.num_experts, self.pairwise_rank = num_experts, pairwise_rank
-        self.reads_estimate_level = reads_estimate_level
+        self.reads_estimate_level, self.reads_trend = reads_estimate_level, reads_trend
         if pairwise_rank:
             self.mixing = nn.Parameter(torch.eye(latent_channels))
         if num_experts:
@@ -159,11 +171,11 @@ class LatentCRF(ModelMixin, ConfigMixin):
                 self.position = PositionFeatures(pairwise_rank)
         else:
             self.network = ConditioningNetwork(
-                2 * latent_channels,
+                (3 if reads_trend else 2) * latent_channels,
                 channels,
                 coarse_channels,
                 num_coarse_blocks,
-                num_levels=3 if reads_estimate_level else 2,
+                num_levels=2 + reads_estimate_level + reads_trend,
                 prompt_dim=prompt_dim,
             )
             # one map for lambda, then those for phi, alpha, b and the correction of x0_hat
@@ -226,21 +238,23 @@ class LatentCRF(ModelMixin, ConfigMixin):
         # The network reads x as the noise that it implies, of unit variance at every level.
         sigma = (1 - a_in).sqrt()
         noise = (x - a_in.sqrt() * x0) / sigma.clamp(min=1e-2)
-        inputs = torch.cat([x0, noise], dim=1).to(self.dtype)
-        levels = [a_in, a_out]
-        uncertainty = sigma
+        inputs, levels = [x0, noise], [a_in, a_out]
+        a_denoised = a_in
         if self.reads_estimate_level:
             a_denoised = a_in if o.alpha_denoised is None else as_level(o.alpha_denoised, x)
             levels.append(a_denoised)
-            uncertainty = (1 - a_denoised).sqrt()
-        maps = (
-            self.head(self.network(inputs, torch.cat(levels, dim=1)[:, :, 0, 0], prompt))
-            .float()
-            .split(self.head_sizes, dim=1)
-        )
+        if self.reads_trend:
+            earlier, a_earlier = x0, a_denoised
+            if o.earlier is not None and o.alpha_earlier is not None:
+                earlier, a_earlier = o.earlier.float(), as_level(o.alpha_earlier, x)
+            gap = log_snr(a_denoised) - log_snr(a_earlier)
+            inputs.append(4 * (x0 - earlier) / gap.clamp(min=TREND_GAP))  # the change over 4 units: about of unit size
+            levels.append(a_earlier)
+        network_inputs = torch.cat(inputs, dim=1).to(self.dtype), torch.cat(levels, dim=1)[:, :, 0, 0], prompt
+        maps = self.head(self.network(*network_inputs)).float().split(self.head_sizes, dim=1)
         weight, features, reliability, response, correction = maps
         return (
-            x0 + uncertainty * correction,  # the less noise there was, the less there is to correct
+            x0 + (1 - a_denoised).sqrt() * correction,  # the less noise there was, the less there is to correct
             1e-3 + F.softplus(weight + math.log(math.e - 1)),  # 1 at the start
             F.softplus(features),
             F.softplus(reliability),

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from .bypass import Bypass, check_bypass, resolve_bypass
 from .files import replacing
-from .levels import check_scheduler, clean_estimate, coefficients, level
+from .levels import check_scheduler, clean_estimate, coefficients, earlier_calls, level
 from .model import LatentCRF, Observation, hand_over
 
 SETTINGS = "latentcrf.json"
@@ -121,6 +121,10 @@ class LatentCRFScheduler(SchedulerMixin):
         self.prompt_embeds: Tensor | None = None
         self.last_hand_over: HandOver | None = None
         self._gap: tuple[int, int] | None = None  # (first, last) of the current run, None where nothing is left out
+        self._earlier_call: int | None = (
+            None  # the step whose clean estimate the CRF sees beside the last before the gap
+        )
+        self._earlier: Tensor | None = None  # that estimate, once it has been made
         self._active = self._after = scheduler  # who makes the next step, and who makes those after the gap
 
     def __getattr__(self, name: str) -> Any:
@@ -166,8 +170,11 @@ class LatentCRFScheduler(SchedulerMixin):
         self.scheduler.set_timesteps(*args, **kwargs)
         gap = self.bypass and resolve_bypass(self.bypass, len(self.scheduler.timesteps))
         self._gap = gap if gap and gap[0] < gap[1] else None
-        self._active, self.last_hand_over = self.scheduler, None
+        self._active, self.last_hand_over, self._earlier = self.scheduler, None, None
         if self._gap is not None:
+            call = self._gap[0] - 1
+            alphas = torch.tensor([level(*coefficients(self.scheduler, index))[0] for index in range(call + 1)])
+            self._earlier_call = int(earlier_calls(alphas, torch.tensor([call]), torch.tensor([1])))
             self._after = copy.deepcopy(self.scheduler)  # no step taken, so no history
             if hasattr(self._after, "set_begin_index"):
                 self._after.set_begin_index(self._gap[1])
@@ -202,9 +209,13 @@ class LatentCRFScheduler(SchedulerMixin):
             )
         output = self._active.step(*call.args, **call.kwargs)
         done = self._steps_done(call.arguments["timestep"])
-        if before_gap and self._gap is not None and done == self._gap[0]:
-            output.prev_sample = self._bridge(output, call.arguments["model_output"], call.arguments["sample"])
-            done = self._gap[1]
+        if before_gap and self._gap is not None and done - 1 in (self._earlier_call, self._gap[0] - 1):
+            estimate = self._estimate(output, done - 1, call.arguments["model_output"], call.arguments["sample"])
+            if done == self._gap[0]:
+                output.prev_sample = self._bridge(output.prev_sample, estimate)
+                done = self._gap[1]
+            else:
+                self._earlier = estimate
         if self.finisher is not None and done == len(self.scheduler.timesteps):
             output.prev_sample = self._finish(output.prev_sample)
         return output if as_dict else output.to_tuple()
@@ -218,8 +229,17 @@ class LatentCRFScheduler(SchedulerMixin):
             raise ValueError(f"Timestep {int(timestep)} is not one of this run's; pass those in `timesteps`, in order.")
         return int(found[0]) + 1
 
-    def _bridge(self, output: Any, model_output: Tensor, sample: Tensor) -> Tensor:
-        """From what the inner scheduler returned at the last step before the gap to the latents behind it.
+    def _estimate(self, output: Any, index: int, model_output: Tensor, sample: Tensor) -> Tensor:
+        """The clean estimate x0_hat of the U-Net's call at step `index`, for which the inner scheduler returned `output`."""
+        # LCM calls its clean estimate `denoised`; DPM-Solver and UniPC return none.
+        denoised = getattr(output, "pred_original_sample", getattr(output, "denoised", None))
+        if denoised is None:
+            denoised = clean_estimate(self.scheduler, index, model_output, sample)
+        return denoised.to(output.prev_sample.dtype)
+
+    def _bridge(self, following: Tensor, denoised: Tensor) -> Tensor:
+        """From the latents `following` that the inner scheduler returned at the last step before the gap, with the clean
+        estimate `denoised` of that step, to the latents behind it.
 
         The Observation: x is what the inner scheduler returned, at the level of step `first`; x0_hat comes from the
         U-Net's call before that, at step first - 1. For DDIM (eta = 0) the two agree exactly.
@@ -229,20 +249,25 @@ class LatentCRFScheduler(SchedulerMixin):
         into, back = coefficients(self.scheduler, first), coefficients(self.scheduler, last)
         (alpha_in, scale_in), (alpha_out, scale_out) = level(*into), level(*back)
         alpha_denoised, _ = level(*coefficients(self.scheduler, first - 1))
-
-        # LCM calls its clean estimate `denoised`; DPM-Solver and UniPC return none.
-        denoised = getattr(output, "pred_original_sample", getattr(output, "denoised", None))
-        if denoised is None:
-            denoised = clean_estimate(self.scheduler, first - 1, model_output, sample)
-        latents = output.prev_sample / scale_in
-        denoised, prompt = denoised.to(latents.dtype), self._prompt(latents)
-        observation = Observation(latents, denoised, alpha_in, alpha_out, prompt, alpha_denoised)
+        latents, alpha_earlier = following / scale_in, None
+        if self._earlier is not None and self._earlier_call is not None:
+            alpha_earlier, _ = level(*coefficients(self.scheduler, self._earlier_call))
+        observation = Observation(
+            latents,
+            denoised,
+            alpha_in,
+            alpha_out,
+            self._prompt(latents),
+            alpha_denoised,
+            earlier=self._earlier,
+            alpha_earlier=alpha_earlier,
+        )
 
         y = observation.denoised
         if self.crf is not None:
             self.crf.to(latents.device)
             y = self.crf(observation, self.num_iterations)
-        latents = (hand_over(latents, y, alpha_in, alpha_out) * scale_out).to(output.prev_sample.dtype)
+        latents = (hand_over(latents, y, alpha_in, alpha_out) * scale_out).to(following.dtype)
         self.last_hand_over = HandOver(observation, y, latents)
 
         self._active = self._after

@@ -230,6 +230,20 @@ def test_the_estimates_level_is_read_where_the_model_is_told_to() -> None:
         assert torch.equal(told(o), told(replace(o, alpha_denoised=o.alpha_in)))  # what None stands for
 
 
+def test_the_trend_is_read_where_the_model_is_shown_it() -> None:
+    o = replace(observe(), alpha_in=torch.tensor([0.3, 0.9]), alpha_denoised=torch.tensor([0.25, 0.8]))
+    earlier = replace(o, earlier=o.denoised.flip(1), alpha_earlier=0.1)
+    shown, unshown = (stirred(LatentCRF(**SMALL, reads_trend=reads)) for reads in (True, False))
+    with torch.no_grad():
+        assert torch.equal(unshown(o), unshown(earlier))
+        assert not torch.allclose(shown(o), shown(earlier), atol=1e-3)
+        assert not torch.allclose(shown(earlier), shown(replace(earlier, alpha_earlier=0.02)), atol=1e-3)
+        # what None stands for: the last estimate itself, so that some samples of a batch may have an earlier one
+        assert torch.equal(shown(o), shown(replace(o, earlier=o.denoised, alpha_earlier=o.alpha_denoised)))
+        at_pure_noise = replace(earlier, alpha_denoised=0.0, alpha_earlier=0.0)
+        assert torch.isfinite(shown(at_pure_noise)).all()
+
+
 def test_wrong_observations() -> None:
     x = torch.zeros(2, 4, 8, 8)
     for arguments, message in [
@@ -238,6 +252,10 @@ def test_wrong_observations() -> None:
         ((x, x, torch.ones(3), 1.0), r"alpha_in must be a number or have shape \(2,\)"),
         ((x, x, 0.5, torch.ones(2, 1)), "alpha_out must be a number"),
         ((x, x, 0.5, 1.0, None, torch.ones(5)), r"alpha_denoised must be a number or have shape \(2,\)"),
+        ((x, x, 0.5, 1.0, None, None, x), "come together or not at all"),
+        ((x, x, 0.5, 1.0, None, None, None, 0.3), "come together or not at all"),
+        ((x, x, 0.5, 1.0, None, None, x[:, :3], 0.3), r"earlier must have the latents' shape \(2, 4, 8, 8\)"),
+        ((x, x, 0.5, 1.0, None, None, x, torch.ones(3)), r"alpha_earlier must be a number or have shape \(2,\)"),
         ((x, x, 0.5, 1.0, torch.ones(2, 6)), r"prompt_embeds must have shape \(2, tokens, D\)"),
     ]:
         with pytest.raises(ValueError, match=message):

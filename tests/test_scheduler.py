@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+from dataclasses import replace
 from functools import wraps
 
 import diffusers
@@ -27,7 +28,7 @@ from diffusers import (
 )
 
 from latentcrf import LatentCRF, LatentCRFScheduler, Observation, hand_over
-from latentcrf.levels import clean_estimate, coefficients, level
+from latentcrf.levels import TREND_GAP, clean_estimate, coefficients, earlier_calls, level, log_snr
 
 SCHEDULERS = [
     DDIMScheduler,
@@ -250,6 +251,49 @@ def test_clean_estimates_and_levels(kind, prediction) -> None:
     assert coefficients(scheduler, 10) == (1, 0)
 
 
+def test_which_earlier_estimate_shows_the_trend() -> None:
+    """The latest whose log-SNR is far enough below, never one from pure noise, which knows nothing of the image."""
+    alphas = torch.tensor([level(*coefficients(set_to(50), index))[0] for index in range(50)])
+    assert alphas[0] < 1e-6 < alphas[1]
+    calls = torch.arange(50)
+    for stride in (1, 4, 12):
+        found = earlier_calls(alphas, calls, torch.full((50,), stride))
+        snr = log_snr(alphas)
+        for call, earlier in zip(calls.tolist(), found.tolist(), strict=True):
+            far = [step for step in range(call - stride, 0, -stride) if snr[call] - snr[step] >= TREND_GAP]
+            assert earlier == (far[0] if far else call), (stride, call)
+    assert found[:13].tolist() == list(range(13)) and found[13] == 1  # steps of twelve
+    few = torch.tensor([level(*coefficients(set_to(6), index))[0] for index in range(6)])
+    assert earlier_calls(few, torch.arange(6), torch.ones(6, dtype=torch.long)).tolist() == [0, 1, 1, 2, 3, 4]
+
+
+def set_to(steps: int) -> DDIMScheduler:
+    scheduler = ddim()
+    scheduler.set_timesteps(steps)
+    return scheduler
+
+
+@pytest.mark.parametrize("kind", SCHEDULERS)
+def test_the_crf_sees_an_earlier_estimate_of_the_inner_scheduler(pipe, crf, kind) -> None:
+    outputs: list[torch.Tensor] = []
+    trace: list[torch.Tensor] = []
+    hook = pipe.unet.register_forward_hook(lambda module, inputs, output: outputs.append(output[0]))
+    try:
+        scheduler = LatentCRFScheduler(inner(kind), crf, (20, 39))
+        run(pipe, scheduler, steps=40, callback_on_step_end=lambda p, i, t, v: trace.append(v["latents"]) or v)
+    finally:
+        hook.remove()
+    seen, at = scheduler.last_hand_over.observation, scheduler._earlier_call
+    assert 15 < at < 19  # of the 20 calls before the gap: not the one before the last, that is too near
+    assert seen.alpha_earlier == level(*coefficients(scheduler.scheduler, at))[0] < seen.alpha_denoised
+    assert log_snr(torch.tensor(seen.alpha_denoised)) - log_snr(torch.tensor(seen.alpha_earlier)) >= TREND_GAP
+    without, prompted = outputs[at].chunk(2)
+    guided = without + 2.0 * (prompted - without)
+    expected = clean_estimate(scheduler.scheduler, at, guided, trace[at - 1])
+    torch.testing.assert_close(seen.earlier, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(scheduler.crf(seen), scheduler.crf(replace(seen, earlier=None, alpha_earlier=None)))
+
+
 def test_flow_matching(crf) -> None:
     y, noise = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
     scheduler = LatentCRFScheduler(FlowMatchEulerDiscreteScheduler(), None, (3, 8))
@@ -273,8 +317,12 @@ def test_image_to_image(pipe, crf) -> None:
         scheduler = LatentCRFScheduler(inner(kind), crf, (5, 9))
         assert torch.isfinite(run(second, scheduler, **arguments)).all()
         assert len(run.calls) == 4 and scheduler.last_hand_over is not None  # steps 2, 3, 4 and 9
+        assert scheduler.last_hand_over.observation.earlier is not None  # of step 3
         with pytest.raises(ValueError, match="begins at step 6 of 10, but steps 5 to 8 are bypassed"):
             run(second, scheduler, image=image, strength=0.4)
+        scheduler = LatentCRFScheduler(inner(kind), crf, (3, 9))
+        assert torch.isfinite(run(second, scheduler, **arguments)).all()
+        assert scheduler.last_hand_over.observation.earlier is None  # step 2 is the first
 
 
 def test_custom_timesteps_and_generator_reach_the_inner_scheduler(pipe, crf) -> None:

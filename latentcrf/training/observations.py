@@ -7,7 +7,7 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from latentcrf.emoji.captions import Captions
-from latentcrf.levels import denoise
+from latentcrf.levels import TREND_GAP, denoise, earlier_calls, log_snr
 from latentcrf.model import Observation, hand_over
 from latentcrf.training.trajectories import Trajectories, guided
 
@@ -83,11 +83,22 @@ def observe_run(
 ) -> tuple[Observation, Tensor]:
     """What the LDM handed over in the recorded runs `chosen` (B,), and its own latents at the step of return.
 
-    From the step `call` it goes to `first` in one DDIM step, whatever its length.
+    From the step `call` it goes to `first` in one DDIM step, whatever its length; the steps before are taken to have
+    had the same length.
     """
     denoised, before, a_in = runs.denoised(chosen, call), runs.alphas[call], runs.alphas[first]
     latents = hand_over(runs.latents[chosen, call], denoised, before, a_in)
-    observation = Observation(latents, denoised, a_in, runs.alphas[last], runs.prompt_embeds[chosen], before)
+    earlier = earlier_calls(runs.alphas, call, first - call)
+    observation = Observation(
+        latents,
+        denoised,
+        a_in,
+        runs.alphas[last],
+        runs.prompt_embeds[chosen],
+        before,
+        earlier=runs.denoised(chosen, earlier),
+        alpha_earlier=runs.alphas[earlier],
+    )
     return observation, runs.latents[chosen, last]
 
 
@@ -97,7 +108,20 @@ def observe_coarse(runs: Trajectories, chosen: Tensor) -> tuple[Observation, Ten
     steps = runs.coarse
     after, at = steps.alphas[chosen], steps.alphas_denoised[chosen]
     ends, run = torch.ones_like(after), steps.runs[chosen]
-    observation = Observation(steps.latents[chosen], steps.denoised[chosen], after, ends, runs.prompt_embeds[run], at)
+    # A run's steps stand one after the other. What the first of them had before it, at pure noise, tells nothing.
+    previous = (chosen - 1).clamp(min=0)
+    apart = log_snr(at) - log_snr(steps.alphas_denoised[previous])
+    earlier = torch.where((steps.runs[previous] == run) & (apart >= TREND_GAP), previous, chosen)
+    observation = Observation(
+        steps.latents[chosen],
+        steps.denoised[chosen],
+        after,
+        ends,
+        runs.prompt_embeds[run],
+        at,
+        earlier=steps.denoised[earlier],
+        alpha_earlier=steps.alphas_denoised[earlier],
+    )
     return observation, runs.latents[run, -1]
 
 

@@ -14,6 +14,7 @@ class Preset:
     pairwise_rank: int = 12
     form: str = "conditional"
     reads_prompt: bool = False
+    reads_trend: bool = True
     learning_rate: float = 1e-3
     batch_size: int = 32
     adversarial_weight: float = 0.02  # in stage 1, on latents
@@ -36,5 +37,6 @@ PRESETS = {
     "emoji-pairwise": Preset(num_experts=0),
     "emoji-experts": Preset(pairwise_rank=0),
     "emoji-prompt": Preset(reads_prompt=True),
+    "emoji-no-trend": Preset(reads_trend=False),
     "emoji-no-adversary": Preset(adversarial_weight=0.0, final_adversarial_weight=0.0),
 }

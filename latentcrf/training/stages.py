@@ -40,9 +40,12 @@ def to_device(observation: Observation, device: torch.device) -> Observation:
     return Observation(**parts)  # type: ignore[arg-type]
 
 
-def perhaps_unprompted(observation: Observation) -> Observation:
-    """Without its prompt one time in ten: a pipeline need not tell it (`LatentCRFScheduler.prompt_embeds`)."""
-    return replace(observation, prompt_embeds=None) if torch.rand(()) < 0.1 else observation
+def perhaps_less(observation: Observation) -> Observation:
+    """Without its prompt one time in ten, and without its earlier estimate: a pipeline need not tell the one
+    (`LatentCRFScheduler.prompt_embeds`), and has none of the other where it has just begun (image-to-image)."""
+    if torch.rand(()) < 0.1:
+        observation = replace(observation, prompt_embeds=None)
+    return replace(observation, earlier=None, alpha_earlier=None) if torch.rand(()) < 0.1 else observation
 
 
 class Stage(Protocol):
@@ -77,7 +80,7 @@ class Denoising:
     def step(self, crf: LatentCRF, optimizer: torch.optim.Optimizer, share: float) -> dict[str, Tensor]:
         weight = self.preset.adversarial_weight
         observation, clean = observe_drawn(self.ldm, self.real, self.alphas, self.batch_size, self.preset.guidance)
-        y = crf(perhaps_unprompted(observation), random_iterations())
+        y = crf(perhaps_less(observation), random_iterations())
         loss = denoising_loss(y, clean, torch.as_tensor(observation.alpha_denoised))
         losses = {"denoising": loss.detach()}
         if (ramp := weight * adversarial_ramp(share)) > 0:
@@ -99,7 +102,7 @@ class Distillation:
 
     def step(self, crf: LatentCRF, optimizer: torch.optim.Optimizer, share: float) -> dict[str, Tensor]:
         observation, target, _ = observe_recorded(self.runs, self.batch_size)
-        observation, target = to_device(perhaps_unprompted(observation), self.device), target.to(self.device)
+        observation, target = to_device(perhaps_less(observation), self.device), target.to(self.device)
         loss = distillation_loss(crf(observation, random_iterations()), observation, target)
         optimise(loss, crf, optimizer)
         return {"distillation": loss.detach()}
@@ -137,7 +140,7 @@ class Refinement:
     def step(self, crf: LatentCRF, optimizer: torch.optim.Optimizer, share: float) -> dict[str, Tensor]:
         earliest = round(self.EARLIEST * self.runs.steps)
         observation, _, numbers = observe_recorded(self.runs, self.batch_size, earliest)
-        observation = to_device(perhaps_unprompted(observation), self.device)
+        observation = to_device(perhaps_less(observation), self.device)
         made = self.decode(crf(observation, random_iterations()))
         wanted = self.finals[numbers].to(self.device).float()
         seen = self.judge.look(made, wanted)

@@ -183,6 +183,7 @@ def build_crf(
         coarse_channels=preset.coarse_channels,
         num_coarse_blocks=preset.num_coarse_blocks,
         prompt_dim=prompt_dim,
+        reads_trend=preset.reads_trend,
     )
     if init_from:
         start = LatentCRF.from_pretrained(init_from, torch_dtype=torch.float32, use_safetensors=True)

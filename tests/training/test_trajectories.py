@@ -9,6 +9,7 @@ from diffusers import DDIMScheduler
 from analysis.generate import encode, load_pipeline, scheduled
 from latentcrf import LatentCRFScheduler
 from latentcrf.emoji.train_unet import build_scheduler
+from latentcrf.levels import earlier_calls
 from latentcrf.model import hand_over
 from latentcrf.training.loop import RunError
 from latentcrf.training.losses import distillation_loss, ideal_latents, return_gain
@@ -56,12 +57,15 @@ def test_levels_rise_from_pure_noise_to_clean() -> None:
 
 def test_with_the_ideal_latents_the_ldm_goes_on_as_without_a_bypass() -> None:
     scheduler = build_scheduler()
-    path, _ = ddim_run(scheduler, 50)
+    path, denoised = ddim_run(scheduler, 50)
     runs = Trajectories(path, levels(scheduler, 50), torch.zeros(1, 2, 3))
     for steps in ((32, 33, 49), (9, 10, 30), (19, 20, 50), (44, 45, 46), (30, 40, 50)):
         observation, target = observe_run(runs, torch.tensor([0]), *(torch.tensor([step]) for step in steps))
         if steps[0] + 1 == steps[1]:
             assert torch.allclose(observation.latents, path[:, steps[1]], atol=1e-5)
+        at = earlier_calls(runs.alphas, *(torch.tensor([each]) for each in (steps[0], steps[1] - steps[0])))
+        assert at < steps[0] and observation.alpha_earlier == runs.alphas[at]
+        assert torch.allclose(observation.earlier, denoised[at], atol=2e-4)
         y = ideal_latents(observation.latents, target, observation.alpha_in, observation.alpha_out)
         back = hand_over(observation.latents, y, observation.alpha_in, observation.alpha_out)
         assert torch.allclose(back, target, atol=1e-4)
@@ -143,6 +147,12 @@ def test_coarse_runs_hand_over_towards_where_the_precise_run_arrives(tmp_path: P
             # bf16 networks, another batch size
             assert (observation.latents[index] - handed.latents[0]).abs().mean() < 0.03
             assert (observation.denoised[index] - handed.denoised[0]).abs().mean() < 0.03
+            if bypassed == 2:  # before it there was only pure noise
+                assert handed.earlier is None and torch.equal(observation.earlier[index], observation.denoised[index])
+                assert observation.alpha_earlier[index] == observation.alpha_denoised[index]
+            else:
+                assert observation.alpha_earlier[index].item() == pytest.approx(handed.alpha_earlier, abs=1e-6)
+                assert (observation.earlier[index] - handed.earlier[0]).abs().mean() < 0.03
 
 
 def test_an_empty_folder_of_trajectories_is_named(tmp_path: Path) -> None:
