@@ -32,6 +32,7 @@ from analysis.tables import markdown_table
 from latentcrf import LatentCRF, Observation
 from latentcrf.emoji.dataset import DatasetError, load
 from latentcrf.files import replacing
+from latentcrf.levels import TREND_GAP, log_snr
 from latentcrf.perceptual import MODELS, load_features
 from latentcrf.training.loop import RunError
 from latentcrf.training.observations import observe_coarse, observe_run
@@ -47,6 +48,7 @@ IMAGE_KINDS = {
     "kid_finished": "KID x 1000, as finisher",
 }
 NO_PARAMETERS, FULL = "without parameters", "the LDM's own"
+LINE, SLOPE = "a straight line through two estimates", 0.4  # units of log-SNR, chosen on recorded runs that are learned
 ENDS = ("", "_low", "_high")
 Mend = Callable[[Observation], Tensor]
 
@@ -105,6 +107,15 @@ class EndedRuns:
         return 1000 * kid_draws(features, np.arange(len(features)), self.real, self.weights)
 
 
+def straight_line(handed: Observation) -> Tensor:
+    """What one would do with the trend and no network: from the earlier clean estimate through the last, and `SLOPE` on."""
+    if handed.earlier is None or handed.alpha_earlier is None or handed.alpha_denoised is None:
+        return handed.denoised
+    last, earlier = (log_snr(torch.as_tensor(each)) for each in (handed.alpha_denoised, handed.alpha_earlier))
+    share = SLOPE / (last - earlier).clamp(min=TREND_GAP)
+    return handed.denoised + share.view(-1, 1, 1, 1) * (handed.denoised - handed.earlier)
+
+
 def compute(
     crfs: dict[str, LatentCRF], runs: Trajectories, counts: list[int], images: EndedRuns | None = None
 ) -> pd.DataFrame:
@@ -112,7 +123,8 @@ def compute(
 
     Columns: model, iterations, parameters, and for each of `KINDS` its mean error, the interval's ends (_low, _high), and
     the difference to the first row (_difference, and its ends), negative where better than it. With `images` alike for
-    each of `IMAGE_KINDS`, and a row for the LDM's own images.
+    each of `IMAGE_KINDS`, and a row for the LDM's own images. At the end what needs no training: the last estimate, and the
+    straight line.
     """
     first = next(iter(crfs))
     cases = [(name, ITERATIONS) for name in crfs] + [(first, count) for count in counts if count != ITERATIONS]
@@ -120,7 +132,7 @@ def compute(
         (name, count, sum(p.numel() for p in crfs[name].parameters()), partial(crfs[name], num_iterations=count))
         for name, count in cases
     ]
-    ways.append((NO_PARAMETERS, 0, 0, lambda handed: handed.denoised))
+    ways += [(LINE, 0, 1, straight_line), (NO_PARAMETERS, 0, 0, lambda handed: handed.denoised)]
     if images is not None:
         ways.append((FULL, 0, 0, None))
     rows: list[dict[str, object]] = []

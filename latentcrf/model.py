@@ -178,8 +178,10 @@ class LatentCRF(ModelMixin, ConfigMixin):
                 num_levels=2 + reads_estimate_level + reads_trend,
                 prompt_dim=prompt_dim,
             )
-            # one map for lambda, then those for phi, alpha, b and the correction of x0_hat
+            # one map for lambda, then those for phi, alpha, b, the correction of x0_hat and how far to follow its trend
             self.head_sizes = [1, pairwise_rank, num_experts, num_experts, latent_channels]
+            if reads_trend:
+                self.head_sizes.append(latent_channels)
             self.head = nn.Conv2d(channels, sum(self.head_sizes), 3, padding=1)
             self._start_as_identity()
 
@@ -187,7 +189,7 @@ class LatentCRF(ModelMixin, ConfigMixin):
     def _start_as_identity(self) -> None:
         weights = self.head.weight.split(self.head_sizes)
         biases = self.head.get_parameter("bias").split(self.head_sizes)
-        for w, b, start in zip(weights, biases, (0.0, -3.0, -4.0, 0.0, 0.0), strict=True):
+        for w, b, start in zip(weights, biases, (0.0, -3.0, -4.0, 0.0, 0.0, 0.0), strict=False):
             # The features alone start at random: equal ones would stay equal.
             w.mul_(0.5 if start == -3.0 else 0.0)
             b.fill_(start)
@@ -238,7 +240,7 @@ class LatentCRF(ModelMixin, ConfigMixin):
         # The network reads x as the noise that it implies, of unit variance at every level.
         sigma = (1 - a_in).sqrt()
         noise = (x - a_in.sqrt() * x0) / sigma.clamp(min=1e-2)
-        inputs, levels = [x0, noise], [a_in, a_out]
+        inputs, levels, trend = [x0, noise], [a_in, a_out], None
         a_denoised = a_in
         if self.reads_estimate_level:
             a_denoised = a_in if o.alpha_denoised is None else as_level(o.alpha_denoised, x)
@@ -248,13 +250,17 @@ class LatentCRF(ModelMixin, ConfigMixin):
             if o.earlier is not None and o.alpha_earlier is not None:
                 earlier, a_earlier = o.earlier.float(), as_level(o.alpha_earlier, x)
             gap = log_snr(a_denoised) - log_snr(a_earlier)
-            inputs.append(4 * (x0 - earlier) / gap.clamp(min=TREND_GAP))  # the change over 4 units: about of unit size
+            trend = (x0 - earlier) / gap.clamp(min=TREND_GAP)  # the change over a unit of log-SNR
+            inputs.append(4 * trend)  # about of unit size, as the others
             levels.append(a_earlier)
         network_inputs = torch.cat(inputs, dim=1).to(self.dtype), torch.cat(levels, dim=1)[:, :, 0, 0], prompt
         maps = self.head(self.network(*network_inputs)).float().split(self.head_sizes, dim=1)
-        weight, features, reliability, response, correction = maps
+        weight, features, reliability, response, correction, *reach = maps
+        u = x0 + (1 - a_denoised).sqrt() * correction  # the less noise there was, the less there is to correct
+        if trend is not None:
+            u = u + reach[0] * trend
         return (
-            x0 + (1 - a_denoised).sqrt() * correction,  # the less noise there was, the less there is to correct
+            u,
             1e-3 + F.softplus(weight + math.log(math.e - 1)),  # 1 at the start
             F.softplus(features),
             F.softplus(reliability),

@@ -1,5 +1,6 @@
 """The ablation table: errors by run, pairs with the first model, sentences for what is wrong."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,9 +62,9 @@ def test_the_ideal_latents_have_no_error(runs: Trajectories) -> None:
 def test_models_are_compared_with_the_first_run_by_run(runs: Trajectories) -> None:
     crfs = {"whole": small_crf(num_experts=2, pairwise_rank=2), "plain": small_crf(num_experts=0, pairwise_rank=0)}
     table = ablation.compute(crfs, runs, [1, 5])
-    assert table["model"].tolist() == ["whole", "plain", "whole", ablation.NO_PARAMETERS]
-    assert table["iterations"].tolist() == [5, 5, 1, 0]
-    assert table["parameters"][0] > table["parameters"][1] > table["parameters"][3] == 0
+    assert table["model"].tolist() == ["whole", "plain", "whole", ablation.LINE, ablation.NO_PARAMETERS]
+    assert table["iterations"].tolist() == [5, 5, 1, 0, 0]
+    assert table["parameters"][0] > table["parameters"][1] > table["parameters"][3] == 1 > table["parameters"][4] == 0
     assert (table.loc[0, ["mse_difference", "few_difference_low", "few_difference_high"]] == 0).all()
     for kind in ablation.KINDS:
         assert table[f"{kind}_difference"].tolist() == pytest.approx((table[kind] - table[kind][0]).tolist(), abs=1e-9)
@@ -105,11 +106,27 @@ def test_images_of_ended_runs_are_judged_beside_the_ldms_own() -> None:
     assert own["kid"][0] == pytest.approx(1000 * expected.item(), rel=1e-4)
 
     table = ablation.compute({"whole": small_crf(num_experts=2, pairwise_rank=2)}, runs, [5], ended)
-    assert table["model"].tolist() == ["whole", ablation.NO_PARAMETERS, ablation.FULL]
-    assert table["kid"][2] == pytest.approx(own["kid"][0]) and pd.isna(table["mse"][2])
-    assert table["kid_difference"][2] == pytest.approx(own["kid"][0] - table["kid"][0])
+    assert table["model"].tolist() == ["whole", ablation.LINE, ablation.NO_PARAMETERS, ablation.FULL]
+    assert table["kid"][3] == pytest.approx(own["kid"][0]) and pd.isna(table["mse"][3])
+    assert table["kid_difference"][3] == pytest.approx(own["kid"][0] - table["kid"][0])
     line = ablation.markdown(table).splitlines()[-1]
     assert line.startswith("| the LDM's own | 0 | 0 |  |  |  |  | ") and f"{own['kid'][0]:.1f}" in line
+
+
+def test_the_straight_line_goes_on_where_the_estimates_were_going() -> None:
+    """Of estimates that change evenly with the log-SNR it finds the one `SLOPE` further on."""
+    alphas = torch.tensor([0.2, 0.7])
+    at = torch.log(alphas / (1 - alphas))[:, None, None, None]
+    start, way = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    before = at - torch.tensor([0.9, 2.0])[:, None, None, None]
+    handed = Observation(
+        start, start + at * way, alphas, 1.0, None, alphas, start + before * way, torch.sigmoid(before.flatten())
+    )
+    torch.testing.assert_close(
+        ablation.straight_line(handed), start + (at + ablation.SLOPE) * way, rtol=1e-4, atol=1e-4
+    )
+    unknown = replace(handed, earlier=None, alpha_earlier=None)
+    assert torch.equal(ablation.straight_line(unknown), handed.denoised)
 
 
 def test_a_tenth_is_held_out(runs: Trajectories) -> None:
