@@ -248,6 +248,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--latent-noise {options.latent_noise} is out of range: 0 to 2.")
     if not 0 <= options.clean_share < 1:
         parser.error(f"--clean-share {options.clean_share} is out of range: from 0 to below 1.")
+    if options.clean_share and not options.latent_noise:
+        parser.error("--clean-share is a share of what --latent-noise spoils: give both.")
     if not 1 <= options.widen <= 8:
         parser.error(f"--widen {options.widen} is out of range: 1 to 8.")
     if options.widen > 1 and not options.decoder_only:

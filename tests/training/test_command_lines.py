@@ -172,6 +172,11 @@ def test_the_crf_goes_through_its_three_stages(
         (train_vae.main, ["--data", "x", "--clean-share", "1"], "--clean-share 1.0 is out of range"),
         (
             train_vae.main,
+            ["--data", "x", "--clean-share", "0.3"],
+            "--clean-share is a share of what --latent-noise spoils",
+        ),
+        (
+            train_vae.main,
             ["--data", "x", "--adversarial-weight", "nan"],
             "--adversarial-weight nan is out of range: 0 to",
         ),
