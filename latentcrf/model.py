@@ -189,7 +189,8 @@ class LatentCRF(ModelMixin, ConfigMixin):
     def _start_as_identity(self) -> None:
         weights = self.head.weight.split(self.head_sizes)
         biases = self.head.get_parameter("bias").split(self.head_sizes)
-        for w, b, start in zip(weights, biases, (0.0, -3.0, -4.0, 0.0, 0.0, 0.0), strict=False):
+        starts = [0.0, -3.0, -4.0] + [0.0] * (len(weights) - 3)
+        for w, b, start in zip(weights, biases, starts, strict=True):
             # The features alone start at random: equal ones would stay equal.
             w.mul_(0.5 if start == -3.0 else 0.0)
             b.fill_(start)

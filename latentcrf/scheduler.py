@@ -121,9 +121,7 @@ class LatentCRFScheduler(SchedulerMixin):
         self.prompt_embeds: Tensor | None = None
         self.last_hand_over: HandOver | None = None
         self._gap: tuple[int, int] | None = None  # (first, last) of the current run, None where nothing is left out
-        self._earlier_call: int | None = (
-            None  # the step whose clean estimate the CRF sees beside the last before the gap
-        )
+        self._earlier_call: int | None = None  # the step whose clean estimate the CRF sees too, beside the last one's
         self._earlier: Tensor | None = None  # that estimate, once it has been made
         self._active = self._after = scheduler  # who makes the next step, and who makes those after the gap
 
