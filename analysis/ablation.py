@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from analysis.gallery import embed, load_gallery
 from analysis.generate import decode, load_pipeline
 from analysis.measures import RealFeatures, cluster_weights, interval, kid_draws, mean_draws
-from analysis.rivals import FINISHER_STRENGTH
+from analysis.rivals import SETTLING_STRENGTH
 from analysis.tables import markdown_table
 from latentcrf import LatentCRF, Observation
 from latentcrf.emoji.dataset import DatasetError, load
@@ -100,7 +100,7 @@ class EndedRuns:
     def _ended(self, kind: str, handed: Observation, mend: Mend | None) -> Tensor:
         if mend is None:
             return self.own
-        return self.own.lerp(mend(handed), FINISHER_STRENGTH) if kind == "kid_finished" else mend(handed)
+        return self.own.lerp(mend(handed), SETTLING_STRENGTH) if kind == "kid_finished" else mend(handed)
 
     def _kid(self, latents: Tensor) -> np.ndarray:
         features = embed(self.features, decode(self.pipeline, latents))

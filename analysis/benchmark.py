@@ -3,15 +3,16 @@
     python -m analysis.benchmark --data data/emoji --out results/benchmark --prompts 50 --seeds 8
 
 LatentCRF is measured in its conditional form and in its static form at the hand-over, and in its static form as a finisher
-of runs. Rivals: DDIM with fewer steps, DPM-Solver++ 2M, UniPC, the bypass without parameters, mere scaling in the
-finisher's place, and with `--plain FOLDER` a plain convolutional network of the CRF's size in its place. Each is compared
+of runs, with the autoencoder's round trip after it and without. Rivals: DDIM with fewer steps, DPM-Solver++ 2M, UniPC, the
+bypass without parameters, the round trip without a CRF, mere scaling in the CRF's place, and with `--plain FOLDER` a plain
+convolutional network of the CRF's size in its place. Each is compared
 with the full run (distance to its latents and images, time of the sampler, interleaved pairs) and with the data set's
 images (KID, Frechet distance, retrieval of the prompted subject), and its seeds with each other (diversity). The prompts
 are not those of `analysis.quality`, on which choices may be made; `--validation` takes those.
 
 Written to --out: benchmark.csv (a row a method), comparisons.csv (each run against the full run, those with a CRF
-also against the best rival that takes no more time and their twins: without parameters, plain, without finisher,
-scaled), frontier.html and frontier.png, benchmark.md, a row of images a method in `samples`, and in `methods` what each method has been measured
+also against the best rival that takes no more time and their twins: without parameters, plain, without finisher, with
+another one), frontier.html and frontier.png, benchmark.md, a row of images a method in `samples`, and in `methods` what each method has been measured
 to: a broken-off benchmark goes on from there, and with another CRF only its own methods are measured again.
 """
 
@@ -22,7 +23,6 @@ from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,9 +36,9 @@ from analysis import frontier, measures
 from analysis.export import write_figure
 from analysis.frontier import FULL
 from analysis.gallery import load_gallery
-from analysis.generate import GUIDANCE, decode, load_pipeline
+from analysis.generate import GUIDANCE, decode, load_pipeline, remembering
 from analysis.prompts import remaining_prompts, validation_prompts
-from analysis.rivals import FINISHER_STRENGTH, SCALE, Method, Scaling, all_methods, scheduler_of
+from analysis.rivals import ENDINGS, SCALE, Method, all_methods, scheduler_of
 from analysis.tables import compare, markdown, row_of
 from analysis.trials import Judges, Task, clock, measure
 from latentcrf import LatentCRF
@@ -92,8 +92,7 @@ def benchmark(options: argparse.Namespace) -> pd.DataFrame:
     refiners["static"] = static = LatentCRF.from_pretrained(options.static).eval()
     if options.plain:
         refiners["plain"] = LatentCRF.from_pretrained(options.plain).eval()
-    finishers: dict[str, Any] = {"finisher": static, "scaling": Scaling()}
-    methods = all_methods(tuple(refiners), tuple(finishers))
+    methods = all_methods(tuple(refiners))
     if options.only:
         unknown = set(options.only) - {method.name for method in methods}
         if unknown:
@@ -111,12 +110,11 @@ def benchmark(options: argparse.Namespace) -> pd.DataFrame:
         raise ValueError(f"{options.out} holds a benchmark of other settings or weights; choose another --out.")
     key_file.write_text(key)
     hashes = {"": digest(None)} | {refiner: digest(network) for refiner, network in refiners.items()}
-    finished = {
-        "": "",
-        "finisher": digest({"finisher": "finisher", "strength": FINISHER_STRENGTH}, static),
-        "scaling": digest({"scale": SCALE}),
+    endings = {
+        name: digest(asdict(ending) | {"scale": SCALE}, static if ending.settles == "static" else None)
+        for name, ending in ENDINGS.items()
     }
-    keys = {method.name: hashes[method.refiner] + finished[method.finisher] for method in methods}
+    keys = {method.name: hashes[method.refiner] + endings.get(method.finisher, "") for method in methods}
 
     features = load_features()
     gallery, labels = load_gallery(features, rows, pixels, options.data)
@@ -130,20 +128,21 @@ def benchmark(options: argparse.Namespace) -> pd.DataFrame:
     kept: dict[str, dict[str, np.ndarray]] = {}
     full: tuple[Tensor, Tensor] | None = None
     left = Countdown(len(methods), "methods judged")
-    for method in methods:
-        scheduler = scheduler_of(method, pipeline, refiners, finishers)
-        kept[method.name], made = keep(
-            folder / f"{frontier.file_name(method.name)}.npz",
-            keys[method.name],
-            partial(measure, method, task, pipeline, scheduler, full, judges, real_images),
-        )
-        left.tell(made)
-        if full is None:
-            latents = torch.from_numpy(kept[method.name]["latents"])
-            full = decode(pipeline, latents, bf16=task.bf16), latents
+    with remembering(pipeline):  # many methods begin alike
+        for method in methods:
+            scheduler = scheduler_of(method, pipeline, refiners)
+            kept[method.name], made = keep(
+                folder / f"{frontier.file_name(method.name)}.npz",
+                keys[method.name],
+                partial(measure, method, task, pipeline, scheduler, full, judges, real_images),
+            )
+            left.tell(made)
+            if full is None:
+                latents = torch.from_numpy(kept[method.name]["latents"])
+                full = decode(pipeline, latents, bf16=task.bf16), latents
     left = Countdown(len(methods), "methods timed")
     for method in methods:  # apart from the rest, so that all are timed under the same conditions
-        scheduler = scheduler_of(method, pipeline, refiners, finishers)
+        scheduler = scheduler_of(method, pipeline, refiners)
         seconds, made = keep(
             folder / f"{frontier.file_name(method.name)}-time.npz",
             digest({"network": keys[method.name], "rounds": options.rounds, "threads": options.threads}),

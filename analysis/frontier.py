@@ -44,7 +44,7 @@ FAMILIES = {
     "UniPC": ("#56b4e9", "diamond"),
     "Bypass without parameters": ("#8c8c8c", "x"),
     "Plain network": ("#cc79a7", "triangle-down"),
-    "Scaled": ("#000000", "cross"),
+    "Round trip or scaled, no CRF": ("#000000", "cross"),
     "LatentCRF": ("#d55e00", "star"),
     "LatentCRF, static form": ("#e69f00", "star-triangle-up"),
     "LatentCRF as finisher": ("#f0e442", "star-diamond"),
@@ -55,13 +55,19 @@ REFINERS = {
     "LatentCRF": "LatentCRF",
     "static": "LatentCRF, static form",
 }
-FINISHERS = {"finisher": "LatentCRF as finisher", "scaling": "Scaled"}
+ENDED = {  # by what becomes of the last latents
+    "finisher": "LatentCRF as finisher",
+    "static CRF": "LatentCRF as finisher",
+    "round trip": "Round trip or scaled, no CRF",
+    "scaling": "Round trip or scaled, no CRF",
+    "scaled round trip": "Round trip or scaled, no CRF",
+}
 NEEDED = ("method", "solver", "steps", "bypass", "refiner", "unet_calls", "time_ratio")
 
 
 def family(row: pd.Series) -> str:
     """Which of `FAMILIES` a row of the benchmark's table belongs to."""
-    return FINISHERS.get(row.get("finisher", ""), REFINERS.get(row["refiner"], row["solver"]))
+    return ENDED.get(row.get("finisher", ""), REFINERS.get(row["refiner"], row["solver"]))
 
 
 def with_families(table: pd.DataFrame) -> pd.DataFrame:

@@ -21,8 +21,29 @@ SOLVERS = {
 }
 
 
-FINISHER_STRENGTH = 0.7  # chosen on the prompts of `--validation`
 SCALE = 0.87  # 0.98 / 1.13: deviations of the training images' latents and of those that the embedded LDM makes at guidance 3
+SETTLING_STRENGTH = (
+    0.7  # of the static CRF without a round trip; this one and the finisher's are chosen on prompts of `--validation`
+)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What becomes of a run's last latents: "static" (LatentCRF's static form), "scaling" or "" (nothing), how far towards it
+    they go, and whether the autoencoder's round trip follows."""
+
+    settles: str
+    strength: float
+    round_trip: bool
+
+
+ENDINGS = {
+    "finisher": Ending("static", 0.4, True),
+    "static CRF": Ending("static", SETTLING_STRENGTH, False),
+    "round trip": Ending("", 0.0, True),
+    "scaling": Ending("scaling", 1.0, False),
+    "scaled round trip": Ending("scaling", 1.0, True),
+}
 
 
 @dataclass(frozen=True)
@@ -32,8 +53,9 @@ class Method:
     Attributes:
         refiner: "" (nothing left out), "bypass" (no parameters), "LatentCRF", "static" (LatentCRF's static form), "plain" (a
             network of the CRF's size).
-        finisher: "" (nothing), "finisher" (LatentCRF's static form on the last latents), "scaling" (the last latents times
-            a number).
+        finisher: "" (nothing) or one of `ENDINGS`: "finisher" (LatentCRF's static form settles the last latents, then they make
+            a round trip through the autoencoder), "static CRF" (the former alone, stronger), "round trip" (the latter alone),
+            "scaling" (the last latents times a number), "scaled round trip".
     """
 
     solver: str
@@ -52,11 +74,11 @@ class Method:
     @property
     def is_ours(self) -> bool:
         """Whether a CRF has part in it."""
-        return self.refiner in ("LatentCRF", "static") or self.finisher == "finisher"
+        return self.refiner in ("LatentCRF", "static") or self.finisher in ("finisher", "static CRF")
 
 
 class Scaling:
-    """What the finisher must not be mistaken for: less contrast. The last latents times `scale`."""
+    """What the static CRF must not be mistaken for: less contrast. The last latents times `scale`."""
 
     def __init__(self, scale: float = SCALE) -> None:
         self.scale = scale
@@ -68,41 +90,55 @@ class Scaling:
         return self.scale * observation.latents
 
 
-def all_methods(refiners: tuple[str, ...] = ("bypass", "LatentCRF"), finishers: tuple[str, ...] = ()) -> list[Method]:
+def all_methods(refiners: tuple[str, ...] = ("bypass", "LatentCRF")) -> list[Method]:
     """The benchmark's methods, the full run first."""
     plain = [Method("DDIM", steps) for steps in (50, 34, 25, 20, 15, 12, 10, 8, 6, 4)]
     plain += [Method(solver, steps) for solver in ("DPM-Solver++", "UniPC") for steps in (20, 15, 12, 10, 8, 6, 5, 4)]
     gaps = [("DDIM", 50, (33, 49)), ("DDIM", 50, (25, 50)), ("DPM-Solver++", 20, (12, 19))]
     gaps += [("DDIM", 50, (17, 42))]  # the last steps, which draw the details, remain
+    long_gaps = len(gaps)
     gaps += [
         (solver, steps, (steps - 1, steps)) for solver in ("DDIM", "DPM-Solver++") for steps in (5, 7, 9, 11)
     ]  # the CRF's output is the image
     gaps += [("DPM-Solver++", 10, (7, 10)), ("DPM-Solver++", 12, (8, 12))]
-    methods = plain + [Method(*gap, refiner) for gap in gaps for refiner in refiners]
-    if "finisher" in finishers:
-        ended = [each for each in plain if each.solver != "DDIM" or each.steps in (50, 34)]
-        ended += [
-            each for each in methods if each.bypass in ((33, 49), (17, 42)) and each.refiner in ("LatentCRF", "static")
-        ]
-        methods += [replace(each, finisher="finisher") for each in ended]
-    if "scaling" in finishers:
-        scaled = [("DDIM", 50), ("DPM-Solver++", 8), ("UniPC", 8), ("UniPC", 10), ("UniPC", 12)]
-        methods += [Method(*each, finisher="scaling") for each in scaled]
+    # the static form knows no level: after few steps its corrections are those of the last latents, which finishers make
+    methods = plain + [
+        Method(*gap, refiner)
+        for index, gap in enumerate(gaps)
+        for refiner in refiners
+        if refiner != "static" or index < long_gaps
+    ]
+    whole = [each for each in plain if each.solver != "DDIM" or each.steps in (50, 34)]
+    bypassed = [
+        each
+        for each in methods
+        if each.bypass in ((33, 49), (17, 42)) and each.refiner in ("bypass", "LatentCRF", "static")
+    ]
+    few = [each for each in plain if each.steps == 50 or each.solver == "UniPC" and each.steps in (8, 10, 12)]
+    few += [Method("DPM-Solver++", 8)]
+    ended = {"finisher": whole + bypassed, "round trip": whole}
+    for name in ENDINGS:
+        methods += [replace(each, finisher=name) for each in ended.get(name, few)]
     return methods
 
 
-def scheduler_of(
-    method: Method, pipeline: StableDiffusionPipeline, refiners: dict[str, LatentCRF | None], finishers: dict[str, Any]
-) -> Any:
-    """The method's scheduler, made from the pipeline's own noise levels."""
+def scheduler_of(method: Method, pipeline: StableDiffusionPipeline, refiners: dict[str, LatentCRF | None]) -> Any:
+    """The method's scheduler, made from the pipeline's own noise levels.
+
+    Args:
+        refiners: by their names in `Method`; "static" where the method ends with it.
+    """
     options = DPM_SOLVER_2M if method.solver == "DPM-Solver++" else {}
     inner = SOLVERS[method.solver].from_config(pipeline.scheduler.config, **options)
     if not method.refiner and not method.finisher:
         return inner
+    ending = ENDINGS.get(method.finisher, Ending("", 0.0, False))
+    finishers: dict[str, Any] = {"": None, "static": refiners.get("static"), "scaling": Scaling()}
     return LatentCRFScheduler(
         inner,
         refiners[method.refiner] if method.refiner else None,
         bypass=method.bypass,
-        finisher=finishers[method.finisher] if method.finisher else None,
-        finisher_strength=1.0 if method.finisher == "scaling" else FINISHER_STRENGTH,
+        finisher=finishers[ending.settles],
+        finisher_strength=ending.strength,
+        vae=pipeline.vae if ending.round_trip else None,
     )

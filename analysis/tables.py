@@ -8,7 +8,7 @@ import pandas as pd
 
 from analysis import measures
 from analysis.frontier import FULL
-from analysis.rivals import Method
+from analysis.rivals import ENDINGS, Method
 
 # In benchmark.csv each has a column of estimates and two of its 95 % interval.
 MEASURES = (
@@ -45,10 +45,10 @@ def row_of(method: Method, kept: dict[str, np.ndarray], prompts: int, seeds: int
 
 def compare(methods: list[Method], kept: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
     """Each run against the full one in KID and R@5; those with a CRF also against the best rival that takes no more time, of
-    all and of those that are not merely scaled, and in every measure against their twins.
+    all and of those whose last latents stay as they are, and in every measure against their twins.
 
     Twins, where they were measured: the same bypass without parameters and with a plain network; the same run without the
-    finisher and with mere scaling in its place. A scaled run is compared with the same run as it was.
+    finisher and with another one. A finished run without a CRF is compared with the same run as it was.
 
     Differences are `method` minus `against`, paired by prompt; ratios of diversity are to the full run.
     """
@@ -67,9 +67,10 @@ def compare(methods: list[Method], kept: dict[str, dict[str, np.ndarray]]) -> pd
     for method in methods:
         ours, name, twins = kept[method.name], method.name, []
         if method.finisher:
-            twins = [replace(method, finisher=other).name for other in ("", "scaling") if other != method.finisher]
-        elif method.is_ours:
-            twins = [replace(method, refiner=refiner).name for refiner in ("bypass", "plain")]
+            others = ENDINGS if method.is_ours else ()
+            twins = [replace(method, finisher=other).name for other in ("", *others) if other != method.finisher]
+        if method.refiner in ("LatentCRF", "static"):
+            twins += [replace(method, refiner=refiner).name for refiner in ("bypass", "plain")]
         for measure, sign in SIGNS.items():
             key = f"draws_{measure}"
             if key not in ours:

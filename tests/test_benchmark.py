@@ -15,10 +15,11 @@ from analysis.benchmark import main
 from analysis.frontier import FULL
 from analysis.generate import load_pipeline, sample
 from analysis.prompts import core_subjects, draw_prompts, remaining_prompts, validation_prompts
-from analysis.rivals import Method, Scaling, all_methods, scheduler_of
+from analysis.rivals import ENDINGS, SCALE, Method, Scaling, all_methods, scheduler_of
 from analysis.tables import compare, markdown, row_of
 from analysis.trials import clock, measure
-from latentcrf import LatentCRF, LatentCRFScheduler
+from latentcrf import LatentCRF, LatentCRFScheduler, Observation
+from latentcrf.autoencoder import round_trip
 from latentcrf.perceptual import MODELS
 
 
@@ -31,17 +32,25 @@ def subject_rows(count: int) -> list[dict[str, Any]]:
 
 
 def test_methods_have_names_of_their_own_and_the_full_run_comes_first() -> None:
-    methods = all_methods(("bypass", "LatentCRF", "static", "plain"), ("finisher", "scaling"))
+    methods = all_methods(("bypass", "LatentCRF", "static", "plain"))
     assert methods[0].name == FULL
     names = [method.name for method in methods]
     assert len(set(names)) == len({frontier.file_name(name) for name in names}) == len(names)
     assert Method("DDIM", 50, (33, 49), "LatentCRF").name == "DDIM-50 LatentCRF (33, 49)"
     assert Method("UniPC", 6, finisher="finisher").name == "UniPC-6 + finisher"
     ours = {method.name for method in methods if method.is_ours}
-    assert {"DDIM-50 static (33, 49) + finisher", "DPM-Solver++-8 + finisher", "DDIM-50 LatentCRF (17, 42)"} <= ours
+    assert {
+        "DDIM-50 static (33, 49) + finisher",
+        "DPM-Solver++-8 + finisher",
+        "DPM-Solver++-8 + static CRF",
+        "DDIM-50 LatentCRF (17, 42)",
+        "DDIM-50 bypass (17, 42) + finisher",
+    } <= ours
     assert not ours & {
         "DPM-Solver++-8",
         "DPM-Solver++-8 + scaling",
+        "DPM-Solver++-8 + round trip",
+        "DPM-Solver++-8 + scaled round trip",
         "DDIM-50 plain (17, 42)",
         "DDIM-50 bypass (17, 42)",
     }
@@ -50,32 +59,38 @@ def test_methods_have_names_of_their_own_and_the_full_run_comes_first() -> None:
 def test_schedulers_make_as_many_calls_as_their_method_says() -> None:
     pipeline = load_pipeline()
     static = LatentCRF(form="static")
-    for method in all_methods(("bypass", "static"), ("finisher", "scaling")):
-        scheduler = scheduler_of(
-            method,
-            pipeline,
-            {"bypass": None, "static": static, "LatentCRF": None},
-            {"finisher": static, "scaling": Scaling()},
-        )
+    for method in all_methods(("bypass", "static")):
+        scheduler = scheduler_of(method, pipeline, {"bypass": None, "static": static})
         scheduler.set_timesteps(method.steps)
         left_out = 0 if method.bypass is None else method.bypass[1] - method.bypass[0]
         assert len(scheduler.timesteps) == method.steps - left_out, method.name
         assert isinstance(scheduler, LatentCRFScheduler) == (method.bypass is not None or method.finisher != "")
         found = getattr(scheduler, "finisher", None)
-        wanted = {"": found is None, "finisher": found is static, "scaling": isinstance(found, Scaling)}
-        assert wanted[method.finisher], method.name
+        settles = ENDINGS[method.finisher].settles if method.finisher else ""
+        wanted = {"": found is None, "static": found is static, "scaling": isinstance(found, Scaling)}
+        assert wanted[settles], method.name
+        goes_round = "finisher" in method.finisher or "round trip" in method.finisher
+        assert (getattr(scheduler, "vae", None) is pipeline.vae) == goes_round, method.name
 
 
-def test_scaling_scales_the_last_latents() -> None:
+def test_what_becomes_of_the_last_latents() -> None:
     pipeline = load_pipeline()
-    method = Method("DPM-Solver++", 4)
-    plain, scaled = (
-        sample(
-            pipeline, ["rocket"], [0], steps=4, scheduler=scheduler_of(each, pipeline, {}, {"scaling": Scaling(0.5)})
-        )
-        for each in (method, replace(method, finisher="scaling"))
-    )
-    assert torch.allclose(scaled, 0.5 * plain, atol=1e-5)
+    static = LatentCRF.from_pretrained(MODELS / "emoji-latentcrf-static").eval()
+    method, made = Method("DPM-Solver++", 4), {}
+    for name in ("", *ENDINGS):
+        scheduler = scheduler_of(replace(method, finisher=name), pipeline, {"static": static})
+        made[name] = sample(pipeline, ["rocket"], [0], steps=4, scheduler=scheduler, bf16=False)
+    latents = made[""]
+    with torch.no_grad():
+        settled = static(Observation(latents, latents, 1.0, 1.0))
+    assert torch.allclose(made["scaling"], SCALE * latents, atol=1e-5)
+    assert torch.allclose(made["static CRF"], torch.lerp(latents, settled, 0.7), atol=1e-5)
+    for name, before in (
+        ("round trip", latents),
+        ("scaled round trip", SCALE * latents),
+        ("finisher", torch.lerp(latents, settled, 0.4)),
+    ):
+        assert torch.allclose(made[name], round_trip(pipeline.vae, before), atol=1e-4), name
 
 
 def test_reported_prompts_are_not_those_of_choices() -> None:
@@ -151,6 +166,7 @@ def test_a_finished_run_is_compared_with_the_same_run_and_scaling() -> None:
     ours, plain = Method("UniPC", 8, finisher="finisher"), Method("UniPC", 8)
     scaled, bypass = Method("UniPC", 8, finisher="scaling"), Method("DDIM", 9, (8, 9), "bypass")
     methods = [Method("DDIM", 50), plain, bypass, scaled, ours]
+    bypassed = [replace(bypass, finisher="finisher"), replace(bypass, refiner="LatentCRF", finisher="finisher")]
     found = [kept(1, 0.1, 0.6), kept(0.2, 0.1, 0.5), kept(0.2, 0.3, 0.5), kept(0.2, 0.09, 0.5), kept(0.21, 0.05, 0.5)]
     table = compare(methods, dict(zip([method.name for method in methods], found, strict=True)))
     assert set(table["method"]) == {ours.name, scaled.name, plain.name, bypass.name}
@@ -162,6 +178,13 @@ def test_a_finished_run_is_compared_with_the_same_run_and_scaling() -> None:
     # the best of all is the scaled one, of the others the plain
     assert set(kid.index) == {FULL, plain.name, scaled.name}
     assert kid.loc[plain.name, "value"] == pytest.approx(-0.05) and kid["better"].all()
+    # behind a bypass: also with the same bypass without parameters, finished alike
+    found += [kept(0.3, 0.08, 0.5), kept(0.3, 0.06, 0.5)]
+    methods += bypassed
+    table = compare(methods, dict(zip([method.name for method in methods], found, strict=True)))
+    kid = table[table["measure"] == "kid, difference"]
+    kid = kid[kid["method"] == bypassed[1].name].set_index("against")
+    assert kid.loc[bypassed[0].name, "value"] == pytest.approx(-0.02)
 
 
 def test_table_markdown_and_figure() -> None:

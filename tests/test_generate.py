@@ -1,12 +1,13 @@
 """Generation for measurements, on a pipeline of tiny random parts."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from analysis.generate import counted, decode, encode, initial_noise, load_pipeline, sample, scheduled
+from analysis.generate import counted, decode, encode, initial_noise, load_pipeline, remembering, sample, scheduled
 from latentcrf import LatentCRFScheduler
 
 PROMPTS = ["red apple", "apple", "red", "pizza", ""]
@@ -61,6 +62,22 @@ def test_bypass_makes_fewer_calls_and_leaves_the_pipeline_as_it_was(pipeline: St
         pass
     sample(pipeline, ["red"], [0], steps=2)
     assert calls == []
+
+
+def test_a_remembered_call_is_made_once_and_answered_alike(pipeline: StableDiffusionPipeline) -> None:
+    own, bypass = pipeline.unet, LatentCRFScheduler(pipeline.scheduler, None, bypass=(6, 9))
+    how: dict[str, Any] = {"steps": 10, "batch_size": 5}
+    expected = [sample(pipeline, PROMPTS, range(5), scheduler=each, **how) for each in (None, bypass)]
+    with remembering(pipeline), counted(own) as made, counted(pipeline.unet) as asked:
+        found = [sample(pipeline, PROMPTS, range(5), scheduler=each, **how) for each in (None, bypass)]
+        assert (len(asked), len(made)) == (
+            17,
+            11,
+        )  # of the bypass's seven calls the six before the gap are the full run's
+        other = sample(pipeline, PROMPTS, range(1, 6), **how)
+    assert pipeline.unet is own
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert torch.equal(other, sample(pipeline, PROMPTS, range(1, 6), **how))
 
 
 def test_wrong_input_is_named(pipeline: StableDiffusionPipeline, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from diffusers import (
 )
 
 from latentcrf import LatentCRF, LatentCRFScheduler, Observation, hand_over
+from latentcrf.autoencoder import round_trip
 from latentcrf.levels import TREND_GAP, clean_estimate, coefficients, earlier_calls, level, log_snr
 
 SCHEDULERS = [
@@ -78,6 +79,11 @@ def finisher() -> LatentCRF:
     finisher = LatentCRF(form="static")
     torch.nn.init.constant_(finisher.raw_reliability, 1.0)  # a fresh one hardly changes anything
     return finisher.eval()
+
+
+def clean(latents: torch.Tensor) -> Observation:
+    """Last latents, which are their own estimate."""
+    return Observation(latents, latents, 1.0, 1.0)
 
 
 def ddim() -> DDIMScheduler:
@@ -412,6 +418,58 @@ def test_the_finisher_ends_image_to_image(pipe, crf, finisher) -> None:
     without = edited(None)
     settled = finisher(Observation(without, without, 1.0, 1.0))
     assert torch.equal(edited(finisher), torch.lerp(without, settled, 0.7))
+
+
+@pytest.mark.parametrize("kind", SCHEDULERS)
+@pytest.mark.parametrize("bypass", [None, (4, 9), (7, 10)])
+def test_the_round_trip_comes_after_the_finisher(pipe, crf, finisher, kind, bypass) -> None:
+    without = run(pipe, LatentCRFScheduler(inner(kind), crf, bypass))
+    calls = run.calls
+    for last, before in ((None, without), (finisher, torch.lerp(without, finisher(clean(without)), 0.4))):
+        scheduler = LatentCRFScheduler(inner(kind), crf, bypass, finisher=last, finisher_strength=0.4, vae=pipe.vae)
+        found = run(pipe, scheduler)
+        assert run.calls == calls
+        assert torch.allclose(found, round_trip(pipe.vae, before), atol=1e-5)
+        assert (found - without).abs().mean() > 0.01 * without.abs().mean()
+
+
+def test_a_round_trip_by_hand(pipe) -> None:
+    vae = AutoencoderKL(
+        block_out_channels=(8,), latent_channels=4, norm_num_groups=4, scaling_factor=0.5, shift_factor=0.1
+    )
+    latents = torch.randn(2, 4, 8, 8)
+    with torch.no_grad():
+        vae.decoder.conv_out.weight *= 10  # so that images leave their range
+        images = vae.decode(latents / 0.5 + 0.1).sample
+        expected = (vae.encode(images.clamp(-1, 1)).latent_dist.mean - 0.1) * 0.5
+    assert (images.abs() > 1).any()
+    assert torch.allclose(round_trip(vae, latents), expected)
+    assert not round_trip(vae, latents.requires_grad_()).requires_grad
+    half = copy.deepcopy(vae).half()
+    assert round_trip(half, latents.half()).dtype == torch.float16 and half.dtype == torch.float16
+    assert torch.allclose(round_trip(half, latents.half()).float(), expected, atol=0.02)
+
+
+def test_an_autoencoder_that_makes_no_round_trip(pipe, crf) -> None:
+    with pytest.raises(ValueError, match="vae must be the pipeline's autoencoder, .* it is a LatentCRF"):
+        LatentCRFScheduler(inner(DDIMScheduler), None, None, vae=crf)
+    tiny = diffusers.AutoencoderTiny(latent_channels=4, encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8),
+                                     num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1))  # fmt: skip
+    with pytest.raises(ValueError, match="AutoencoderTiny encodes to no distribution"):
+        round_trip(tiny, torch.randn(1, 4, 8, 8))
+
+
+def test_a_saved_round_trip_asks_for_the_pipelines_autoencoder(pipe, tmp_path) -> None:
+    LatentCRFScheduler(inner(DDIMScheduler), None, (4, 9), vae=pipe.vae).save_pretrained(tmp_path)
+    again = LatentCRFScheduler.from_pretrained(tmp_path)
+    again.save_pretrained(tmp_path)  # what it lacks is not forgotten
+    again = LatentCRFScheduler.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="saved with a round trip .* `pipe.scheduler.vae = pipe.vae` first"):
+        run(pipe, again)
+    again.vae = pipe.vae
+    assert torch.equal(
+        run(pipe, again), run(pipe, LatentCRFScheduler(inner(DDIMScheduler), None, (4, 9), vae=pipe.vae))
+    )
 
 
 def test_the_finisher_is_saved_and_loaded(finisher, tmp_path) -> None:

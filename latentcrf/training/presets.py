@@ -38,5 +38,6 @@ PRESETS = {
     "emoji-experts": Preset(pairwise_rank=0),
     "emoji-prompt": Preset(reads_prompt=True),
     "emoji-no-trend": Preset(reads_trend=False),
+    "emoji-plain-no-trend": Preset(num_experts=0, pairwise_rank=0, reads_trend=False),
     "emoji-no-adversary": Preset(adversarial_weight=0.0, final_adversarial_weight=0.0),
 }
