@@ -21,6 +21,8 @@ ROOT = Path(__file__).parents[1]
 # the README's choice of the benchmark's methods
 FINISHED = (
     FULL,
+    "DDIM-34",
+    *(f"DDIM-50 {refiner} {bypass}" for bypass in ("(33, 49)", "(17, 42)") for refiner in ("LatentCRF", "static", "bypass")),
     *(f"UniPC-{steps}" for steps in (15, 12, 10, 8, 6, 5, 4)),
     *(f"DPM-Solver++-{steps}" for steps in (12, 10, 8, 6, 5, 4)),
 )
@@ -81,6 +83,7 @@ def finisher_table(table: pd.DataFrame, comparisons: pd.DataFrame) -> str:
         ReportError: a run or a comparison is missing.
     """
     by_name, compared = table.set_index("method"), Compared(comparisons)
+    # what a user would do instead: runs whose last latents stay as they are
     rivals = by_name[by_name["finisher"].isna() & ~by_name["refiner"].isin(["LatentCRF", "static"])]
     kid = "kid, difference"
     rows = []
@@ -98,13 +101,15 @@ def finisher_table(table: pd.DataFrame, comparisons: pd.DataFrame) -> str:
                 name, str(row["unet_calls"]), f"{row['time_ratio']:.2f}", f"{1000 * row['kid']:.1f}",
                 compared(ours, FULL, kid, 1, 1000), compared(ours, name, kid, 1, 1000),
                 f"{compared(ours, best, kid, 1, 1000)}, {best}",
-                compared(ours, f"{name} + scaling", kid, 1, 1000, optional=True),
+                compared(ours, f"{name} + round trip", kid, 1, 1000, optional=True),
+                compared(ours, f"{name} + scaled round trip", kid, 1, 1000, optional=True),
                 compared(ours, FULL, "r_at_5, difference", 3), compared(ours, FULL, "pairwise_lpips, ratio", 3),
             ]
         )  # fmt: skip
     titles = ["run + finisher", "U-Net calls", "time / full run", "KID x 1000", "to the full run"]
     titles += ["to the same run without", "to the best solver or bypass that takes no more time"]
-    titles += ["to the same run scaled", "R@5, to the full run", "pairwise LPIPS / full run"]
+    titles += ["to the same run with the round trip alone", "to the same run scaled, with the round trip"]
+    titles += ["R@5, to the full run", "pairwise LPIPS / full run"]
     return markdown_table(titles, rows)
 
 

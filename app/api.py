@@ -30,7 +30,7 @@ def build(services: Services) -> None:
         iterations: int = 5,
         bypass_start: int = 33,
         bypass_end: int = 49,
-        finisher: float = 0.0,
+        finisher: float = 0.4,
     ) -> dict[str, Any]:
         values = (prompt, seed, steps, guidance, iterations, bypass_start, bypass_end, finisher)
         return compare(services, dict(zip(NAMES, values, strict=True)))

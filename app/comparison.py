@@ -92,6 +92,7 @@ def compare(
             num_iterations=settings.iterations,
             finisher=models.finisher if settings.finisher else None,
             finisher_strength=settings.finisher,
+            vae=pipeline.vae if settings.finisher else None,
         ),
     }
     schedulers["latentcrf"].prompt_embeds = prompt["prompt_embeds"]

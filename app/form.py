@@ -99,7 +99,7 @@ def move_bypass(steps: float, shares: tuple[float, float]) -> tuple[Any, Any]:
     return start, n if shares[1] >= 1 else max(start + 1, min(round(shares[1] * n), n - 1))
 
 
-def plan(steps: float, start: float, end: float, finisher: float = 0.0) -> str:
+def plan(steps: float, start: float, end: float, finisher: float = DEFAULTS.finisher) -> str:
     """The sentence and the time lines for a choice of steps, before it runs."""
     try:
         chosen = {"steps": steps, "bypass_start": start, "bypass_end": end, "finisher": finisher}
@@ -148,7 +148,8 @@ def build_settings(services: Services, prompt: gr.Textbox, status: gr.HTML, stri
             start = number("bypass_start", "U-Net calls before the CRF takes over")
             end = number("bypass_end", "step at which the U-Net takes over again; equal to Steps: never")
             finisher = number(
-                "finisher", "0 (off) to 1: how far the static CRF settles LatentCRF's last latents; measured at 0.7"
+                "finisher",
+                "0 (off) to 1: how far a second CRF settles LatentCRF's last latents, before a round trip through the autoencoder; measured at 0.4",
             )
         with gr.Row():
             previews = gr.Checkbox(

@@ -24,7 +24,7 @@ def plan(settings: Settings, done: dict[str, int] | None = None) -> str:
     done = done or {}
     crf_done = " done" if done.get("latentcrf", 0) >= start else ""
     rest = "its result ends the run" if end == n else f"{n - end} more finish{'es' if n - end == 1 else ''} it"
-    finished = " The static CRF settles LatentCRF's last latents." if settings.finisher else ""
+    finished = " A second CRF settles LatentCRF's latents, which are then decoded and encoded once more." if settings.finisher else ""
     return (
         f'<p class="reading">Same noise for both: the full LDM makes {n} U-Net calls; LatentCRF makes {start}, a small '
         f"conditional random field (CRF) stands in for {end - start}, and {rest}.{finished}</p>"
@@ -72,7 +72,7 @@ def cards(result: Comparison | None) -> str:
     return (
         '<div class="cards">'
         + _card("U-Net calls", _bars(calls, "{:.0f}"), "")
-        + _card("Sampler time", _bars(seconds, "{:.2f} s"), "the U-Net's loop and the CRF; no previews")
+        + _card("Sampler time", _bars(seconds, "{:.2f} s"), "the U-Net's loop and the CRFs; no previews")
         + _card("Speed-up", f'<output id="speed-up">{speed_up}</output>', "full LDM's time over LatentCRF's")
         + _card(
             "Difference",
