@@ -32,7 +32,7 @@ from analysis.tables import markdown_table
 from latentcrf import LatentCRF, Observation
 from latentcrf.emoji.dataset import DatasetError, load
 from latentcrf.files import replacing
-from latentcrf.levels import TREND_GAP, log_snr
+from latentcrf.model import trend
 from latentcrf.perceptual import MODELS, load_features
 from latentcrf.training.loop import RunError
 from latentcrf.training.observations import observe_coarse, observe_run
@@ -109,11 +109,8 @@ class EndedRuns:
 
 def straight_line(handed: Observation) -> Tensor:
     """What one would do with the trend and no network: from the earlier clean estimate through the last, and `SLOPE` on."""
-    if handed.earlier is None or handed.alpha_earlier is None or handed.alpha_denoised is None:
-        return handed.denoised
-    last, earlier = (log_snr(torch.as_tensor(each)) for each in (handed.alpha_denoised, handed.alpha_earlier))
-    share = SLOPE / (last - earlier).clamp(min=TREND_GAP)
-    return handed.denoised + share.view(-1, 1, 1, 1) * (handed.denoised - handed.earlier)
+    level = handed.alpha_in if handed.alpha_denoised is None else handed.alpha_denoised
+    return handed.denoised + SLOPE * trend(handed, level)[0]
 
 
 def compute(

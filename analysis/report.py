@@ -22,7 +22,11 @@ ROOT = Path(__file__).parents[1]
 FINISHED = (
     FULL,
     "DDIM-34",
-    *(f"DDIM-50 {refiner} {bypass}" for bypass in ("(33, 49)", "(17, 42)") for refiner in ("LatentCRF", "static", "bypass")),
+    *(
+        f"DDIM-50 {refiner} {bypass}"
+        for bypass in ("(33, 49)", "(17, 42)")
+        for refiner in ("LatentCRF", "static", "bypass")
+    ),
     *(f"UniPC-{steps}" for steps in (15, 12, 10, 8, 6, 5, 4)),
     *(f"DPM-Solver++-{steps}" for steps in (12, 10, 8, 6, 5, 4)),
 )

@@ -99,6 +99,21 @@ def hand_over(latents: Tensor, y: Tensor, alpha_in: Tensor | float, alpha_out: T
     return (a_out.sqrt() * mean + kept * (x - a_in.sqrt() * mean)).to(latents.dtype)
 
 
+def trend(o: Observation, alpha_denoised: Tensor | float) -> tuple[Tensor, Tensor]:
+    """How the clean estimate changes over a unit of log-SNR (B, C, H, W), from `o.earlier` to `o.denoised` at level
+    `alpha_denoised`, and the level of the former (B, 1, 1, 1). Zero, and the level of the latter, where there is no earlier one.
+
+    Estimates nearer to each other than `TREND_GAP` count as that far apart.
+    """
+    x0 = o.denoised.float()
+    a_denoised = as_level(alpha_denoised, x0)
+    if o.earlier is None or o.alpha_earlier is None:
+        return torch.zeros_like(x0), a_denoised
+    a_earlier = as_level(o.alpha_earlier, x0)
+    gap = log_snr(a_denoised) - log_snr(a_earlier)
+    return (x0 - o.earlier.float()) / gap.clamp(min=TREND_GAP), a_earlier
+
+
 class LatentCRF(ModelMixin, ConfigMixin):
     """The energy's parameters, read off an observation, and the solver that minimizes it.
 
@@ -241,25 +256,21 @@ class LatentCRF(ModelMixin, ConfigMixin):
         # The network reads x as the noise that it implies, of unit variance at every level.
         sigma = (1 - a_in).sqrt()
         noise = (x - a_in.sqrt() * x0) / sigma.clamp(min=1e-2)
-        inputs, levels, trend = [x0, noise], [a_in, a_out], None
+        inputs, levels, change = [x0, noise], [a_in, a_out], None
         a_denoised = a_in
         if self.reads_estimate_level:
             a_denoised = a_in if o.alpha_denoised is None else as_level(o.alpha_denoised, x)
             levels.append(a_denoised)
         if self.reads_trend:
-            earlier, a_earlier = x0, a_denoised
-            if o.earlier is not None and o.alpha_earlier is not None:
-                earlier, a_earlier = o.earlier.float(), as_level(o.alpha_earlier, x)
-            gap = log_snr(a_denoised) - log_snr(a_earlier)
-            trend = (x0 - earlier) / gap.clamp(min=TREND_GAP)  # the change over a unit of log-SNR
-            inputs.append(4 * trend)  # about of unit size, as the others
+            change, a_earlier = trend(o, a_denoised)
+            inputs.append(4 * change)  # about of unit size, as the others
             levels.append(a_earlier)
         network_inputs = torch.cat(inputs, dim=1).to(self.dtype), torch.cat(levels, dim=1)[:, :, 0, 0], prompt
         maps = self.head(self.network(*network_inputs)).float().split(self.head_sizes, dim=1)
         weight, features, reliability, response, correction, *reach = maps
         u = x0 + (1 - a_denoised).sqrt() * correction  # the less noise there was, the less there is to correct
-        if trend is not None:
-            u = u + reach[0] * trend
+        if change is not None:
+            u = u + reach[0] * change
         return (
             u,
             1e-3 + F.softplus(weight + math.log(math.e - 1)),  # 1 at the start
