@@ -19,9 +19,7 @@ to: a broken-off benchmark goes on from there, and with another CRF only its own
 import argparse
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,19 +47,25 @@ from latentcrf.perceptual import MODELS, load_features, load_lpips
 
 RESAMPLES = 2000
 SAMPLES = 6  # images shown of each method
+TIMED_TOGETHER = 4  # methods beside one full run
 
 
-def keep(path: Path, key: str, make: Callable[[], dict[str, np.ndarray]]) -> tuple[dict[str, np.ndarray], bool]:
-    """What `make` returns, kept in `path` together with `key`, and whether it had to be made: a file with this key is read."""
-    if path.exists():
-        with np.load(path) as file:
-            if file["key"].item() == key:
-                return dict(file), False
-        tqdm.write(f"{path.stem} was measured with another CRF or other settings of the time: again")
-    found = make() | {"key": np.array(key)}
+def read_kept(path: Path, key: str) -> dict[str, np.ndarray] | None:
+    """What `keep` wrote into `path`, or None where there is nothing or another key's."""
+    if not path.exists():
+        return None
+    with np.load(path) as file:
+        if file["key"].item() == key:
+            return dict(file)
+    tqdm.write(f"{path.stem} was measured with another CRF or other settings of the time: again")
+    return None
+
+
+def keep(path: Path, key: str, found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Write `found` into `path`, together with its `key`; returns it."""
     with replacing(path) as temporary, open(temporary, "wb") as opened:
-        np.savez_compressed(opened, **found)  # type: ignore[arg-type]
-    return found, True
+        np.savez_compressed(opened, **found, key=np.array(key))  # type: ignore[arg-type]
+    return found
 
 
 class Countdown:
@@ -130,26 +134,35 @@ def benchmark(options: argparse.Namespace) -> pd.DataFrame:
     left = Countdown(len(methods), "methods judged")
     with remembering(pipeline):  # many methods begin alike
         for method in methods:
-            scheduler = scheduler_of(method, pipeline, refiners)
-            kept[method.name], made = keep(
-                folder / f"{frontier.file_name(method.name)}.npz",
-                keys[method.name],
-                partial(measure, method, task, pipeline, scheduler, full, judges, real_images),
-            )
-            left.tell(made)
+            path = folder / f"{frontier.file_name(method.name)}.npz"
+            found = read_kept(path, keys[method.name])
+            if is_new := found is None:
+                scheduler = scheduler_of(method, pipeline, refiners)
+                made = measure(method, task, pipeline, scheduler, full, judges, real_images)
+                found = keep(path, keys[method.name], made)
+            kept[method.name] = found
+            left.tell(is_new)
             if full is None:
-                latents = torch.from_numpy(kept[method.name]["latents"])
+                latents = torch.from_numpy(found["latents"])
                 full = decode(pipeline, latents, bf16=task.bf16), latents
-    left = Countdown(len(methods), "methods timed")
-    for method in methods:  # apart from the rest, so that all are timed under the same conditions
-        scheduler = scheduler_of(method, pipeline, refiners)
-        seconds, made = keep(
-            folder / f"{frontier.file_name(method.name)}-time.npz",
-            digest({"network": keys[method.name], "rounds": options.rounds, "threads": options.threads}),
-            partial(clock, method, task, pipeline, scheduler, options.rounds, options.threads),
-        )
-        kept[method.name] |= seconds
-        left.tell(made)
+
+    # Timed apart from the rest, so that all are timed under the same conditions.
+    paths = {each.name: folder / f"{frontier.file_name(each.name)}-time.npz" for each in methods}
+    timing = {"rounds": options.rounds, "threads": options.threads, "together": TIMED_TOGETHER}
+    time_keys = {each.name: digest(timing | {"network": keys[each.name]}) for each in methods}
+    seconds = {each.name: read_kept(paths[each.name], time_keys[each.name]) for each in methods}
+    due = [each for each in methods if seconds[each.name] is None]
+    left = Countdown(len(due), "methods timed")
+    for begin in range(0, len(due), TIMED_TOGETHER):
+        group = due[begin : begin + TIMED_TOGETHER]
+        schedulers = [scheduler_of(each, pipeline, refiners) for each in group]
+        for method, ratios in zip(
+            group, clock(group, task, pipeline, schedulers, options.rounds, options.threads), strict=True
+        ):
+            seconds[method.name] = keep(paths[method.name], time_keys[method.name], ratios)
+            left.tell(True)
+    for name, ratios_of in seconds.items():
+        kept[name] |= ratios_of or {}
 
     table = pd.DataFrame([row_of(method, kept[method.name], options.prompts, options.seeds) for method in methods])
     comparisons = compare(methods, kept)

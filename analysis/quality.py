@@ -14,7 +14,7 @@ and NAME-summary.csv (the figures with 95 % bootstrap intervals) to --out.
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +111,10 @@ def ldm(options: argparse.Namespace) -> None:
     write("ldm", items, summary, options.out)
 
 
-def time_ratios(
-    run: Callable[[Any], Any], first: Any, second: Any, rounds: int, threads: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds of `run(first)` and of `run(second)`, interleaved A B A B after one warm-up each: two arrays (rounds,).
+def interleaved_seconds(
+    run: Callable[[Any], Any], arguments: Sequence[Any], rounds: int, threads: int | None = None
+) -> np.ndarray:
+    """Seconds of `run` for each of the arguments, interleaved A B C A B C ... after a warm-up of each: (arguments, rounds).
 
     On `threads` CPU threads, None: as many as there are now.
     """
@@ -122,17 +122,16 @@ def time_ratios(
     torch.set_num_threads(threads or before)
     seconds = []
     try:
-        for _ in tqdm(range(rounds + 1), desc="timing", unit="pair", disable=None):
-            pair = []
-            for argument in (first, second):
+        for _ in tqdm(range(rounds + 1), desc="timing", unit="round", disable=None):
+            this_round = []
+            for argument in arguments:
                 begin = time.perf_counter()
                 run(argument)
-                pair.append(time.perf_counter() - begin)
-            seconds.append(pair)
+                this_round.append(time.perf_counter() - begin)
+            seconds.append(this_round)
     finally:
         torch.set_num_threads(before)
-    a, b = np.array(seconds[1:]).T
-    return a, b
+    return np.array(seconds[1:]).T
 
 
 def crf(options: argparse.Namespace) -> None:
@@ -185,7 +184,7 @@ def crf(options: argparse.Namespace) -> None:
             bf16=options.bf16,
         )
 
-    full, ours = time_ratios(once, "full", "crf", options.rounds, options.threads)
+    full, ours = interleaved_seconds(once, ("full", "crf"), options.rounds, options.threads)
     measured |= {
         "seconds a sampler run, full": (full, np.median),
         "seconds a sampler run, crf": (ours, np.median),

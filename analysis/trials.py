@@ -1,6 +1,7 @@
 """One method of the benchmark at a time: what it makes, how that is judged, how long it takes."""
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from analysis import measures
 from analysis.gallery import embed
 from analysis.generate import STEPS, counted, decode, encode, sample, sample_encoded
-from analysis.quality import time_ratios
+from analysis.quality import interleaved_seconds
 from analysis.rivals import Method
 
 FRECHET_RESAMPLES = 200
@@ -123,18 +124,22 @@ def measure(
 
 
 def clock(
-    method: Method, task: Task, pipeline: StableDiffusionPipeline, scheduler: Any, rounds: int, threads: int
-) -> dict[str, np.ndarray]:
-    """The sampler's time to the full run's: `ratios` (rounds,) of interleaved pairs, batch 1, on `threads` CPU threads.
+    methods: Sequence[Method], task: Task, pipeline: StableDiffusionPipeline, schedulers: Sequence[Any], rounds: int,
+    threads: int,
+) -> list[dict[str, np.ndarray]]:  # fmt: skip
+    """The samplers' times to the full run's: of each method `ratios` (rounds,), batch 1, on `threads` CPU threads, from rounds of
+    the full run and then every method once.
 
     The prompt is encoded before: that costs every method the same.
     """
-    settings = {"full": (None, STEPS), "this": (scheduler, method.steps)}
     embeds, seeds = encode(pipeline, task.captions[:1]), task.seeds[:1]
 
-    def once(which: str) -> None:
-        chosen, steps = settings[which]
-        sample_encoded(pipeline, embeds, seeds, steps=steps, guidance=task.guidance, scheduler=chosen, bf16=task.bf16)
+    def once(chosen: tuple[Any, int]) -> None:
+        scheduler, steps = chosen
+        sample_encoded(
+            pipeline, embeds, seeds, steps=steps, guidance=task.guidance, scheduler=scheduler, bf16=task.bf16
+        )
 
-    full_seconds, seconds = time_ratios(once, "full", "this", rounds, threads)
-    return {"ratios": seconds / full_seconds}
+    chosen = [(scheduler, method.steps) for scheduler, method in zip(schedulers, methods, strict=True)]
+    full, *others = interleaved_seconds(once, [(None, STEPS), *chosen], rounds, threads)
+    return [{"ratios": seconds / full} for seconds in others]

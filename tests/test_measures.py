@@ -11,7 +11,7 @@ from PIL import Image
 from analysis import measures
 from analysis.gallery import load_gallery
 from analysis.prompts import draw_prompts
-from analysis.quality import captioned_sheet, main, time_ratios
+from analysis.quality import captioned_sheet, interleaved_seconds, main
 from latentcrf.perceptual import load_lpips
 
 
@@ -148,9 +148,9 @@ def test_sheet_shows_every_image_and_fits_long_captions() -> None:
 
 def test_timed_runs_are_interleaved() -> None:
     order: list[str] = []
-    first, second = time_ratios(order.append, "a", "b", rounds=3)
-    assert order == ["a", "b"] * 4
-    assert first.shape == second.shape == (3,)
+    first, second, third = interleaved_seconds(order.append, "abc", rounds=3)
+    assert order == ["a", "b", "c"] * 4
+    assert first.shape == second.shape == third.shape == (3,)
     assert (first > 0).all()
 
 
