@@ -23,11 +23,11 @@ def plan(settings: Settings, done: dict[str, int] | None = None) -> str:
     n, start, end = settings.steps, settings.bypass_start, settings.bypass_end
     done = done or {}
     crf_done = " done" if done.get("latentcrf", 0) >= start else ""
-    rest = "its result ends the run" if end == n else f"{n - end} more finish{'es' if n - end == 1 else ''} it"
-    finished = " A second CRF settles LatentCRF's latents, which are then decoded and encoded once more." if settings.finisher else ""
+    rest = "which ends the run" if end == n else f"then {n - end} more"
+    finished = "; a second CRF settles the result" if settings.finisher else ""
     return (
-        f'<p class="reading">Same noise for both: the full LDM makes {n} U-Net calls; LatentCRF makes {start}, a small '
-        f"conditional random field (CRF) stands in for {end - start}, and {rest}.{finished}</p>"
+        f'<p class="reading">Same noise for both. Full LDM: {n} U-Net calls. LatentCRF: {start}, a small conditional random '
+        f"field (CRF) in place of {end - start}, {rest}{finished}.</p>"
         '<div class="timelines">'
         + _timeline("full", n, _cells(n, done.get("full", 0)))
         + _timeline(
@@ -109,5 +109,7 @@ def about() -> str:
     return (
         '<div class="about"><h3>What the CRF changes</h3><p>Where the bypass begins, the LDM has an estimate of the '
         "finished image: that is the picture before. The CRF moves it to the minimum of a learned energy in a few "
-        "iterations: the picture after. The U-Net then takes over again, unless the bypass runs to the end.</p></div>"
+        "iterations: the picture after. The U-Net then takes over again, unless the bypass runs to the end. Last of all a second "
+        "CRF settles the result, and the autoencoder takes it round once more, decoded and encoded: LatentCRF's image above (the "
+        "setting Finisher; 0 leaves both out).</p></div>"
     )

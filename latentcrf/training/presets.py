@@ -26,8 +26,8 @@ class Preset:
     final_adversarial_weight: float = 0.5
 
 
-# "emoji" and "emoji-static" ship. The others are for comparison: what each part of the method adds. "emoji-plain" has no
-# field at all: the network's u.
+# "emoji-no-trend" and "emoji-static" ship; "emoji" sees more and comes nearer. The others are for comparison: what each part of the
+# method adds. "emoji-plain" has no field at all: the network's u.
 PRESETS = {
     "emoji": Preset(),
     "emoji-static": Preset(form="static"),
