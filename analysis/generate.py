@@ -68,7 +68,7 @@ class RememberedUNet(torch.nn.Module):
     """A U-Net that answers a call it has had before from memory: the same bits without the work.
 
     Methods that are measured on the same noise share the beginning of their runs, and a finished run shares all of it.
-    Give it to nothing whose time counts.
+    Give it to nothing whose time counts. Calls with more than latents, timestep and prompt (SDXL's) are made every time.
 
     Args:
         unet: the U-Net whose answers are kept; called as the pipeline calls it, with `return_dict=False`.
@@ -90,12 +90,14 @@ class RememberedUNet(torch.nn.Module):
     def forward(
         self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, return_dict: bool = False, **others: Any
     ) -> tuple[Tensor]:
+        if any(value is not None for value in others.values()):
+            return self.unet(sample, timestep, encoder_hidden_states, return_dict=False, **others)
         asked = hashlib.sha256()
         for part in (sample, torch.as_tensor(timestep), encoder_hidden_states):
             asked.update(part.float().contiguous().cpu().numpy().tobytes())
         key = asked.digest()
         if key not in self.answers:
-            made = self.unet(sample, timestep, encoder_hidden_states, return_dict=False, **others)
+            made = self.unet(sample, timestep, encoder_hidden_states, return_dict=False)
             self.answers[key] = made[0]
         return (self.answers[key],)
 

@@ -74,7 +74,9 @@ class Method:
     @property
     def is_ours(self) -> bool:
         """Whether a CRF has part in it."""
-        return self.refiner in ("LatentCRF", "static") or self.finisher in ("finisher", "static CRF")
+        return self.refiner in ("LatentCRF", "static") or (
+            self.finisher != "" and ENDINGS[self.finisher].settles == "static"
+        )
 
 
 class Scaling:

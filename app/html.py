@@ -72,7 +72,7 @@ def cards(result: Comparison | None) -> str:
     return (
         '<div class="cards">'
         + _card("U-Net calls", _bars(calls, "{:.0f}"), "")
-        + _card("Sampler time", _bars(seconds, "{:.2f} s"), "the U-Net's loop and the CRFs; no previews")
+        + _card("Sampler time", _bars(seconds, "{:.2f} s"), "U-Net, CRFs and round trip; no previews")
         + _card("Speed-up", f'<output id="speed-up">{speed_up}</output>', "full LDM's time over LatentCRF's")
         + _card(
             "Difference",
