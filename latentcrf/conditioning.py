@@ -70,7 +70,7 @@ class SelfAttention(nn.Module):
 
 
 class ConditioningNetwork(nn.Module):
-    """A small residual U-Net whose work is mostly at half resolution.
+    """A small residual U-Net whose work is mostly at half resolution, unless `num_fine_blocks` blocks more are at the full one.
 
     Maps (B, in_channels, H, W), noise levels (B, num_levels) and, where `prompt_dim` is given, the prompt's token states
     (B, tokens, prompt_dim) to features (B, channels, H, W). No position enters, so any grid size will do; odd sizes
@@ -86,6 +86,7 @@ class ConditioningNetwork(nn.Module):
         embedding_dim: int = 96,
         num_levels: int = 3,
         prompt_dim: int | None = None,
+        num_fine_blocks: int = 0,
     ) -> None:
         super().__init__()
         self.levels = LevelEmbedding(num_levels, embedding_dim)
@@ -96,6 +97,7 @@ class ConditioningNetwork(nn.Module):
         self.coarse = nn.ModuleList(ResidualBlock(coarse_channels, embedding_dim) for _ in range(num_coarse_blocks))
         self.attention = SelfAttention(coarse_channels)
         self.up = nn.Conv2d(coarse_channels, channels, 1)
+        self.fine = nn.ModuleList(ResidualBlock(channels, embedding_dim) for _ in range(num_fine_blocks))
         self.fine_out = ResidualBlock(channels, embedding_dim)
         self.norm = nn.GroupNorm(8, channels)
 
@@ -114,6 +116,8 @@ class ConditioningNetwork(nn.Module):
             if index == len(self.coarse) // 2:
                 h = self.attention(h)
         h = fine + F.interpolate(self.up(h), scale_factor=2.0, mode="nearest")
+        for block in self.fine:
+            h = block(h, embedding)
         h = F.silu(self.norm(self.fine_out(h, embedding)))
         return h[:, :, :height, :width]
 

@@ -125,11 +125,13 @@ class LatentCRF(ModelMixin, ConfigMixin):
         num_experts: K of the higher-order term; 0 leaves the term out.
         filter_size: k of the experts' k x k filters, odd.
         pairwise_rank: R of the pairwise term; 0 leaves the term out.
-        channels, coarse_channels, num_coarse_blocks: the network's width at full resolution, and its width and depth
-            at half resolution (conditional form).
+        channels, coarse_channels, num_coarse_blocks, num_fine_blocks: the network's width at full resolution, its width and depth
+            at half resolution, and the blocks that it has at full resolution beside the first and the last (conditional form).
         prompt_dim: D of the prompt's token states, or None for a CRF that does not see the prompt.
         reads_estimate_level: whether the network is told `Observation.alpha_denoised` (conditional form).
         reads_trend: whether it is shown how the clean estimate has changed since `Observation.earlier` (conditional form).
+        corrects_clean: whether it corrects clean latents as much as noisy ones: for a finisher of runs. Else the less noise there
+            was, the less is there to correct, and nothing in the last latents of a run (conditional form).
 
     A fresh model is nearly the identity on x0_hat: u = x0_hat, lambda = 1, the other terms small. Training thus
     starts from the bypass without parameters.
@@ -155,6 +157,8 @@ class LatentCRF(ModelMixin, ConfigMixin):
         prompt_dim: int | None = None,
         reads_estimate_level: bool = True,
         reads_trend: bool = True,
+        num_fine_blocks: int = 0,
+        corrects_clean: bool = False,
     ) -> None:
         super().__init__()
         if form not in FORMS:
@@ -171,6 +175,7 @@ class LatentCRF(ModelMixin, ConfigMixin):
         self.latent_channels, self.form, self.target, self.prompt_dim = latent_channels, form, target, prompt_dim
         self.num_experts, self.pairwise_rank = num_experts, pairwise_rank
         self.reads_estimate_level, self.reads_trend = reads_estimate_level, reads_trend
+        self.corrects_clean = corrects_clean
         if pairwise_rank:
             self.mixing = nn.Parameter(torch.eye(latent_channels))
         if num_experts:
@@ -192,6 +197,7 @@ class LatentCRF(ModelMixin, ConfigMixin):
                 num_coarse_blocks,
                 num_levels=2 + reads_estimate_level + reads_trend,
                 prompt_dim=prompt_dim,
+                num_fine_blocks=num_fine_blocks,
             )
             # one map for lambda, then those for phi, alpha, b, the correction of x0_hat and how far to follow its trend
             self.head_sizes = [1, pairwise_rank, num_experts, num_experts, latent_channels]
@@ -268,7 +274,7 @@ class LatentCRF(ModelMixin, ConfigMixin):
         network_inputs = torch.cat(inputs, dim=1).to(self.dtype), torch.cat(levels, dim=1)[:, :, 0, 0], prompt
         maps = self.head(self.network(*network_inputs)).float().split(self.head_sizes, dim=1)
         weight, features, reliability, response, correction, *reach = maps
-        u = x0 + (1 - a_denoised).sqrt() * correction  # the less noise there was, the less there is to correct
+        u = x0 + (correction if self.corrects_clean else (1 - a_denoised).sqrt() * correction)
         if change is not None:
             u = u + reach[0] * change
         return (

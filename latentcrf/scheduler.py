@@ -77,8 +77,8 @@ class LatentCRFScheduler(SchedulerMixin):
             Whole numbers are steps, 1 <= first < last <= n; numbers with a point are fractions of n. last = n: the LDM
             does not take over again, and the CRF's y is the final latent. None, or first = last: nothing is left out.
         num_iterations: the CRF's iterations, and the finisher's.
-        finisher: a second CRF, of the static form, that settles the latents at the very end of the run, or None. It costs
-            no U-Net call, and works with or without a bypass.
+        finisher: a second CRF that settles the latents at the very end of the run, or None: one trained for that
+            (`corrects_clean`), or one of the static form. It costs no U-Net call, and works with or without a bypass.
         finisher_strength: how far towards what the finisher makes of them the last latents go: 0 not at all, 1 all the way.
         vae: the pipeline's autoencoder, or None. With it the last latents, settled by the finisher if there is one, are decoded
             and encoded again (`latentcrf.autoencoder.round_trip`), which brings them nearer to those of pictures for about the
@@ -112,9 +112,10 @@ class LatentCRFScheduler(SchedulerMixin):
         check_scheduler(scheduler)
         if num_iterations < 0:
             raise ValueError(f"num_iterations is {num_iterations}; accepted are 0, 1, 2, ...")
-        if getattr(finisher, "form", "static") != "static":
+        if getattr(finisher, "form", "static") != "static" and not getattr(finisher, "corrects_clean", True):
             raise ValueError(
-                "The finisher must be a LatentCRF of form 'static'; the conditional form corrects nothing in clean latents."
+                "The finisher must be a LatentCRF of form 'static', or one made with corrects_clean=True; this one, made for "
+                "hand-overs, corrects nothing in clean latents."
             )
         if not 0 <= finisher_strength <= 1:
             raise ValueError(f"finisher_strength is {finisher_strength}; accepted are 0 to 1.")

@@ -111,6 +111,27 @@ def test_the_correction_vanishes_with_the_noise() -> None:
     assert corrections[0] > 3 * corrections[1] > 9 * corrections[2] > 0
 
 
+def test_a_finisher_corrects_clean_latents_too() -> None:
+    finisher = stirred(LatentCRF(corrects_clean=True, num_fine_blocks=2, **SMALL))
+    hand_over_crf = stirred(LatentCRF(num_experts=0, pairwise_rank=0, **SMALL))
+    x = torch.randn(2, 4, 6, 5)
+    clean = Observation(x, x, 1.0, 1.0)
+    assert (finisher(clean) - x).std() > 0.01
+    assert torch.allclose(hand_over_crf(clean), x, atol=1e-6)
+    assert torch.allclose(LatentCRF(corrects_clean=True, num_fine_blocks=2, **SMALL)(clean), x, atol=0.1)  # at first
+
+
+def test_fine_blocks_are_all_used() -> None:
+    crf = stirred(LatentCRF(num_fine_blocks=2, **SMALL))
+    o = observe()
+    before = crf(o)
+    for block in crf.network.fine:
+        torch.nn.init.normal_(block.conv2.weight)
+        after = crf(o)
+        assert not torch.allclose(before, after)
+        before = after
+
+
 def test_levels_and_prompt_are_read() -> None:
     crf, o = stirred(LatentCRF(prompt_dim=6, **SMALL)), observe()
     reference = crf(o)

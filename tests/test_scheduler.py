@@ -482,8 +482,18 @@ def test_the_finisher_is_saved_and_loaded(finisher, tmp_path) -> None:
         assert torch.equal(again.finisher.state_dict()[name], weight)
 
 
-def test_a_finisher_of_the_other_form(crf) -> None:
-    with pytest.raises(ValueError, match="The finisher must be a LatentCRF of form 'static'"):
+def test_a_learned_finisher_ends_the_run(pipe, crf) -> None:
+    finisher = LatentCRF(channels=16, coarse_channels=16, num_coarse_blocks=1, corrects_clean=True, reads_trend=False)
+    for parameter in finisher.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    without = run(pipe, LatentCRFScheduler(inner(DDIMScheduler), crf, (6, 9)))
+    settled = finisher(Observation(without, without, 1.0, 1.0))
+    scheduler = LatentCRFScheduler(inner(DDIMScheduler), crf, (6, 9), finisher=finisher, finisher_strength=1.0)
+    assert torch.equal(run(pipe, scheduler), settled) and not torch.allclose(settled, without)
+
+
+def test_a_crf_made_for_hand_overs_is_no_finisher(crf) -> None:
+    with pytest.raises(ValueError, match="one made with corrects_clean=True; this one, made for hand-overs"):
         LatentCRFScheduler(inner(DDIMScheduler), crf, (1, 2), finisher=crf)
 
 

@@ -1,6 +1,6 @@
 """The recipes of `latentcrf.training.train`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,8 @@ class Preset:
     form: str = "conditional"
     reads_prompt: bool = False
     reads_trend: bool = True
+    num_fine_blocks: int = 0
+    corrects_clean: bool = False  # a finisher
     learning_rate: float = 1e-3
     batch_size: int = 32
     adversarial_weight: float = 0.02  # in stage 1, on latents
@@ -25,6 +27,10 @@ class Preset:
     final_feature_weight: float = 0.5  # of the features' distance; that of the pixels' is 1
     final_adversarial_weight: float = 0.5
 
+
+FINISHER = Preset(
+    channels=96, coarse_channels=96, num_coarse_blocks=2, num_fine_blocks=4, reads_trend=False, corrects_clean=True
+)
 
 # "emoji-no-trend" and "emoji-static" ship; "emoji" sees more and comes nearer. The others are for comparison: what each part of the
 # method adds. "emoji-plain" has no field at all: the network's u.
@@ -39,5 +45,7 @@ PRESETS = {
     "emoji-prompt": Preset(reads_prompt=True),
     "emoji-no-trend": Preset(reads_trend=False),
     "emoji-plain-no-trend": Preset(num_experts=0, pairwise_rank=0, reads_trend=False),
+    "emoji-finisher": FINISHER,
+    "emoji-plain-finisher": replace(FINISHER, num_experts=0, pairwise_rank=0),
     "emoji-no-adversary": Preset(adversarial_weight=0.0, final_adversarial_weight=0.0),
 }

@@ -184,6 +184,8 @@ def build_crf(
         num_coarse_blocks=preset.num_coarse_blocks,
         prompt_dim=prompt_dim,
         reads_trend=preset.reads_trend,
+        num_fine_blocks=preset.num_fine_blocks,
+        corrects_clean=preset.corrects_clean,
     )
     if init_from:
         start = LatentCRF.from_pretrained(init_from, torch_dtype=torch.float32, use_safetensors=True)
@@ -212,7 +214,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--base", required=True, metavar="FOLDER", help="the LDM: a StableDiffusionPipeline folder")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="data set of latentcrf.emoji.dataset")
     run_arguments(parser)
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="emoji", help="the recipe (default emoji)")
+    recipes = sorted(name for name, preset in PRESETS.items() if not preset.corrects_clean)
+    parser.add_argument("--preset", choices=recipes, default="emoji", help="the recipe (default emoji)")
     parser.add_argument("--stage1-until", type=float, default=0.3, help="share of the time for stage 1 (default 0.3)")
     parser.add_argument(
         "--stage3-from", type=float, default=1.0, help="share of the time at which stage 3 begins (default 1: none)"

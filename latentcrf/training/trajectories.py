@@ -147,12 +147,12 @@ def record(
         states, empty = pipeline.encode_prompt(texts, pipeline.device, 1, True)
         precise = DDIMScheduler.from_config(config)
         recorded = {
-            "latents": _path(pipeline, precise, (states, empty), noise, recording.steps, guidance)[0],
+            "latents": solve(pipeline, precise, (states, empty), noise, recording.steps, guidance)[0],
             "prompt_embeds": states.half().cpu(),
         }
         for solver, (kind, how) in SOLVERS.items():
             steps = recording.coarse_steps(index, solver)
-            path_of, denoised = _path(
+            path_of, denoised = solve(
                 pipeline, kind.from_config(config, **how), (states, empty), noise, steps, guidance
             )
             # The first call is at pure noise; after the last step there is nothing left to bypass.
@@ -167,7 +167,7 @@ def guided(both: Tensor, guidance: float) -> Tensor:
     return without + guidance * (conditional - without)
 
 
-def _path(
+def solve(
     pipeline: StableDiffusionPipeline,
     scheduler: Any,
     prompts: tuple[Tensor, Tensor],

@@ -15,10 +15,12 @@ from latentcrf.emoji import train_unet, train_vae
 from latentcrf.emoji.captions import encode_captions
 from latentcrf.emoji.latents import redrawn
 from latentcrf.emoji.widening import widened
-from latentcrf.training import train
+from latentcrf.training import train, train_finisher
 
 ROOT = Path(__file__).parents[2]
 LDM = ROOT / "assets" / "models" / "emoji-ldm"
+STATIC = ROOT / "assets" / "models" / "emoji-latentcrf-static"
+FINISHER = ["--data", "x", "--base", "x", "--static", "x"]
 
 
 def start(module: str, *arguments: object) -> subprocess.Popen[str]:
@@ -119,6 +121,17 @@ def test_the_crf_resumes_after_a_kill(small_data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_finisher_resumes_after_a_kill(small_data: Path, tmp_path: Path) -> None:
+    arguments = ("--base", LDM, "--static", STATIC, "--data", small_data, "--runs", 32)
+    printed = kill_and_resume("latentcrf.training.train_finisher", tmp_path / "run", *arguments)
+    assert "resumed" in printed and "at step 0," not in printed
+    finisher = LatentCRF.from_pretrained(tmp_path / "run" / "finisher")
+    assert finisher.corrects_clean
+    x = torch.randn(1, 4, 16, 16)
+    assert not torch.allclose(finisher(Observation(x, x, 1.0, 1.0)), x, atol=1e-3)
+
+
+@pytest.mark.slow
 def test_the_crf_goes_through_its_three_stages(
     small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,6 +202,10 @@ def test_the_crf_goes_through_its_three_stages(
         (train_unet.main, ["--data", "x", "--vae", "x", "--min-snr", "nan"], "--min-snr nan is out of range: 1 to inf"),
         (train_unet.main, ["--data", "x", "--vae", "x", "--detail-share", "2"], "--detail-share 2.0 is out of range"),
         (train.main, ["--data", "x", "--base", "x", "--runs", "1"], "--runs 1 is out of range: 16 to"),
+        (train.main, ["--data", "x", "--base", "x", "--preset", "emoji-finisher"], "invalid choice: 'emoji-finisher'"),
+        (train_finisher.main, [*FINISHER, "--runs", "31"], "--runs 31 is out of range: 32 to"),
+        (train_finisher.main, [*FINISHER, "--preset", "emoji"], "invalid choice: 'emoji'"),
+        (train_finisher.main, [*FINISHER, "--minutes", "0"], "above 0, at most 100000"),
         (train.main, ["--data", "x", "--base", "x", "--stage1-until", "-1"], "is out of range: 0 to 1"),
         (train.main, ["--data", "x", "--base", "x", "--judge", "patches"], "invalid choice: 'patches'"),
         (train.main, ["--data", "x", "--base", "x", "--keep-start", "0.5"], "--keep-start needs --init-from FOLDER"),

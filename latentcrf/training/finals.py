@@ -1,0 +1,110 @@
+"""The last latents of the LDM's runs and what they should become: what a finisher is trained on, recorded once.
+
+A chunk file holds `latents` (n, C, H, W), the last ones of n runs of few steps, and `finished` (n, C, H, W), the same after
+the static form of LatentCRF (part of the way) and the autoencoder's round trip; float32. The metadata say how it was made.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline, UniPCMultistepScheduler
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from latentcrf.autoencoder import round_trip
+from latentcrf.digest import digest
+from latentcrf.files import replacing
+from latentcrf.model import LatentCRF, Observation
+from latentcrf.training.loop import RunError
+from latentcrf.training.trajectories import DPM_SOLVER_2M, solve
+
+FIRST_SEED = 3_000_000  # far from those of the trajectories and of measurements
+SOLVERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "unipc": (UniPCMultistepScheduler, {}),
+    "dpm": (DPMSolverMultistepScheduler, DPM_SOLVER_2M),
+    "ddim": (DDIMScheduler, {}),
+}
+
+
+@dataclass(frozen=True)
+class FinalsRecording:
+    """How the runs are made: solver, steps and guidance of a chunk, each in turn; runs a chunk; how far the static form goes."""
+
+    runs: tuple[tuple[str, int], ...] = (
+        ("unipc", 8), ("dpm", 8), ("unipc", 6), ("ddim", 10), ("unipc", 5), ("unipc", 12), ("dpm", 6), ("unipc", 4),
+        ("dpm", 12), ("unipc", 10), ("ddim", 15),
+    )  # fmt: skip
+    guidances: tuple[float, ...] = (3.0, 3.0, 3.0, 2.0, 3.0, 5.0, 3.0, 3.0)
+    chunk: int = 32
+    strength: float = 0.4
+
+
+@torch.no_grad()
+def finish(vae: Any, static: LatentCRF, latents: Tensor, strength: float) -> Tensor:
+    """What `LatentCRFScheduler(finisher=static, finisher_strength=strength, vae=vae)` makes of the last latents (B, C, H, W)."""
+    settled = torch.lerp(latents, static(Observation(latents, latents, 1.0, 1.0)), strength)
+    with torch.autocast(latents.device.type, torch.bfloat16):
+        return round_trip(vae, settled)
+
+
+@torch.no_grad()
+def record_finals(
+    pipeline: StableDiffusionPipeline, static: LatentCRF, prompts: Sequence[str], folder: Path, count: int,
+    recording: FinalsRecording,
+) -> None:  # fmt: skip
+    """Record `count` runs on `prompts`, in turn, into `folder`; chunks that are there already are kept.
+
+    Raises:
+        RunError: the folder holds recordings made in another way, or of other models or prompts.
+    """
+    unet, config = pipeline.unet, pipeline.scheduler.config
+    settings = {key: json.dumps(value) for key, value in asdict(recording).items()}
+    settings["models"] = digest({"prompts": list(prompts)}, unet, pipeline.text_encoder, pipeline.vae, static)
+    shape = (unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
+    for index in tqdm(range(-(-count // recording.chunk)), desc="last latents", unit="chunk", mininterval=5):
+        path = folder / f"{index:05d}.safetensors"
+        if path.exists():
+            with safe_open(path, "pt") as file:
+                if file.metadata() != settings:
+                    raise RunError(
+                        f"{path} was recorded with other settings, prompts or models. Remove {folder}, or choose another folder."
+                    )
+            continue
+        places = range(index * recording.chunk, (index + 1) * recording.chunk)
+        noise = torch.stack(
+            [torch.randn(shape, generator=torch.Generator().manual_seed(FIRST_SEED + i)) for i in places]
+        )
+        texts = [prompts[i % len(prompts)] for i in places]
+        solver, steps = recording.runs[index % len(recording.runs)]
+        kind, how = SOLVERS[solver]
+        states = pipeline.encode_prompt(texts, pipeline.device, 1, True)
+        guidance = recording.guidances[index % len(recording.guidances)]
+        path_of, _ = solve(pipeline, kind.from_config(config, **how), states, noise, steps, guidance)
+        latents = path_of[:, -1].to(pipeline.device)
+        finished = finish(pipeline.vae, static, latents, recording.strength)
+        kept = {"latents": latents.float().cpu().contiguous(), "finished": finished.float().cpu().contiguous()}
+        with replacing(path) as temporary:
+            save_file(kept, temporary, metadata=settings)
+
+
+def load_finals(folder: Path, count: int, recording: FinalsRecording) -> tuple[Tensor, Tensor]:
+    """The first `count` recorded runs of `folder`: latents and finished latents, (count, C, H, W) each.
+
+    Raises:
+        RunError: there are not so many.
+    """
+    names = [folder / f"{index:05d}.safetensors" for index in range(-(-count // recording.chunk))]
+    if missing := [path for path in names if not path.is_file()]:
+        raise RunError(f"{missing[0]} is missing: {folder} does not hold {count:,} runs.")
+    parts = []
+    for path in names:
+        with safe_open(path, "pt") as file:
+            parts.append((file.get_tensor("latents"), file.get_tensor("finished")))
+    latents, finished = (torch.cat(column)[:count] for column in zip(*parts, strict=True))
+    return latents, finished
