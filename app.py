@@ -22,7 +22,7 @@ def main() -> int:
         type=Path,
         default=MODELS,
         metavar="DIR",
-        help="folder of emoji-ldm, emoji-latentcrf and emoji-latentcrf-static",
+        help="folder of emoji-ldm, emoji-latentcrf and emoji-latentcrf-finisher",
     )
     options = parser.parse_args()
     if options.port is not None and not 1 <= options.port <= 65535:

@@ -2,13 +2,13 @@
 
     python -m analysis.benchmark --data data/emoji --out results/benchmark --prompts 50 --seeds 8
 
-LatentCRF is measured in its conditional form and in its static form at the hand-over, and in its static form as a finisher
-of runs, with the autoencoder's round trip after it and without. Rivals: DDIM with fewer steps, DPM-Solver++ 2M, UniPC, the
-bypass without parameters, the round trip without a CRF, mere scaling in the CRF's place, and with `--plain FOLDER` a plain
-convolutional network of the CRF's size in its place. Each is compared
-with the full run (distance to its latents and images, time of the sampler, interleaved pairs) and with the data set's
-images (KID, Frechet distance, retrieval of the prompted subject), and its seeds with each other (diversity). The prompts
-are not those of `analysis.quality`, on which choices may be made; `--validation` takes those.
+LatentCRF is measured in its conditional form and in its static form at the hand-over, and as a finisher of runs: in its static
+form, with the autoencoder's round trip after it and without, and in the conditional form that learned to do both at once.
+Rivals: DDIM with fewer steps, DPM-Solver++ 2M, UniPC, the bypass without parameters, the round trip without a CRF, mere
+scaling in the CRF's place, and plain convolutional networks of the CRFs' sizes in their places. Each is compared with the full
+run (distance to its latents and images, time of the sampler, interleaved pairs) and with the data set's images (KID, Frechet
+distance, retrieval of the prompted subject), and its seeds with each other (diversity). The prompts are not those of
+`analysis.quality`, on which choices may be made; `--validation` takes those.
 
 Written to --out: benchmark.csv (a row a method), comparisons.csv (each run against the full run, those with a CRF
 also against the best rival that takes no more time and their twins: without parameters, plain, without finisher, with
@@ -21,6 +21,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,7 +37,7 @@ from analysis.frontier import FULL
 from analysis.gallery import load_gallery
 from analysis.generate import GUIDANCE, decode, load_pipeline, remembering
 from analysis.prompts import remaining_prompts, validation_prompts
-from analysis.rivals import ENDINGS, SCALE, Method, all_methods, scheduler_of
+from analysis.rivals import ENDINGS, SCALE, Method, Scaling, all_methods, scheduler_of
 from analysis.tables import compare, markdown, row_of
 from analysis.trials import Judges, Task, clock, measure
 from latentcrf import LatentCRF
@@ -94,9 +95,11 @@ def benchmark(options: argparse.Namespace) -> pd.DataFrame:
     pipeline = load_pipeline(options.model)
     refiners: dict[str, LatentCRF | None] = {"bypass": None, "LatentCRF": LatentCRF.from_pretrained(options.crf).eval()}
     refiners["static"] = static = LatentCRF.from_pretrained(options.static).eval()
-    if options.plain:
-        refiners["plain"] = LatentCRF.from_pretrained(options.plain).eval()
-    methods = all_methods(tuple(refiners))
+    finishers: dict[str, Any] = {"static": static, "scaling": Scaling()}
+    for name, folder in (("learned", options.finisher), ("plain", options.plain_finisher)):
+        finishers[name] = LatentCRF.from_pretrained(folder).eval()
+    refiners["plain"] = LatentCRF.from_pretrained(options.plain).eval()
+    methods = all_methods(tuple(refiners), tuple(finishers))
     if options.only:
         unknown = set(options.only) - {method.name for method in methods}
         if unknown:
@@ -115,8 +118,9 @@ def benchmark(options: argparse.Namespace) -> pd.DataFrame:
     key_file.write_text(key)
     hashes = {"": digest(None)} | {refiner: digest(network) for refiner, network in refiners.items()}
     endings = {
-        name: digest(asdict(ending) | {"scale": SCALE}, static if ending.settles == "static" else None)
+        name: digest(asdict(ending) | {"scale": SCALE}, network if isinstance(network, LatentCRF) else None)
         for name, ending in ENDINGS.items()
+        for network in (finishers.get(ending.settles),)
     }
     keys = {method.name: hashes[method.refiner] + endings.get(method.finisher, "") for method in methods}
 
@@ -137,7 +141,7 @@ def benchmark(options: argparse.Namespace) -> pd.DataFrame:
             path = folder / f"{frontier.file_name(method.name)}.npz"
             found = read_kept(path, keys[method.name])
             if is_new := found is None:
-                scheduler = scheduler_of(method, pipeline, refiners)
+                scheduler = scheduler_of(method, pipeline, refiners, finishers)
                 made = measure(method, task, pipeline, scheduler, full, judges, real_images)
                 found = keep(path, keys[method.name], made)
             kept[method.name] = found
@@ -155,7 +159,7 @@ def benchmark(options: argparse.Namespace) -> pd.DataFrame:
     left = Countdown(len(due), "methods timed")
     for begin in range(0, len(due), TIMED_TOGETHER):
         group = due[begin : begin + TIMED_TOGETHER]
-        schedulers = [scheduler_of(each, pipeline, refiners) for each in group]
+        schedulers = [scheduler_of(each, pipeline, refiners, finishers) for each in group]
         for method, ratios in zip(
             group, clock(group, task, pipeline, schedulers, options.rounds, options.threads), strict=True
         ):
@@ -203,9 +207,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--crf", type=Path, default=MODELS / "emoji-latentcrf", metavar="FOLDER", help="LatentCRF (default: shipped)")
     add("--static", type=Path, default=MODELS / "emoji-latentcrf-static", metavar="FOLDER",
         help="LatentCRF's static form (default: shipped)")  # fmt: skip
-    add(
-        "--plain", type=Path, metavar="FOLDER", help="the plain network, a LatentCRF without pairwise terms and experts"
-    )
+    add("--finisher", type=Path, default=MODELS / "emoji-latentcrf-finisher", metavar="FOLDER",
+        help="LatentCRF trained to finish runs (default: shipped)")  # fmt: skip
+    add("--plain", type=Path, default=MODELS / "emoji-plain", metavar="FOLDER",
+        help="plain network, a LatentCRF without pairwise terms and experts (default: shipped)")  # fmt: skip
+    add("--plain-finisher", type=Path, default=MODELS / "emoji-plain-finisher", metavar="FOLDER",
+        help="such a network, trained to finish runs (default: shipped)")  # fmt: skip
     add("--prompts", type=int, default=50, metavar="N", help="number of prompts (default 50)")
     add("--seeds", type=int, default=8, metavar="M", help="images a prompt (default 8); 1 leaves diversity out")
     add("--seed", type=int, default=0, help="of the prompts' choice and the first image (default 0)")

@@ -47,6 +47,7 @@ FAMILIES = {
     "Round trip or scaled, no CRF": ("#000000", "cross"),
     "LatentCRF": ("#d55e00", "star"),
     "LatentCRF, static form": ("#e69f00", "star-triangle-up"),
+    "LatentCRF, static form as finisher": ("#e69f00", "hexagram"),
     "LatentCRF as finisher": ("#f0e442", "star-diamond"),
 }
 REFINERS = {
@@ -57,7 +58,9 @@ REFINERS = {
 }
 ENDED = {  # by what becomes of the last latents
     "finisher": "LatentCRF as finisher",
-    "static CRF": "LatentCRF as finisher",
+    "plain finisher": "Plain network",
+    "static finisher": "LatentCRF, static form as finisher",
+    "static CRF": "LatentCRF, static form as finisher",
     "round trip": "Round trip or scaled, no CRF",
     "scaling": "Round trip or scaled, no CRF",
     "scaled round trip": "Round trip or scaled, no CRF",

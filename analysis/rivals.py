@@ -29,8 +29,9 @@ SETTLING_STRENGTH = (
 
 @dataclass(frozen=True)
 class Ending:
-    """What becomes of a run's last latents: "static" (LatentCRF's static form), "scaling" or "" (nothing), how far towards it
-    they go, and whether the autoencoder's round trip follows."""
+    """What becomes of a run's last latents: "static" (LatentCRF's static form), "learned" (a CRF trained to finish runs), "plain"
+    (a network of its size without fields, trained alike), "scaling" or "" (nothing), how far towards it they go, and whether
+    the autoencoder's round trip follows."""
 
     settles: str
     strength: float
@@ -38,7 +39,9 @@ class Ending:
 
 
 ENDINGS = {
-    "finisher": Ending("static", 0.4, True),
+    "finisher": Ending("learned", 1.0, False),
+    "plain finisher": Ending("plain", 1.0, False),
+    "static finisher": Ending("static", 0.4, True),
     "static CRF": Ending("static", SETTLING_STRENGTH, False),
     "round trip": Ending("", 0.0, True),
     "scaling": Ending("scaling", 1.0, False),
@@ -53,9 +56,10 @@ class Method:
     Attributes:
         refiner: "" (nothing left out), "bypass" (no parameters), "LatentCRF", "static" (LatentCRF's static form), "plain" (a
             network of the CRF's size).
-        finisher: "" (nothing) or one of `ENDINGS`: "finisher" (LatentCRF's static form settles the last latents, then they make
-            a round trip through the autoencoder), "static CRF" (the former alone, stronger), "round trip" (the latter alone),
-            "scaling" (the last latents times a number), "scaled round trip".
+        finisher: "" (nothing) or one of `ENDINGS`: "static finisher" (LatentCRF's static form settles the last latents, then they
+            make a round trip through the autoencoder), "finisher" (the CRF that learned to do both at once), "plain finisher" (a
+            network of its size that did), "static CRF" (the static form alone, stronger), "round trip" (it alone), "scaling"
+            (the last latents times a number), "scaled round trip".
     """
 
     solver: str
@@ -75,7 +79,7 @@ class Method:
     def is_ours(self) -> bool:
         """Whether a CRF has part in it."""
         return self.refiner in ("LatentCRF", "static") or (
-            self.finisher != "" and ENDINGS[self.finisher].settles == "static"
+            self.finisher != "" and ENDINGS[self.finisher].settles in ("static", "learned")
         )
 
 
@@ -92,8 +96,15 @@ class Scaling:
         return self.scale * observation.latents
 
 
-def all_methods(refiners: tuple[str, ...] = ("bypass", "LatentCRF")) -> list[Method]:
-    """The benchmark's methods, the full run first."""
+def all_methods(
+    refiners: tuple[str, ...] = ("bypass", "LatentCRF"), finishers: tuple[str, ...] = ("static", "scaling")
+) -> list[Method]:
+    """The benchmark's methods, the full run first.
+
+    Args:
+        refiners: those of `Method` to measure.
+        finishers: what of `Ending.settles` to measure.
+    """
     plain = [Method("DDIM", steps) for steps in (50, 34, 25, 20, 15, 12, 10, 8, 6, 4)]
     plain += [Method(solver, steps) for solver in ("DPM-Solver++", "UniPC") for steps in (20, 15, 12, 10, 8, 6, 5, 4)]
     gaps = [("DDIM", 50, (33, 49)), ("DDIM", 50, (25, 50)), ("DPM-Solver++", 20, (12, 19))]
@@ -118,29 +129,35 @@ def all_methods(refiners: tuple[str, ...] = ("bypass", "LatentCRF")) -> list[Met
     ]
     few = [each for each in plain if each.steps == 50 or each.solver == "UniPC" and each.steps in (8, 10, 12)]
     few += [Method("DPM-Solver++", 8)]
-    ended = {"finisher": whole + bypassed, "round trip": whole}
-    for name in ENDINGS:
-        methods += [replace(each, finisher=name) for each in ended.get(name, few)]
+    ended = dict.fromkeys(("finisher", "static finisher", "round trip"), whole + bypassed)
+    for name, ending in ENDINGS.items():
+        if ending.settles in ("", *finishers):
+            methods += [replace(each, finisher=name) for each in ended.get(name, few)]
     return methods
 
 
-def scheduler_of(method: Method, pipeline: StableDiffusionPipeline, refiners: dict[str, LatentCRF | None]) -> Any:
+def scheduler_of(
+    method: Method,
+    pipeline: StableDiffusionPipeline,
+    refiners: dict[str, LatentCRF | None],
+    finishers: dict[str, Any],
+) -> Any:
     """The method's scheduler, made from the pipeline's own noise levels.
 
     Args:
-        refiners: by their names in `Method`; "static" where the method ends with it.
+        refiners: by their names in `Method`.
+        finishers: by their names in `Ending`.
     """
     options = DPM_SOLVER_2M if method.solver == "DPM-Solver++" else {}
     inner = SOLVERS[method.solver].from_config(pipeline.scheduler.config, **options)
     if not method.refiner and not method.finisher:
         return inner
     ending = ENDINGS.get(method.finisher, Ending("", 0.0, False))
-    finishers: dict[str, Any] = {"": None, "static": refiners.get("static"), "scaling": Scaling()}
     return LatentCRFScheduler(
         inner,
         refiners[method.refiner] if method.refiner else None,
         bypass=method.bypass,
-        finisher=finishers[ending.settles],
+        finisher=finishers[ending.settles] if ending.settles else None,
         finisher_strength=ending.strength,
         vae=pipeline.vae if ending.round_trip else None,
     )

@@ -30,9 +30,10 @@ def build(services: Services) -> None:
         iterations: int = 5,
         bypass_start: int = 33,
         bypass_end: int = 49,
-        finisher: float = 0.4,
+        finisher: float = 1.0,
+        few_steps: int = 0,
     ) -> dict[str, Any]:
-        values = (prompt, seed, steps, guidance, iterations, bypass_start, bypass_end, finisher)
+        values = (prompt, seed, steps, guidance, iterations, bypass_start, bypass_end, finisher, few_steps)
         return compare(services, dict(zip(NAMES, values, strict=True)))
 
     gr.api(

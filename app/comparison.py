@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, UniPCMultistepScheduler
 from PIL import Image
 from torch import Tensor, nn
 
@@ -25,7 +25,7 @@ PREVIEW_SECONDS = 0.6  # at least this long from one preview to the next
 @dataclass(frozen=True)
 class Models:
     """What a comparison needs, on its device: the sampler's networks compute in `precision`; `origin` says what made
-    the images (weights, device, precision); `finisher` is the static form; `features` are EfficientNet-Lite0's, for Vendi scores."""
+    the images (weights, device, precision); `finisher` is the CRF that ends runs; `features` are EfficientNet-Lite0's, for Vendi scores."""
 
     pipeline: StableDiffusionPipeline
     crf: LatentCRF
@@ -83,24 +83,14 @@ def compare(
     with torch.inference_mode():
         prompt = encode(pipeline, [settings.prompt])
     noise = initial_noise(pipeline, [settings.seed])
-    schedulers = {
-        "full": pipeline.scheduler,
-        "latentcrf": LatentCRFScheduler(
-            pipeline.scheduler,
-            models.crf,
-            bypass=(settings.bypass_start, settings.bypass_end),
-            num_iterations=settings.iterations,
-            finisher=models.finisher if settings.finisher else None,
-            finisher_strength=settings.finisher,
-            vae=pipeline.vae if settings.finisher else None,
-        ),
-    }
+    schedulers = {"full": pipeline.scheduler, "latentcrf": scheduler_of(models, settings)}
     schedulers["latentcrf"].prompt_embeds = prompt["prompt_embeds"]
     results = {}
     for method, scheduler in schedulers.items():
         results[method] = _generate(models, settings, method, scheduler, prompt, noise, previews, report)
         report(results[method])
-    jump = schedulers["latentcrf"].last_hand_over
+    crf = schedulers["latentcrf"]
+    jump = crf.last_finish if settings.few_steps else crf.last_hand_over
     ours, full = (_as_tensor(results[method].image, pipeline.device) for method in ("latentcrf", "full"))
     distance = lpips(models.lpips, ours, full)
     report(
@@ -113,6 +103,19 @@ def compare(
             origin=models.origin_of(settings),
             unread=_unread(pipeline, settings.prompt),
         )
+    )
+
+
+def scheduler_of(models: Models, settings: Settings) -> LatentCRFScheduler:
+    """LatentCRF's side: the pipeline's own scheduler with the bypass, or a solver of few steps; finished."""
+    own = models.pipeline.scheduler
+    return LatentCRFScheduler(
+        UniPCMultistepScheduler.from_config(own.config) if settings.few_steps else own,
+        models.crf,
+        bypass=None if settings.few_steps else (settings.bypass_start, settings.bypass_end),
+        num_iterations=settings.iterations,
+        finisher=models.finisher if settings.finisher else None,
+        finisher_strength=settings.finisher,
     )
 
 
@@ -145,7 +148,7 @@ def _generate(
         final = pipeline(
             **prompt,
             latents=noise,
-            num_inference_steps=settings.steps,
+            num_inference_steps=settings.few_steps if method == "latentcrf" and settings.few_steps else settings.steps,
             guidance_scale=settings.guidance,
             output_type="latent",
             callback_on_step_end=on_step_end,

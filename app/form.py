@@ -99,10 +99,22 @@ def move_bypass(steps: float, shares: tuple[float, float]) -> tuple[Any, Any]:
     return start, n if shares[1] >= 1 else max(start + 1, min(round(shares[1] * n), n - 1))
 
 
-def plan(steps: float, start: float, end: float, finisher: float = DEFAULTS.finisher) -> str:
+def plan(
+    steps: float,
+    start: float,
+    end: float,
+    finisher: float = DEFAULTS.finisher,
+    few_steps: float = DEFAULTS.few_steps,
+) -> str:
     """The sentence and the time lines for a choice of steps, before it runs."""
     try:
-        chosen = {"steps": steps, "bypass_start": start, "bypass_end": end, "finisher": finisher}
+        chosen = {
+            "steps": steps,
+            "bypass_start": start,
+            "bypass_end": end,
+            "finisher": finisher,
+            "few_steps": few_steps,
+        }
         return html.plan(Settings.parse({"prompt": "-", **chosen}))
     except SettingsError as error:
         return html.message(str(error), "error")
@@ -148,8 +160,11 @@ def build_settings(services: Services, prompt: gr.Textbox, status: gr.HTML, stri
             start = number("bypass_start", "U-Net calls before the CRF takes over")
             end = number("bypass_end", "step at which the U-Net takes over again; equal to Steps: never")
             finisher = number(
-                "finisher",
-                "0 (off) to 1: how far a second CRF settles LatentCRF's last latents, before a round trip through the autoencoder; measured at 0.4",
+                "finisher", "0 (off) to 1: how far a second CRF, trained for that, settles LatentCRF's last latents"
+            )
+            few_steps = number(
+                "few_steps",
+                "0: the bypass, as in the paper. Else LatentCRF makes so many steps of a faster solver, up to 50, and finishes them",
             )
         with gr.Row():
             previews = gr.Checkbox(
@@ -158,7 +173,7 @@ def build_settings(services: Services, prompt: gr.Textbox, status: gr.HTML, stri
             upload = gr.UploadButton("Load settings from a PNG", file_types=[".png"], size="sm", elem_id="load-png")
             copy = gr.Button("Copy link to these settings", size="sm", elem_id="copy-link")
             link = gr.Textbox(label="Link", interactive=False, buttons=["copy"], visible="hidden", elem_id="link")
-    values = [prompt, seed, steps, guidance, iterations, start, end, finisher]
+    values = [prompt, seed, steps, guidance, iterations, start, end, finisher, few_steps]
     shares = gr.State(shares_of(DEFAULTS.steps, DEFAULTS.bypass_start, DEFAULTS.bypass_end))
     form = Form(values, random_seed, previews, shares, status, strip)
 
@@ -168,9 +183,9 @@ def build_settings(services: Services, prompt: gr.Textbox, status: gr.HTML, stri
     steps.input(move_bypass, [steps, shares], [start, end], queue=False, **private)
     gr.on([start.input, end.input], shares_of, [steps, start, end], shares, queue=False, **private)
     gr.on(
-        [steps.change, start.change, end.change, finisher.change],
+        [steps.change, start.change, end.change, finisher.change, few_steps.change],
         plan,
-        [steps, start, end, finisher],
+        [steps, start, end, finisher, few_steps],
         strip,
         queue=False,
         trigger_mode="always_last",

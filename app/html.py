@@ -17,28 +17,33 @@ def message(text: str, kind: str = "info") -> str:
 def plan(settings: Settings, done: dict[str, int] | None = None) -> str:
     """What the two methods do with these settings: a sentence, and their steps as rows of cells.
 
-    A cell is a U-Net call, filled once it is made; the CRF lies over its gap. `done` gives the U-Net calls made so
-    far by method; None shows the plan.
+    A cell is a U-Net call, filled once it is made; the CRF lies over its gap, or after a run of few steps. `done` gives the U-Net
+    calls made so far by method; None shows the plan.
     """
-    n, start, end = settings.steps, settings.bypass_start, settings.bypass_end
-    done = done or {}
-    crf_done = " done" if done.get("latentcrf", 0) >= start else ""
-    rest = "which ends the run" if end == n else f"then {n - end} more"
-    finished = "; a second CRF settles the result" if settings.finisher else ""
+    n, start, end, few = settings.steps, settings.bypass_start, settings.bypass_end, settings.few_steps
+    made = {"full": 0, "latentcrf": 0} | (done or {})
+    if few:
+        does = f"{few} of a faster solver (UniPC), then a small conditional random field (CRF) settles the result"
+        calls = few
+        cells = _cells(few, made["latentcrf"]) + _crf("0 0 28px", made["latentcrf"] >= few)
+        cells += f'<span style="flex:{max(n - few - 1, 0)} 1 0"></span>'  # the calls that are saved
+    else:
+        rest = "which ends the run" if end == n else f"then {n - end} more"
+        finished = "; a second CRF settles the result" if settings.finisher else ""
+        does = f"{start}, a small conditional random field (CRF) in place of {end - start}, {rest}{finished}"
+        calls = n - end + start
+        cells = _cells(start, made["latentcrf"]) + _crf(f"{end - start} 1 0", made["latentcrf"] >= start)
+        cells += _cells(n - end, made["latentcrf"] - start)
     return (
-        f'<p class="reading">Same noise for both. Full LDM: {n} U-Net calls. LatentCRF: {start}, a small conditional random '
-        f"field (CRF) in place of {end - start}, {rest}{finished}.</p>"
-        '<div class="timelines">'
-        + _timeline("full", n, _cells(n, done.get("full", 0)))
-        + _timeline(
-            "latentcrf",
-            n - end + start,
-            _cells(start, done.get("latentcrf", 0))
-            + f'<span class="crf{crf_done}" style="flex-grow:{end - start}">CRF</span>'
-            + _cells(n - end, done.get("latentcrf", 0) - start),
-        )
+        f'<p class="reading">Same noise for both. Full LDM: {n} U-Net calls. LatentCRF: {does}.</p><div class="timelines">'
+        + _timeline("full", n, _cells(n, made["full"]))
+        + _timeline("latentcrf", calls, cells)
         + "</div>"
     )
+
+
+def _crf(flex: str, done: bool) -> str:
+    return f'<span class="crf{" done" if done else ""}" style="flex:{flex}">CRF</span>'
 
 
 def _timeline(method: str, calls: int, cells: str) -> str:
@@ -72,7 +77,7 @@ def cards(result: Comparison | None) -> str:
     return (
         '<div class="cards">'
         + _card("U-Net calls", _bars(calls, "{:.0f}"), "")
-        + _card("Sampler time", _bars(seconds, "{:.2f} s"), "U-Net, CRFs and round trip; no previews")
+        + _card("Sampler time", _bars(seconds, "{:.2f} s"), "U-Net and CRFs; no previews")
         + _card("Speed-up", f'<output id="speed-up">{speed_up}</output>', "full LDM's time over LatentCRF's")
         + _card(
             "Difference",
@@ -110,6 +115,6 @@ def about() -> str:
         '<div class="about"><h3>What the CRF changes</h3><p>Where the bypass begins, the LDM has an estimate of the '
         "finished image: that is the picture before. The CRF moves it to the minimum of a learned energy in a few "
         "iterations: the picture after. The U-Net then takes over again, unless the bypass runs to the end. Last of all a second "
-        "CRF settles the result, and the autoencoder takes it round once more, decoded and encoded: LatentCRF's image above (the "
-        "setting Finisher; 0 leaves both out).</p></div>"
+        "CRF, trained for that, settles the result: LatentCRF's image above (the setting Finisher; 0 leaves it out). In a run of few "
+        "steps there is that CRF alone: before and after it.</p></div>"
     )

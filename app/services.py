@@ -36,7 +36,7 @@ PARTS = {
         "vae/diffusion_pytorch_model.safetensors",
     ),
     "emoji-latentcrf": ("config.json", "diffusion_pytorch_model.safetensors"),
-    "emoji-latentcrf-static": ("config.json", "diffusion_pytorch_model.safetensors"),
+    "emoji-latentcrf-finisher": ("config.json", "diffusion_pytorch_model.safetensors"),
 }
 
 try:  # on a Hugging Face Space with ZeroGPU, what computes is lent a GPU for the time of the call
@@ -56,7 +56,7 @@ class Services:
     """The models of one folder and the device they run on.
 
     Args:
-        models: the folder that holds `emoji-ldm`, `emoji-latentcrf` and `emoji-latentcrf-static`.
+        models: the folder that holds `emoji-ldm`, `emoji-latentcrf` and `emoji-latentcrf-finisher`.
     """
 
     def __init__(self, models: str | Path = MODELS) -> None:
@@ -129,13 +129,13 @@ class Services:
             LatentCRF.from_pretrained(self.folder / name, torch_dtype=torch.float32, use_safetensors=True)
             .to(device)
             .eval()
-            for name in ("emoji-latentcrf", "emoji-latentcrf-static")
+            for name in ("emoji-latentcrf", "emoji-latentcrf-finisher")
         )
         precision = best_precision(device)
         origin = {
             "ldm": f"emoji-ldm {fingerprint(self.folder / 'emoji-ldm')}",
             "crf": f"emoji-latentcrf {fingerprint(self.folder / 'emoji-latentcrf')}",
-            "finisher": f"emoji-latentcrf-static {fingerprint(self.folder / 'emoji-latentcrf-static')}",
+            "finisher": f"emoji-latentcrf-finisher {fingerprint(self.folder / 'emoji-latentcrf-finisher')}",
             "device": device.type,
             "precision": str(precision).removeprefix("torch."),
             "torch": torch.__version__,

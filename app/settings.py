@@ -52,6 +52,7 @@ LIMITS = {
     "bypass_start": Limit("Bypass start", 1, 199),
     "bypass_end": Limit("Bypass end", 2, 200),
     "finisher": Limit("Finisher", 0.0, 1.0, 0.1),
+    "few_steps": Limit("Few steps", 0, 50),
 }
 
 
@@ -68,8 +69,10 @@ class Settings:
         iterations: of the CRF's solver, 1 to 20.
         bypass_start: U-Net steps before the CRF, 1 to steps - 1.
         bypass_end: step after which the U-Net takes over again; `steps` means never: the run ends with the CRF.
-        finisher: strength of the static CRF on LatentCRF's last latents, before their round trip through the autoencoder, 0
-            (neither) to 1.
+        finisher: how far LatentCRF's last latents go towards what a second CRF, trained to finish runs, makes of them, 0 (it
+            is left out) to 1.
+        few_steps: 0 for a run of `steps` with the bypass; else LatentCRF's run is one of so many steps of a faster solver
+            (UniPC), none of them left out, and finished.
     """
 
     prompt: str
@@ -79,7 +82,8 @@ class Settings:
     iterations: int = 5
     bypass_start: int = 33
     bypass_end: int = 49
-    finisher: float = 0.4
+    finisher: float = 1.0
+    few_steps: int = 0
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> "Settings":
@@ -99,6 +103,10 @@ class Settings:
                 problems.append(str(error))
         if not problems:
             problems = check_bypass(checked["steps"], checked["bypass_start"], checked["bypass_end"])
+            if checked["few_steps"] and not checked["finisher"]:
+                problems.append(
+                    "Finisher must be above 0 where Few steps is: in a run of few steps it is all that LatentCRF does."
+                )
         if problems:
             raise SettingsError("\n".join(problems))
         return cls(**checked)

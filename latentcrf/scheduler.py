@@ -55,7 +55,8 @@ class mirrored:
 @dataclass(frozen=True)
 class HandOver:
     """What happened at the gap: `observation` went into the CRF, `y` (B, C, H, W) came out, `latents` went back (where the
-    bypass runs to the end: to the finisher and the round trip, if there are any).
+    bypass runs to the end: to the finisher and the round trip, if there are any). Or at the run's end: what went into the
+    finisher, came out of it, and went on, as far as its strength lets it.
 
     Decoded, observation.denoised is the image just before the CRF and y the image just after it. observation and y are
     variance preserving; `latents` are scaled as the inner scheduler scales them.
@@ -82,12 +83,13 @@ class LatentCRFScheduler(SchedulerMixin):
         finisher_strength: how far towards what the finisher makes of them the last latents go: 0 not at all, 1 all the way.
         vae: the pipeline's autoencoder, or None. With it the last latents, settled by the finisher if there is one, are decoded
             and encoded again (`latentcrf.autoencoder.round_trip`), which brings them nearer to those of pictures for about the
-            time of a U-Net call. A finisher before it does best at half its strength, 0.4.
+            time of a U-Net call. The static form before it does best at a strength of 0.4; a trained finisher does the work of both.
 
     Attributes:
         prompt_embeds: the prompts' token states (prompts, tokens, D), to be set before the run for a CRF that reads
             them; B is a multiple of the number of prompts.
         last_hand_over: the `HandOver` of the current or last run, or None.
+        last_finish: the same of the finisher's work at the end of the last run, or None.
         num_unet_calls: how many timesteps are kept, after `set_timesteps`.
 
     All else (config, add_noise, scale_model_input, order, ...) is the inner scheduler's. A pipeline's progress bar
@@ -106,7 +108,7 @@ class LatentCRFScheduler(SchedulerMixin):
         bypass: Bypass | None = (0.66, 0.98),
         num_iterations: int = 5,
         finisher: LatentCRF | None = None,
-        finisher_strength: float = 0.7,
+        finisher_strength: float = 1.0,
         vae: Any = None,
     ) -> None:
         check_scheduler(scheduler)
@@ -130,6 +132,7 @@ class LatentCRFScheduler(SchedulerMixin):
         self._wants_vae = False  # as saved with one, which is the pipeline's and not saved again
         self.prompt_embeds: Tensor | None = None
         self.last_hand_over: HandOver | None = None
+        self.last_finish: HandOver | None = None
         self._gap: tuple[int, int] | None = None  # (first, last) of the current run, None where nothing is left out
         self._earlier_call: int | None = None  # the step whose clean estimate the CRF sees too, beside the last one's
         self._earlier: Tensor | None = None  # that estimate, once it has been made
@@ -183,7 +186,8 @@ class LatentCRFScheduler(SchedulerMixin):
         self.scheduler.set_timesteps(*args, **kwargs)
         gap = self.bypass and resolve_bypass(self.bypass, len(self.scheduler.timesteps))
         self._gap = gap if gap and gap[0] < gap[1] else None
-        self._active, self.last_hand_over, self._earlier = self.scheduler, None, None
+        self._active, self._earlier = self.scheduler, None
+        self.last_hand_over = self.last_finish = None
         if self._gap is not None:
             call = self._gap[0] - 1
             alphas = torch.tensor([level(*coefficients(self.scheduler, index))[0] for index in range(call + 1)])
@@ -291,8 +295,10 @@ class LatentCRFScheduler(SchedulerMixin):
         """The last latents of the run, settled by the finisher (clean, so x is its own estimate), then taken on the round trip."""
         if self.finisher is not None:
             self.finisher.to(latents.device)
-            settled = self.finisher(Observation(latents, latents, 1.0, 1.0), self.num_iterations)
+            observation = Observation(latents, latents, 1.0, 1.0)
+            settled = self.finisher(observation, self.num_iterations)
             latents = torch.lerp(latents, settled, self.finisher_strength)
+            self.last_finish = HandOver(observation, settled, latents)
         return latents if self.vae is None else round_trip(self.vae, latents)
 
     def _prompt(self, latents: Tensor) -> Tensor | None:

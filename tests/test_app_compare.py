@@ -13,8 +13,11 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
+from diffusers import UniPCMultistepScheduler
 from PIL import Image
 
+from analysis.generate import decode, sample
+from analysis.measures import to_pixels
 from app import api, form, html
 from app.inverted import inverted
 from app.png import read_png
@@ -114,9 +117,32 @@ def test_the_finisher_changes_latentcrfs_image_alone_and_is_named(services: Serv
     assert 0.5 < changed < 20
     assert finished.latentcrf.unet_calls == result.latentcrf.unet_calls
     assert "second CRF settles" in html.plan(finished.settings) and "settles" not in html.plan(result.settings)
-    assert "finisher" not in result.origin and finished.origin["finisher"].startswith("emoji-latentcrf-static ")
+    assert "finisher" not in result.origin and finished.origin["finisher"].startswith("emoji-latentcrf-finisher ")
     assert compare.summary(finished).endswith("3 CRF iterations, finisher 0.7.")
     assert compare.summary(result).endswith("3 CRF iterations.")
+
+
+def test_a_run_of_few_steps_is_the_faster_solvers_finished(services: Services, result: Comparison) -> None:
+    events = list(services.compare(Settings(**FEW.as_dict() | {"finisher": 1.0, "few_steps": 4})))
+    steps = [(event.method, event.done, event.total) for event in events if isinstance(event, Progress)]
+    assert steps == [("full", i + 1, 8) for i in range(8)] + [("latentcrf", i + 1, 4) for i in range(4)]
+    few = events[-1]
+    assert (few.full.unet_calls, few.latentcrf.unet_calls) == (8, 4)
+    assert np.array_equal(pixels(few.full.image), pixels(result.full.image))
+    assert np.array_equal(pixels(few.latentcrf.image), pixels(few.after))
+    models = services.models
+    scheduler = UniPCMultistepScheduler.from_config(models.pipeline.scheduler.config)
+    with models.autocast():
+        latents = sample(
+            models.pipeline, [FEW.prompt], [FEW.seed], steps=4, guidance=FEW.guidance, scheduler=scheduler, bf16=not models.in_float32
+        )  # fmt: skip
+    before = to_pixels(decode(models.pipeline, latents, bf16=False))[0].astype(int)
+    assert np.abs(before - pixels(few.before)).mean() < 0.5
+    assert np.abs(before - pixels(few.after)).mean() > 0.5
+    planned = html.plan(few.settings, {"full": 8, "latentcrf": 3})
+    assert "4 of a faster solver (UniPC)" in planned and planned.count('<i class="done"></i>') == 8 + 3
+    assert 'class="crf"' in planned and 'class="crf done"' in html.plan(few.settings, {"latentcrf": 4})
+    assert "8 steps and 4 of UniPC" in compare.summary(few)
 
 
 def test_previews_come_before_the_image_and_cost_no_measured_time(services: Services, monkeypatch: Any) -> None:
@@ -320,7 +346,7 @@ def test_what_a_visitor_typed_is_escaped() -> None:
 
 def test_links_fill_the_form_or_say_why_not() -> None:
     filled = form.load_link(SimpleNamespace(query_params={"prompt": "blue heart", "seed": "7", "steps": "20", "bypass_start": "5", "bypass_end": "20", "x": "y"}))  # fmt: skip
-    assert filled[0] == "blue heart" and filled[1] == 7 and filled[6] == 20 and filled[9] == (0.25, 1.0)
+    assert filled[0] == "blue heart" and filled[1] == 7 and filled[6] == 20 and filled[10] == (0.25, 1.0)
     refused = form.load_link(SimpleNamespace(query_params={"prompt": "a", "steps": "0"}))
     assert refused[0] == gr.skip() and "Steps must be" in refused[-2]
     assert form.load_link(SimpleNamespace(query_params={}))[-2] == gr.skip()

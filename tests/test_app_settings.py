@@ -42,6 +42,8 @@ WRONG = [
     ("bypass_end", 51, "Bypass end", "50"),
     ("finisher", 1.1, "Finisher", "0.0 to 1.0"),
     ("finisher", "much", "Finisher", "'much'"),
+    ("few_steps", 51, "Few steps", "0 to 50"),
+    ("few_steps", 2.5, "Few steps", "whole number"),
 ]
 
 
@@ -55,6 +57,12 @@ def test_a_wrong_value_is_met_with_a_sentence(name: str, value: object, field: s
     message = str(caught.value)
     assert message.startswith(field) and words in message and message.endswith(".")
     assert len(message) < 200
+
+
+def test_few_steps_want_the_finisher() -> None:
+    assert Settings.parse({"prompt": "red apple", "few_steps": 6}).few_steps == 6
+    with pytest.raises(SettingsError, match="^Finisher must be above 0 where Few steps is: "):
+        Settings.parse({"prompt": "red apple", "few_steps": 6, "finisher": 0})
 
 
 def test_all_wrong_fields_are_named_at_once() -> None:

@@ -31,8 +31,15 @@ def subject_rows(count: int) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def stirred(crf: LatentCRF) -> LatentCRF:
+    """The CRF with random weights, so that it changes what it is given."""
+    for parameter in crf.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    return crf.eval()
+
+
 def test_methods_have_names_of_their_own_and_the_full_run_comes_first() -> None:
-    methods = all_methods(("bypass", "LatentCRF", "static", "plain"))
+    methods = all_methods(("bypass", "LatentCRF", "static", "plain"), ("static", "scaling", "learned", "plain"))
     assert methods[0].name == FULL
     names = [method.name for method in methods]
     assert len(set(names)) == len({frontier.file_name(name) for name in names}) == len(names)
@@ -43,6 +50,7 @@ def test_methods_have_names_of_their_own_and_the_full_run_comes_first() -> None:
         "DDIM-50 static (33, 49) + finisher",
         "DPM-Solver++-8 + finisher",
         "DPM-Solver++-8 + static CRF",
+        "DPM-Solver++-8 + static finisher",
         "DDIM-50 LatentCRF (17, 42)",
         "DDIM-50 bypass (17, 42) + finisher",
     } <= ours
@@ -51,6 +59,7 @@ def test_methods_have_names_of_their_own_and_the_full_run_comes_first() -> None:
         "DPM-Solver++-8 + scaling",
         "DPM-Solver++-8 + round trip",
         "DPM-Solver++-8 + scaled round trip",
+        "DPM-Solver++-8 + plain finisher",
         "DDIM-50 plain (17, 42)",
         "DDIM-50 bypass (17, 42)",
     }
@@ -58,37 +67,46 @@ def test_methods_have_names_of_their_own_and_the_full_run_comes_first() -> None:
 
 def test_schedulers_make_as_many_calls_as_their_method_says() -> None:
     pipeline = load_pipeline()
-    static = LatentCRF(form="static")
-    for method in all_methods(("bypass", "static")):
-        scheduler = scheduler_of(method, pipeline, {"bypass": None, "static": static})
+    finishers = {
+        "static": LatentCRF(form="static"),
+        "scaling": Scaling(),
+        "learned": LatentCRF(corrects_clean=True),
+        "plain": LatentCRF(corrects_clean=True, num_experts=0, pairwise_rank=0),
+    }
+    for method in all_methods(("bypass", "static"), tuple(finishers)):
+        scheduler = scheduler_of(method, pipeline, {"bypass": None, "static": finishers["static"]}, finishers)
         scheduler.set_timesteps(method.steps)
         left_out = 0 if method.bypass is None else method.bypass[1] - method.bypass[0]
         assert len(scheduler.timesteps) == method.steps - left_out, method.name
         assert isinstance(scheduler, LatentCRFScheduler) == (method.bypass is not None or method.finisher != "")
         found = getattr(scheduler, "finisher", None)
         settles = ENDINGS[method.finisher].settles if method.finisher else ""
-        wanted = {"": found is None, "static": found is static, "scaling": isinstance(found, Scaling)}
-        assert wanted[settles], method.name
-        goes_round = "finisher" in method.finisher or "round trip" in method.finisher
+        assert found is finishers.get(settles), method.name
+        goes_round = method.finisher == "static finisher" or "round trip" in method.finisher
         assert (getattr(scheduler, "vae", None) is pipeline.vae) == goes_round, method.name
 
 
 def test_what_becomes_of_the_last_latents() -> None:
     pipeline = load_pipeline()
     static = LatentCRF.from_pretrained(MODELS / "emoji-latentcrf-static").eval()
+    learned, plain = (stirred(LatentCRF(corrects_clean=True, channels=16, coarse_channels=16)) for _ in range(2))
+    finishers = {"static": static, "scaling": Scaling(), "learned": learned, "plain": plain}
     method, made = Method("DPM-Solver++", 4), {}
     for name in ("", *ENDINGS):
-        scheduler = scheduler_of(replace(method, finisher=name), pipeline, {"static": static})
+        scheduler = scheduler_of(replace(method, finisher=name), pipeline, {}, finishers)
         made[name] = sample(pipeline, ["rocket"], [0], steps=4, scheduler=scheduler, bf16=False)
     latents = made[""]
     with torch.no_grad():
         settled = static(Observation(latents, latents, 1.0, 1.0))
     assert torch.allclose(made["scaling"], SCALE * latents, atol=1e-5)
     assert torch.allclose(made["static CRF"], torch.lerp(latents, settled, 0.7), atol=1e-5)
+    with torch.no_grad():
+        for name, network in (("finisher", learned), ("plain finisher", plain)):
+            assert torch.allclose(made[name], network(Observation(latents, latents, 1.0, 1.0)), atol=1e-4), name
     for name, before in (
         ("round trip", latents),
         ("scaled round trip", SCALE * latents),
-        ("finisher", torch.lerp(latents, settled, 0.4)),
+        ("static finisher", torch.lerp(latents, settled, 0.4)),
     ):
         assert torch.allclose(made[name], round_trip(pipeline.vae, before), atol=1e-4), name
 

@@ -417,7 +417,7 @@ def test_the_finisher_ends_image_to_image(pipe, crf, finisher) -> None:
 
     without = edited(None)
     settled = finisher(Observation(without, without, 1.0, 1.0))
-    assert torch.equal(edited(finisher), torch.lerp(without, settled, 0.7))
+    assert torch.equal(edited(finisher), settled)
 
 
 @pytest.mark.parametrize("kind", SCHEDULERS)
@@ -490,6 +490,10 @@ def test_a_learned_finisher_ends_the_run(pipe, crf) -> None:
     settled = finisher(Observation(without, without, 1.0, 1.0))
     scheduler = LatentCRFScheduler(inner(DDIMScheduler), crf, (6, 9), finisher=finisher, finisher_strength=1.0)
     assert torch.equal(run(pipe, scheduler), settled) and not torch.allclose(settled, without)
+    assert scheduler.last_finish is not None and torch.equal(scheduler.last_finish.observation.latents, without)
+    assert torch.equal(scheduler.last_finish.y, settled)
+    scheduler.set_timesteps(10)
+    assert scheduler.last_finish is None
 
 
 def test_a_crf_made_for_hand_overs_is_no_finisher(crf) -> None:

@@ -8,17 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, UniPCMultistepScheduler
 from PIL import Image
 
 from analysis.generate import counted, decode, load_pipeline, sample
 from analysis.measures import to_pixels
 from latentcrf import LatentCRF, LatentCRFScheduler, Observation
 from latentcrf.perceptual import MODELS
+from latentcrf.training.finals import FinalsRecording, finish
+from latentcrf.training.train_finisher import remaining_error
 
 REFERENCE = Path(__file__).parent / "data" / "reference.png"  # written by `python -m tests.make_reference`
 ROOT = Path(__file__).parents[1]
-CRFS = ("emoji-latentcrf", "emoji-latentcrf-static")
+CRFS = ("emoji-latentcrf", "emoji-latentcrf-static", "emoji-latentcrf-finisher")
 PROMPT, SEED, BYPASS = "red heart", 0, (33, 49)
 
 
@@ -67,7 +69,10 @@ def test_the_static_form_finishes_as_measured(pipeline: StableDiffusionPipeline)
     """509 numbers, an energy that never rises, and images that stay what they were: LPIPS is measured, here only pixels."""
     static = LatentCRF.from_pretrained(MODELS / "emoji-latentcrf-static", torch_dtype=torch.float32).eval()
     assert sum(p.numel() for p in static.parameters()) == 509
-    schedulers = [LatentCRFScheduler(pipeline.scheduler, None, None, finisher=each) for each in (None, static)]
+    schedulers = [
+        LatentCRFScheduler(pipeline.scheduler, None, None, finisher=each, finisher_strength=0.7)
+        for each in (None, static)
+    ]
     prompts, seeds = ["red heart", "rocket"], [0, 1]
     plain, finished = (sample(pipeline, prompts, seeds, steps=8, scheduler=each, bf16=False) for each in schedulers)
     with torch.inference_mode():
@@ -78,6 +83,28 @@ def test_the_static_form_finishes_as_measured(pipeline: StableDiffusionPipeline)
     assert finished.std() < 0.97 * plain.std()  # less contrast than guidance gave
     before, after = (to_pixels(decode(pipeline, each, bf16=False)) for each in (plain, finished))
     assert 0.5 < difference(before, after) < 15
+
+
+def test_the_finisher_does_at_once_what_it_learned(pipeline: StableDiffusionPipeline) -> None:
+    """Most of what the static form and the round trip do to last latents that it has not seen, by a converged solver."""
+    finisher, static = (
+        LatentCRF.from_pretrained(MODELS / f"emoji-latentcrf-{name}", torch_dtype=torch.float32).eval()
+        for name in ("finisher", "static")
+    )
+    size = {model: sum(p.numel() for p in model.parameters()) for model in (finisher, pipeline.unet)}
+    assert size[finisher] <= size[pipeline.unet] / 10
+    prompts, seeds = ["red heart", "rocket", "dog face", "full moon"], [0, 1, 2, 3]
+    inner = UniPCMultistepScheduler.from_config(pipeline.scheduler.config)
+    last = sample(pipeline, prompts, seeds, steps=8, scheduler=inner)
+    wanted = finish(pipeline.vae, static, last, FinalsRecording().strength)
+    assert remaining_error(finisher, last, wanted) < 0.4
+    with torch.inference_mode():
+        potentials = finisher.potentials(Observation(last, last, 1.0, 1.0))
+        iterates = list(finisher.solve(potentials, 20))
+        energies = torch.stack([finisher.energy(y, potentials)["total"] for y in iterates])
+    assert (energies.diff(dim=0) <= 1e-5 * energies.abs().amax(0)).all()
+    steps = torch.stack([(b - a).flatten(1).norm(dim=1) / a.flatten(1).norm(dim=1) for a, b in pairwise(iterates)])
+    assert (steps[4] <= steps[0] / 10).all() or (steps[:5] < 1e-6).all()
 
 
 @pytest.mark.parametrize("text", ["README.md", *(f"assets/models/{name}/README.md" for name in CRFS)])

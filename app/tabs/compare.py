@@ -21,6 +21,7 @@ from app.settings import NAMES, Settings, SettingsError
 
 EXAMPLES = ("red apple", "blue heart", "dog face", "pizza", "rocket", "smiling face with sunglasses", "sunflower")
 DOWNLOAD = "Download PNG with its settings"
+WAYS = {"Paper's bypass": 0, "Few steps + CRF": 6}  # and the setting few_steps
 READY = "Type a prompt and press Enter, or choose an example."
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ def run(
     bypass_start: float,
     bypass_end: float,
     finisher: float,
+    few_steps: float,
     random_seed: bool,
     previews: bool,
     shown: dict[str, str] | None,
@@ -74,7 +76,7 @@ def run(
     """
     if random_seed:
         seed = secrets.randbelow(1_000_000)  # short enough to be read aloud
-    values = (prompt, seed, steps, guidance, iterations, bypass_start, bypass_end, finisher)
+    values = (prompt, seed, steps, guidance, iterations, bypass_start, bypass_end, finisher, few_steps)
     try:
         settings = Settings.parse(dict(zip(NAMES, values, strict=True)))
     except SettingsError as error:
@@ -161,9 +163,17 @@ def pictures(kept: dict[str, str] | None) -> dict[str, Any]:
 def summary(result: Comparison) -> str:
     """What was drawn, in a line."""
     s = result.settings
-    text = f"“{s.prompt}”, seed {s.seed}, {s.steps} steps, guidance {s.guidance:g}, {s.iterations} CRF iterations"
+    text = f"“{s.prompt}”, seed {s.seed}, {s.steps} steps"
+    text += f" and {s.few_steps} of UniPC" if s.few_steps else ""
+    text += f", guidance {s.guidance:g}, {s.iterations} CRF iterations"
     text += f", finisher {s.finisher:g}." if s.finisher else "."
     return text + (f" The model reads about a dozen words: it did not see “{result.unread}”." if result.unread else "")
+
+
+def way_of(few_steps: float | None) -> str:
+    """Which of `WAYS` a number of few steps is."""
+    bypass, few = WAYS
+    return few if few_steps else bypass
 
 
 # ------------------------------------------------------------------------------------------ layout
@@ -175,13 +185,15 @@ def build(services: Services) -> Form:
         prompt = build_prompt()
         start = gr.Button("Compare", variant="primary", scale=1, min_width=120, elem_id="compare")
         stop = gr.Button("Cancel", variant="stop", interactive=False, scale=1, min_width=90, elem_id="cancel")
-    examples = gr.Dataset(
-        components=[prompt],
-        samples=[[example] for example in EXAMPLES],
-        show_label=False,
-        container=False,
-        elem_id="examples",
-    )
+    with gr.Row(elem_id="choices"):
+        examples = gr.Dataset(
+            components=[prompt],
+            samples=[[example] for example in EXAMPLES],
+            show_label=False,
+            container=False,
+            elem_id="examples",
+        )
+        ways = gr.Radio(list(WAYS), value=way_of(DEFAULTS.few_steps), show_label=False, container=False, elem_id="ways")
     status = gr.HTML(html.message(READY), elem_id="status", padding=False)
     strip = gr.HTML(html.plan(DEFAULTS), elem_id="strip", padding=False)
 
@@ -192,7 +204,7 @@ def build(services: Services) -> Form:
             full = gr.Image(**picture, elem_id="full", alt_text="The full LDM's image")
             full_file = gr.DownloadButton(DOWNLOAD, size="sm", interactive=False, elem_id="full-file")
         with gr.Column(min_width=150):
-            gr.HTML(html.caption("latentcrf", "a part of the calls bypassed"), padding=False)
+            gr.HTML(html.caption("latentcrf", "fewer calls, and a CRF"), padding=False)
             latentcrf = gr.Image(**picture, elem_id="latentcrf", alt_text="LatentCRF's image")
             latentcrf_file = gr.DownloadButton(DOWNLOAD, size="sm", interactive=False, elem_id="latentcrf-file")
         with gr.Column(min_width=150, elem_id="slide"):
@@ -222,6 +234,10 @@ def build(services: Services) -> Form:
     turns: gr.State = gr.State(Turns())
     ticket = gr.Number(0, visible="hidden")
     form = build_settings(services, prompt, status, strip)
+
+    few_steps = form.values[-1]
+    ways.input(WAYS.get, ways, few_steps, **AT_ONCE)
+    few_steps.change(way_of, few_steps, ways, **AT_ONCE)
 
     outputs = [
         status,

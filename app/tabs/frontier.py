@@ -59,9 +59,9 @@ NO_SAMPLE = f"No images of this method are shipped: {COMMAND} writes them into r
 READING = (
     "Each point is a way to sample: the further left, the faster. The vertical axis says whether higher or lower is better; "
     "bars are 95 % intervals over the prompts, which all methods share: differences are surer than the bars look. No method "
-    "shown beats those on the dotted line in both time and quality. Dashed: the full LDM. As a "
-    "finisher, the CRF's static form settles the last latents of a run, which then go through the autoencoder once more (round trip); "
-    "in black what these latents become without a CRF: the round trip alone, or multiplied by a number. Point at a mark for its settings, click it for its images."
+    "shown beats those on the dotted line in both time and quality. Dashed: the full LDM. A finisher settles the last latents of a "
+    "run: a CRF's static form, after which they go through the autoencoder once more (round trip), or a CRF that learned to do both "
+    "at once; in black what these latents become without a CRF. Point at a mark for its settings, click it for its images."
 )
 COMPUTED = (
     "All methods drew the same prompts from the same noise; intervals by bootstrap over the prompts; times are medians of runs "

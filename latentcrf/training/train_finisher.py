@@ -59,7 +59,9 @@ def train(options: argparse.Namespace) -> None:
     """Run the training that the command line describes."""
     preset, device = PRESETS[options.preset], best_device()
     torch.manual_seed(options.seed)
-    ldm = StableDiffusionPipeline.from_pretrained(options.base, torch_dtype=torch.float32, use_safetensors=True).to(device)
+    ldm = StableDiffusionPipeline.from_pretrained(options.base, torch_dtype=torch.float32, use_safetensors=True).to(
+        device
+    )
     static = LatentCRF.from_pretrained(options.static, torch_dtype=torch.float32, use_safetensors=True).to(device)
     if static.form != "static":
         raise RunError(f"--static {options.static} holds a CRF of form {static.form!r}; the teacher's is 'static'.")
@@ -104,16 +106,26 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--base", required=True, metavar="FOLDER", help="the LDM: a StableDiffusionPipeline folder")
-    parser.add_argument("--static", required=True, metavar="FOLDER", help="LatentCRF's static form, the teacher's first part")
+    parser.add_argument(
+        "--static", required=True, metavar="FOLDER", help="LatentCRF's static form, the teacher's first part"
+    )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="data set of latentcrf.emoji.dataset")
     run_arguments(parser)
     finishers = sorted(name for name, preset in PRESETS.items() if preset.corrects_clean)
-    parser.add_argument("--preset", choices=finishers, default="emoji-finisher", help="the recipe (default emoji-finisher)")
     parser.add_argument(
-        "--runs", type=int, default=10_240, help="LDM runs to learn from, recorded where they are not yet (default 10240)"
+        "--preset", choices=finishers, default="emoji-finisher", help="the recipe (default emoji-finisher)"
     )
     parser.add_argument(
-        "--recordings", type=Path, metavar="DIR", help="where they are kept, to be shared by several runs (default OUT/finals)"
+        "--runs",
+        type=int,
+        default=10_240,
+        help="LDM runs to learn from, recorded where they are not yet (default 10240)",
+    )
+    parser.add_argument(
+        "--recordings",
+        type=Path,
+        metavar="DIR",
+        help="where they are kept, to be shared by several runs (default OUT/finals)",
     )
     options = parser.parse_args(arguments)
     check_run_arguments(parser, options)

@@ -49,6 +49,21 @@ def test_a_prompt_and_enter_bring_both_images_and_their_figures(page: Page, url:
     assert page.locator("#strip i.done").count() == 12 + 7
 
 
+def test_few_steps_are_a_click_away(page: Page, url: str) -> None:
+    visit(page, url)
+    page.click("#ways label:has-text('Few steps')")
+    page.wait_for_function("document.querySelector('#strip').innerText.includes('6 of a faster solver')")
+    ask(page, "red apple")
+    wait_until_done(page)
+    assert page.locator("#figures output").all_inner_texts()[:2] == ["12", "6"]
+    assert "12 steps and 6 of UniPC" in page.inner_text("#status")
+    assert not np.array_equal(shown(page, "#before"), shown(page, "#after"))
+    page.click("#ways label:has-text('bypass')")
+    page.wait_for_function("document.querySelector('#strip').innerText.includes('in place of 5')")
+    visit(page, url, f"{QUICK}&few_steps=4")
+    page.wait_for_function("document.querySelector('#ways input:checked').value.startsWith('Few steps')")
+
+
 def test_an_example_runs_at_a_click(page: Page, url: str) -> None:
     visit(page, url)
     page.click("#examples button:has-text('pizza')")
