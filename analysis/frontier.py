@@ -37,6 +37,7 @@ AXES = {
     "vendi": ("Vendi score over seeds, higher is more diverse", True),
 }
 FACTORS = {"kid": 1000.0}
+NO_CRF = "Round trip or scaled, no CRF"
 # Okabe and Ito's palette, and a symbol each: colour never tells alone.
 FAMILIES = {
     "DDIM": ("#0072b2", "circle"),
@@ -44,7 +45,7 @@ FAMILIES = {
     "UniPC": ("#56b4e9", "diamond"),
     "Bypass without parameters": ("#8c8c8c", "x"),
     "Plain network": ("#cc79a7", "triangle-down"),
-    "Round trip or scaled, no CRF": ("#000000", "cross"),
+    NO_CRF: ("#000000", "cross"),
     "LatentCRF": ("#d55e00", "star"),
     "LatentCRF, static form": ("#e69f00", "star-triangle-up"),
     "LatentCRF, static form as finisher": ("#e69f00", "hexagram"),
@@ -61,16 +62,18 @@ ENDED = {  # by what becomes of the last latents
     "plain finisher": "Plain network",
     "static finisher": "LatentCRF, static form as finisher",
     "static CRF": "LatentCRF, static form as finisher",
-    "round trip": "Round trip or scaled, no CRF",
-    "scaling": "Round trip or scaled, no CRF",
-    "scaled round trip": "Round trip or scaled, no CRF",
+    "round trip": NO_CRF,
+    "scaling": NO_CRF,
+    "scaled round trip": NO_CRF,
 }
 NEEDED = ("method", "solver", "steps", "bypass", "refiner", "unet_calls", "time_ratio")
 
 
 def family(row: pd.Series) -> str:
-    """Which of `FAMILIES` a row of the benchmark's table belongs to."""
-    return ENDED.get(row.get("finisher", ""), REFINERS.get(row["refiner"], row["solver"]))
+    """Which of `FAMILIES` a row of the benchmark's table belongs to: that of its ending, unless there a CRF's bypass is all that
+    is ours."""
+    began, ended = REFINERS.get(row["refiner"], row["solver"]), ENDED.get(row.get("finisher", ""))
+    return began if ended is None or ended == NO_CRF and began.startswith("LatentCRF") else ended
 
 
 def with_families(table: pd.DataFrame) -> pd.DataFrame:

@@ -22,9 +22,8 @@ SOLVERS = {
 
 
 SCALE = 0.87  # 0.98 / 1.13: deviations of the training images' latents and of those that the embedded LDM makes at guidance 3
-SETTLING_STRENGTH = (
-    0.7  # of the static CRF without a round trip; this one and the finisher's are chosen on prompts of `--validation`
-)
+# of the static CRF without a round trip; this one and the one before a round trip were chosen on prompts of `--validation`
+SETTLING_STRENGTH = 0.7
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Method:
             network of the CRF's size).
         finisher: "" (nothing) or one of `ENDINGS`: "static finisher" (LatentCRF's static form settles the last latents, then they
             make a round trip through the autoencoder), "finisher" (the CRF that learned to do both at once), "plain finisher" (a
-            network of its size that did), "static CRF" (the static form alone, stronger), "round trip" (it alone), "scaling"
+            network of its size that did), "static CRF" (the static form alone, stronger), "round trip" (that alone), "scaling"
             (the last latents times a number), "scaled round trip".
     """
 
@@ -96,9 +95,7 @@ class Scaling:
         return self.scale * observation.latents
 
 
-def all_methods(
-    refiners: tuple[str, ...] = ("bypass", "LatentCRF"), finishers: tuple[str, ...] = ("static", "scaling")
-) -> list[Method]:
+def all_methods(refiners: tuple[str, ...], finishers: tuple[str, ...]) -> list[Method]:
     """The benchmark's methods, the full run first.
 
     Args:

@@ -42,7 +42,8 @@ class Models:
 
     def origin_of(self, settings: Settings) -> dict[str, str]:
         """`origin` without what `settings` do not use."""
-        return {key: value for key, value in self.origin.items() if key != "finisher" or settings.finisher}
+        unused = {"finisher": not settings.finisher, "crf": bool(settings.few_steps)}
+        return {key: value for key, value in self.origin.items() if not unused.get(key)}
 
     def autocast(self) -> torch.autocast:
         """The context in which the sampler computes; none for float32."""
@@ -83,7 +84,7 @@ def compare(
     with torch.inference_mode():
         prompt = encode(pipeline, [settings.prompt])
     noise = initial_noise(pipeline, [settings.seed])
-    schedulers = {"full": pipeline.scheduler, "latentcrf": scheduler_of(models, settings)}
+    schedulers = {"full": pipeline.scheduler, "latentcrf": our_scheduler(models, settings)}
     schedulers["latentcrf"].prompt_embeds = prompt["prompt_embeds"]
     results = {}
     for method, scheduler in schedulers.items():
@@ -91,6 +92,9 @@ def compare(
         report(results[method])
     crf = schedulers["latentcrf"]
     jump = crf.last_finish if settings.few_steps else crf.last_hand_over
+    after = (
+        jump.latents if settings.few_steps else jump.y
+    )  # a hand-over's latents are noisy, the finisher's are as it is let
     ours, full = (_as_tensor(results[method].image, pipeline.device) for method in ("latentcrf", "full"))
     distance = lpips(models.lpips, ours, full)
     report(
@@ -98,7 +102,7 @@ def compare(
             settings,
             **results,
             before=_image(pipeline, jump.observation.denoised),
-            after=_image(pipeline, jump.y),
+            after=_image(pipeline, after),
             lpips=float(distance),
             origin=models.origin_of(settings),
             unread=_unread(pipeline, settings.prompt),
@@ -106,7 +110,7 @@ def compare(
     )
 
 
-def scheduler_of(models: Models, settings: Settings) -> LatentCRFScheduler:
+def our_scheduler(models: Models, settings: Settings) -> LatentCRFScheduler:
     """LatentCRF's side: the pipeline's own scheduler with the bypass, or a solver of few steps; finished."""
     own = models.pipeline.scheduler
     return LatentCRFScheduler(

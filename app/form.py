@@ -33,6 +33,10 @@ class Form:
     status: gr.HTML
     strip: gr.HTML
 
+    def __getitem__(self, name: str) -> Any:
+        """The control of the setting `name`."""
+        return self.values[NAMES.index(name)]
+
 
 # ---------------------------------------------------------------------------------------- handlers
 

@@ -49,7 +49,7 @@ def _crf(flex: str, done: bool) -> str:
 def _timeline(method: str, calls: int, cells: str) -> str:
     return (
         f'<div class="timeline {method}" role="img" aria-label="{METHODS[method]}: {calls} U-Net calls">'
-        f'<b>{METHODS[method]}</b><div class="cells">{cells}</div><span class="count">{calls} calls</span></div>'
+        f'<b>{METHODS[method]}</b><div class="cells">{cells}</div><span class="count">{calls} call{"s" * (calls != 1)}</span></div>'
     )
 
 

@@ -71,8 +71,8 @@ class Settings:
         bypass_end: step after which the U-Net takes over again; `steps` means never: the run ends with the CRF.
         finisher: how far LatentCRF's last latents go towards what a second CRF, trained to finish runs, makes of them, 0 (it
             is left out) to 1.
-        few_steps: 0 for a run of `steps` with the bypass; else LatentCRF's run is one of so many steps of a faster solver
-            (UniPC), none of them left out, and finished.
+        few_steps: 0 for a run of `steps` with the bypass; else, up to steps - 1, LatentCRF's run is one of so many steps of a
+            faster solver (UniPC), none of them left out, and finished; the bypass is not used then.
     """
 
     prompt: str
@@ -102,11 +102,11 @@ class Settings:
             except SettingsError as error:
                 problems.append(str(error))
         if not problems:
-            problems = check_bypass(checked["steps"], checked["bypass_start"], checked["bypass_end"])
-            if checked["few_steps"] and not checked["finisher"]:
-                problems.append(
-                    "Finisher must be above 0 where Few steps is: in a run of few steps it is all that LatentCRF does."
-                )
+            steps, few_steps = checked["steps"], checked["few_steps"]
+            if few_steps:
+                problems = check_few_steps(few_steps, steps, checked["finisher"])
+            else:
+                problems = check_bypass(steps, checked["bypass_start"], checked["bypass_end"])
         if problems:
             raise SettingsError("\n".join(problems))
         return cls(**checked)
@@ -147,6 +147,21 @@ def check_bypass(steps: int, start: int, end: int) -> list[str]:
             f"the number of steps; it was {end}."
         ]
     return []
+
+
+def check_few_steps(few_steps: int, steps: int, finisher: float) -> list[str]:
+    """What is wrong with a run of `few_steps` beside one of `steps`; an empty list if nothing is."""
+    problems = []
+    if few_steps >= steps:
+        problems.append(
+            f"Few steps must be a whole number from 1 to {steps - 1}, below the full run's {steps}, or 0 for the bypass; it "
+            f"was {few_steps}."
+        )
+    if not finisher:
+        problems.append(
+            "Finisher must be above 0 where Few steps is: in a run of few steps it is all that LatentCRF does."
+        )
+    return problems
 
 
 def _short(value: Any) -> str:

@@ -80,10 +80,11 @@ class LatentCRFScheduler(SchedulerMixin):
         num_iterations: the CRF's iterations, and the finisher's.
         finisher: a second CRF that settles the latents at the very end of the run, or None: one trained for that
             (`corrects_clean`), or one of the static form. It costs no U-Net call, and works with or without a bypass.
-        finisher_strength: how far towards what the finisher makes of them the last latents go: 0 not at all, 1 all the way.
+        finisher_strength: how far towards what the finisher makes of them the last latents go: 0 not at all, 1 all the way. The
+            embedded LDM's static form does best at 0.7 alone, at 0.4 before the round trip.
         vae: the pipeline's autoencoder, or None. With it the last latents, settled by the finisher if there is one, are decoded
             and encoded again (`latentcrf.autoencoder.round_trip`), which brings them nearer to those of pictures for about the
-            time of a U-Net call. The static form before it does best at a strength of 0.4; a trained finisher does the work of both.
+            time of a U-Net call. A trained finisher has learned to do so.
 
     Attributes:
         prompt_embeds: the prompts' token states (prompts, tokens, D), to be set before the run for a CRF that reads
@@ -295,7 +296,8 @@ class LatentCRFScheduler(SchedulerMixin):
         """The last latents of the run, settled by the finisher (clean, so x is its own estimate), then taken on the round trip."""
         if self.finisher is not None:
             self.finisher.to(latents.device)
-            observation = Observation(latents, latents, 1.0, 1.0)
+            prompt = self._prompt(latents) if getattr(self.finisher, "prompt_dim", None) else None
+            observation = Observation(latents, latents, 1.0, 1.0, prompt)
             settled = self.finisher(observation, self.num_iterations)
             latents = torch.lerp(latents, settled, self.finisher_strength)
             self.last_finish = HandOver(observation, settled, latents)

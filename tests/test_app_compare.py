@@ -123,7 +123,7 @@ def test_the_finisher_changes_latentcrfs_image_alone_and_is_named(services: Serv
 
 
 def test_a_run_of_few_steps_is_the_faster_solvers_finished(services: Services, result: Comparison) -> None:
-    events = list(services.compare(Settings(**FEW.as_dict() | {"finisher": 1.0, "few_steps": 4})))
+    events = list(services.compare(Settings(**FEW.as_dict() | {"finisher": 0.7, "few_steps": 4})))
     steps = [(event.method, event.done, event.total) for event in events if isinstance(event, Progress)]
     assert steps == [("full", i + 1, 8) for i in range(8)] + [("latentcrf", i + 1, 4) for i in range(4)]
     few = events[-1]
@@ -143,6 +143,7 @@ def test_a_run_of_few_steps_is_the_faster_solvers_finished(services: Services, r
     assert "4 of a faster solver (UniPC)" in planned and planned.count('<i class="done"></i>') == 8 + 3
     assert 'class="crf"' in planned and 'class="crf done"' in html.plan(few.settings, {"latentcrf": 4})
     assert "8 steps and 4 of UniPC" in compare.summary(few)
+    assert "crf" in result.origin and "crf" not in few.origin and "finisher" in few.origin
 
 
 def test_previews_come_before_the_image_and_cost_no_measured_time(services: Services, monkeypatch: Any) -> None:

@@ -1,5 +1,6 @@
 """The frontier: what its figure and table show, its export made again, and the tab with and without a table."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from PIL import Image
 
 from analysis import frontier
 from analysis.export import write_results
-from analysis.rivals import Method
+from analysis.rivals import Method, all_methods
 from app.tabs import frontier as tab
 
 METHODS = [Method("DDIM", 50), Method("DDIM", 8), Method("UniPC", 6), Method("DDIM", 9, (8, 9), "LatentCRF")]
@@ -142,3 +143,11 @@ def test_tab_without_a_table_names_the_command(tmp_path: Path, monkeypatch: pyte
 
 def test_tab_knows_every_measure() -> None:
     assert list(tab.MEASURES.values()) == list(frontier.AXES)
+
+
+def test_no_run_with_a_crf_is_called_one_without() -> None:
+    methods = all_methods(("bypass", "LatentCRF", "static", "plain"), ("static", "scaling", "learned", "plain"))
+    table = pd.DataFrame([asdict(method) | {"name": method.name} for method in methods])
+    families = frontier.with_families(table)["family"]
+    for method, family in zip(methods, families, strict=True):
+        assert family.startswith("LatentCRF") == method.is_ours, method.name

@@ -112,12 +112,12 @@ def test_the_correction_vanishes_with_the_noise() -> None:
 
 
 def test_a_finisher_corrects_clean_latents_too() -> None:
-    finisher = stirred(LatentCRF(corrects_clean=True, num_fine_blocks=2, **SMALL))
-    hand_over_crf = stirred(LatentCRF(num_experts=0, pairwise_rank=0, **SMALL))
     x = torch.randn(2, 4, 6, 5)
     clean = Observation(x, x, 1.0, 1.0)
-    assert (finisher(clean) - x).std() > 0.01
-    assert torch.allclose(hand_over_crf(clean), x, atol=1e-6)
+    for corrects_clean in (True, False):  # without fields, which change clean latents anyway
+        crf = stirred(LatentCRF(num_experts=0, pairwise_rank=0, corrects_clean=corrects_clean, **SMALL))
+        assert ((crf(clean) - x).std() > 0.01) == corrects_clean
+        assert torch.allclose(crf(clean), x, atol=1e-6) != corrects_clean
 
 
 def test_fine_blocks_are_all_used() -> None:

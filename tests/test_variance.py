@@ -231,6 +231,6 @@ def test_tab_shows_what_ships_and_says_where_nothing_does(tmp_path: Path, monkey
     assert "3 runs" in figure.layout.title.text and "<b>2 to 5</b>" in words
     assert "3 runs, the table that comes with the project" in told and "--from assets/results/variance" in told
     assert "Threshold must be a number from 0.2 to 10" in tab.draw(made, *LOOK[:3], float("nan"), False)[1]
-    assert tab.take_over(made, 2)[:4] == [50, 2, 5, (2 / 50, 5 / 50)]
+    assert tab.take_over(made, 2)[:5] == [50, 2, 5, 0, (2 / 50, 5 / 50)]
     assert tab.take_over(None, 2) == tab.take_over(made, None)
     assert "&lt;b&gt;" in tab.computed({"summary": summary, "options": {"seed": 1, "text": ["<b>"]}, "shipped": False})

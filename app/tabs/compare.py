@@ -235,7 +235,7 @@ def build(services: Services) -> Form:
     ticket = gr.Number(0, visible="hidden")
     form = build_settings(services, prompt, status, strip)
 
-    few_steps = form.values[-1]
+    few_steps = form["few_steps"]
     ways.input(WAYS.get, ways, few_steps, **AT_ONCE)
     few_steps.change(way_of, few_steps, ways, **AT_ONCE)
 
@@ -250,7 +250,7 @@ def build(services: Services) -> Form:
         cards,
         full_file,
         latentcrf_file,
-        form.values[1],
+        form["seed"],
         shown,
     ]
     outputs += [start, stop, ticket]

@@ -159,14 +159,14 @@ def shipped() -> dict[str, Any] | None:
 
 
 def take_over(made: dict[str, Any] | None, threshold: float) -> list[Any]:
-    """Steps, bypass and its shares for the compare tab's form, and the switch to that tab."""
+    """Steps, bypass, no few steps and the bypass' shares for the compare tab's form, and the switch to that tab."""
     try:
         found = None if made is None else analysis.propose_bypass(made["summary"], THRESHOLD.check(threshold) / 100)
     except SettingsError:  # the tab says so where it draws
         found = None
     if found is None:
-        return [gr.skip()] * 5
-    return [STEPS, *found, (found[0] / STEPS, found[1] / STEPS), gr.Tabs(selected=COMPARE)]
+        return [gr.skip()] * 6
+    return [STEPS, *found, 0, (found[0] / STEPS, found[1] / STEPS), gr.Tabs(selected=COMPARE)]
 
 
 def results(made: dict[str, Any]) -> "Results":
@@ -228,5 +228,5 @@ def build(page: Page) -> None:
     for event in (done, ready):  # as the choices are by then
         event.then(draw, [made, *look], drawn, **AT_ONCE)
     gr.on([choice.change for choice in look], draw, [made, *look], drawn, trigger_mode="always_last", **AT_ONCE)
-    steps, start, end = (page.form.values[i] for i in (2, 5, 6))
-    take.click(take_over, [made, threshold], [steps, start, end, page.form.shares, page.tabs], **AT_ONCE)
+    fields = [page.form[name] for name in ("steps", "bypass_start", "bypass_end", "few_steps")]
+    take.click(take_over, [made, threshold], [*fields, page.form.shares, page.tabs], **AT_ONCE)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline, UniPCMultistepScheduler
+from diffusers import StableDiffusionPipeline, UniPCMultistepScheduler
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,14 +22,10 @@ from latentcrf.digest import digest
 from latentcrf.files import replacing
 from latentcrf.model import LatentCRF, Observation
 from latentcrf.training.loop import RunError
-from latentcrf.training.trajectories import DPM_SOLVER_2M, solve
+from latentcrf.training.trajectories import SOLVERS, solve
 
 FIRST_SEED = 3_000_000  # far from those of the trajectories and of measurements
-SOLVERS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "unipc": (UniPCMultistepScheduler, {}),
-    "dpm": (DPMSolverMultistepScheduler, DPM_SOLVER_2M),
-    "ddim": (DDIMScheduler, {}),
-}
+KINDS = SOLVERS | {"unipc": (UniPCMultistepScheduler, {})}
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,9 @@ def record_finals(
     """
     unet, config = pipeline.unet, pipeline.scheduler.config
     settings = {key: json.dumps(value) for key, value in asdict(recording).items()}
-    settings["models"] = digest({"prompts": list(prompts)}, unet, pipeline.text_encoder, pipeline.vae, static)
+    kept = {name: value for name, value in config.items() if name != "_use_default_values"}  # those have no fixed order
+    made_by = {"prompts": list(prompts), "scheduler": kept}
+    settings["models"] = digest(made_by, unet, pipeline.text_encoder, pipeline.vae, static)
     shape = (unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
     for index in tqdm(range(-(-count // recording.chunk)), desc="last latents", unit="chunk", mininterval=5):
         path = folder / f"{index:05d}.safetensors"
@@ -82,19 +80,19 @@ def record_finals(
         )
         texts = [prompts[i % len(prompts)] for i in places]
         solver, steps = recording.runs[index % len(recording.runs)]
-        kind, how = SOLVERS[solver]
+        kind, how = KINDS[solver]
         states = pipeline.encode_prompt(texts, pipeline.device, 1, True)
         guidance = recording.guidances[index % len(recording.guidances)]
         path_of, _ = solve(pipeline, kind.from_config(config, **how), states, noise, steps, guidance)
         latents = path_of[:, -1].to(pipeline.device)
         finished = finish(pipeline.vae, static, latents, recording.strength)
-        kept = {"latents": latents.float().cpu().contiguous(), "finished": finished.float().cpu().contiguous()}
+        tensors = {"latents": latents.float().cpu().contiguous(), "finished": finished.float().cpu().contiguous()}
         with replacing(path) as temporary:
-            save_file(kept, temporary, metadata=settings)
+            save_file(tensors, temporary, metadata=settings)
 
 
 def load_finals(folder: Path, count: int, recording: FinalsRecording) -> tuple[Tensor, Tensor]:
-    """The first `count` recorded runs of `folder`: latents and finished latents, (count, C, H, W) each.
+    """The first `count` runs that `record_finals` wrote into `folder`: latents and finished latents, (count, C, H, W) each.
 
     Raises:
         RunError: there are not so many.

@@ -1,4 +1,4 @@
-"""The recipes of `latentcrf.training.train`."""
+"""The recipes of `latentcrf.training.train` and, where they correct clean latents, of `latentcrf.training.train_finisher`."""
 
 from dataclasses import dataclass, replace
 
@@ -32,8 +32,9 @@ FINISHER = Preset(
     channels=96, coarse_channels=96, num_coarse_blocks=2, num_fine_blocks=4, reads_trend=False, corrects_clean=True
 )
 
-# "emoji-no-trend" and "emoji-static" ship; "emoji" sees more and comes nearer. The others are for comparison: what each part of the
-# method adds. "emoji-plain" has no field at all: the network's u.
+# "emoji-no-trend", "emoji-static" and "emoji-finisher" ship, and beside them the two plain networks "emoji-plain-no-trend" and
+# "emoji-plain-finisher"; "emoji" sees more and comes nearer. The others are for comparison: what each part of the method adds.
+# A plain network has no field at all: the network's u.
 PRESETS = {
     "emoji": Preset(),
     "emoji-static": Preset(form="static"),

@@ -146,10 +146,7 @@ def train(options: argparse.Namespace) -> None:
                     weight.lerp_(before, options.keep_start)
             measured = validate(crf, validation, device)
             if run.fraction > refined_from or score(measured) < best_score(options.out / "log.csv"):
-                half = LatentCRF.from_config(crf.config)
-                half.load_state_dict(crf.state_dict())
-                with replacing_folder(options.out / "latentcrf") as temporary:
-                    half.half().save_pretrained(temporary)
+                save_half(crf, options.out / "latentcrf")
         crf.train()
         return measured
 
@@ -164,6 +161,14 @@ def train(options: argparse.Namespace) -> None:
         losses = stage.step(crf, optimizer, run.fraction - begin)
         run.count(stage.batch_size, **losses)
         ema.update()
+
+
+def save_half(crf: LatentCRF, folder: Path) -> None:
+    """Write a float16 copy of the CRF into `folder`, whole or not at all."""
+    half = LatentCRF.from_config(crf.config)
+    half.load_state_dict(crf.state_dict())
+    with replacing_folder(folder) as temporary:
+        half.half().save_pretrained(temporary)
 
 
 def build_crf(

@@ -5,8 +5,9 @@
 
 The LDM's own runs of 4 to 15 steps are recorded once (`--runs`, not counted in the minutes), with what the static form, four
 tenths of the way, and a round trip through the autoencoder make of their last latents. The CRF learns to give the latter
-from the former in one pass, at a fraction of a U-Net call. Every tenth run only validates; the log tells the squared error
-that is left there, as a share of what the teacher changes. The folder `finisher` of the run is the trained model (weights averaged over
+from the former in one pass, at a fraction of a U-Net call: distillation of what both do. Every tenth run only validates (of
+other noise; where there are more runs than prompts, not of other prompts); the log tells the squared error that is left there,
+as a share of what the teacher changes. The folder `finisher` of the run is the trained model (weights averaged over
 the last steps, fp16).
 """
 
@@ -19,7 +20,6 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from latentcrf.emoji.dataset import DatasetError, load
-from latentcrf.files import replacing_folder
 from latentcrf.model import LatentCRF, Observation
 from latentcrf.training.finals import FinalsRecording, load_finals, record_finals
 from latentcrf.training.loop import (
@@ -36,7 +36,7 @@ from latentcrf.training.loop import (
 )
 from latentcrf.training.presets import PRESETS
 from latentcrf.training.stages import random_iterations
-from latentcrf.training.train import build_crf, prompt_list
+from latentcrf.training.train import build_crf, prompt_list, save_half
 
 VALIDATED = 10  # every tenth run
 
@@ -65,6 +65,11 @@ def train(options: argparse.Namespace) -> None:
     static = LatentCRF.from_pretrained(options.static, torch_dtype=torch.float32, use_safetensors=True).to(device)
     if static.form != "static":
         raise RunError(f"--static {options.static} holds a CRF of form {static.form!r}; the teacher's is 'static'.")
+    if static.latent_channels != ldm.unet.config.in_channels:
+        raise RunError(
+            f"--static {options.static} is for latents of {static.latent_channels} channels; those of {options.base} have "
+            f"{ldm.unet.config.in_channels}."
+        )
     recording = FinalsRecording()
     table, _ = load(options.data)
     prompts = prompt_list([row for row in table if row["core"] and row["split"] == "train"])
@@ -81,10 +86,7 @@ def train(options: argparse.Namespace) -> None:
     def report() -> dict[str, float]:
         with ema.applied():
             left = remaining_error(crf, latents[validates], finished[validates])
-            half = LatentCRF.from_config(crf.config)
-            half.load_state_dict(crf.state_dict())
-            with replacing_folder(options.out / "finisher") as temporary:
-                half.half().save_pretrained(temporary)
+            save_half(crf, options.out / "finisher")
         return {"remaining_error": left}
 
     parts = {"crf": crf, "ema": ema, "optimizer": optimizer}
