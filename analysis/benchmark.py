@@ -48,7 +48,7 @@ from latentcrf.perceptual import MODELS, load_features, load_lpips
 
 RESAMPLES = 2000
 SAMPLES = 6  # images shown of each method
-TIMED_TOGETHER = 4  # methods beside one full run
+TIMED_TOGETHER = 8  # methods beside one full run
 
 
 def read_kept(path: Path, key: str) -> dict[str, np.ndarray] | None:
