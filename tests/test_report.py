@@ -93,8 +93,9 @@ def test_the_best_rival_is_no_slower_and_no_crf(monkeypatch):
     ours = "UniPC-8 + finisher"
     rivals = [
         ("UniPC-8", None, None, 0.17, 0.3), ("DDIM-20", None, None, 0.4, 0.1), ("DDIM-9 bypass (8, 9)", "bypass", None, 0.16, 0.2),
-        ("DDIM-9 static (8, 9)", "static", None, 0.16, 0.15), ("UniPC-8 + round trip", None, "round trip", 0.17, 0.12),
-        ("UniPC-8 + scaled round trip", None, "scaled round trip", 0.17, 0.13),
+        ("DDIM-9 static (8, 9)", "static", None, 0.16, 0.15), ("UniPC-8 + static finisher", None, "static finisher", 0.17, 0.12),
+        ("UniPC-8 + plain finisher", None, "plain finisher", 0.17, 0.13),
+        ("UniPC-8 + round trip", None, "round trip", 0.17, 0.12),
     ]  # fmt: skip
     table = benchmark_of((ours, None, "finisher", 0.18, 0.1), *rivals)
     told = [
@@ -104,7 +105,21 @@ def test_the_best_rival_is_no_slower_and_no_crf(monkeypatch):
     told += [(ours, report.FULL, "r_at_5, difference", 0.5), (ours, report.FULL, "pairwise_lpips, ratio", 0.75)]
     *_, row = report.finisher_table(table, comparisons_of(*told)).splitlines()
     cells = [cell.split(" (")[0] for cell in row.strip("| ").split(" | ")]
-    assert cells == ["UniPC-8", "8", "0.18", "100.0", "-2.0", "-4.0", "-6.0", "-8.0", "-9.0", "+0.500", "0.750"]
+    assert cells == [
+        "UniPC-8",
+        "8",
+        "0.18",
+        "100.0",
+        "-2.0",
+        "-4.0",
+        "-6.0",
+        "-8.0",
+        "-9.0",
+        "-10.0",
+        "",
+        "+0.500",
+        "0.750",
+    ]
     assert "), DDIM-9 bypass (8, 9) |" in row
     with pytest.raises(report.ReportError, match="benchmark.csv has no rival that takes no more time than UniPC-8"):
         report.finisher_table(table.iloc[[0, 2]], comparisons_of(*told))
