@@ -92,9 +92,8 @@ def compare(
         report(results[method])
     crf = schedulers["latentcrf"]
     jump = crf.last_finish if settings.few_steps else crf.last_hand_over
-    after = (
-        jump.latents if settings.few_steps else jump.y
-    )  # a hand-over's latents are noisy, the finisher's are as it is let
+    # what a hand-over gives back is noisy, what the finisher lets go on is the result
+    after = jump.latents if settings.few_steps else jump.y
     ours, full = (_as_tensor(results[method].image, pipeline.device) for method in ("latentcrf", "full"))
     distance = lpips(models.lpips, ours, full)
     report(

@@ -61,9 +61,8 @@ def test_a_wrong_value_is_met_with_a_sentence(name: str, value: object, field: s
 
 def test_few_steps_want_the_finisher() -> None:
     assert Settings.parse({"prompt": "red apple", "few_steps": 6}).few_steps == 6
-    assert (
-        Settings.parse({"prompt": "red apple", "few_steps": 6, "steps": 20}).bypass_end == 49
-    )  # which is not used then
+    short = Settings.parse({"prompt": "red apple", "few_steps": 6, "steps": 20})
+    assert short.bypass_end == 49  # which is not used then
     with pytest.raises(SettingsError, match="^Finisher must be above 0 where Few steps is: "):
         Settings.parse({"prompt": "red apple", "few_steps": 6, "finisher": 0})
     with pytest.raises(SettingsError, match="^Few steps must be a whole number from 1 to 5, below .* it was 6.$"):

@@ -21,6 +21,7 @@ from analysis.trials import clock, measure
 from latentcrf import LatentCRF, LatentCRFScheduler, Observation
 from latentcrf.autoencoder import round_trip
 from latentcrf.perceptual import MODELS
+from tests.test_model import stirred
 
 
 def subject_rows(count: int) -> list[dict[str, Any]]:
@@ -29,13 +30,6 @@ def subject_rows(count: int) -> list[dict[str, Any]]:
          "pixels_sha256": f"{i}-{style}"}
         for i in range(count) for style in ("flat", "noto")
     ]  # fmt: skip
-
-
-def stirred(crf: LatentCRF) -> LatentCRF:
-    """The CRF with random weights, so that it changes what it is given."""
-    for parameter in crf.parameters():
-        torch.nn.init.normal_(parameter, std=0.05)
-    return crf.eval()
 
 
 def test_methods_have_names_of_their_own_and_the_full_run_comes_first() -> None:
@@ -89,7 +83,7 @@ def test_schedulers_make_as_many_calls_as_their_method_says() -> None:
 def test_what_becomes_of_the_last_latents() -> None:
     pipeline = load_pipeline()
     static = LatentCRF.from_pretrained(MODELS / "emoji-latentcrf-static").eval()
-    learned, plain = (stirred(LatentCRF(corrects_clean=True, channels=16, coarse_channels=16)) for _ in range(2))
+    learned, plain = (stirred(LatentCRF(corrects_clean=True, channels=16, coarse_channels=16), seed) for seed in (0, 1))
     finishers = {"static": static, "scaling": Scaling(), "learned": learned, "plain": plain}
     method, made = Method("DPM-Solver++", 4), {}
     for name in ("", *ENDINGS):

@@ -30,6 +30,7 @@ from diffusers import (
 from latentcrf import LatentCRF, LatentCRFScheduler, Observation, hand_over
 from latentcrf.autoencoder import round_trip
 from latentcrf.levels import TREND_GAP, clean_estimate, coefficients, earlier_calls, level, log_snr
+from tests.test_model import SMALL, stirred
 
 SCHEDULERS = [
     DDIMScheduler,
@@ -483,9 +484,7 @@ def test_the_finisher_is_saved_and_loaded(finisher, tmp_path) -> None:
 
 
 def test_a_learned_finisher_ends_the_run(pipe, crf) -> None:
-    finisher = LatentCRF(channels=16, coarse_channels=16, num_coarse_blocks=1, corrects_clean=True, reads_trend=False)
-    for parameter in finisher.parameters():
-        torch.nn.init.normal_(parameter, std=0.05)
+    finisher = stirred(LatentCRF(corrects_clean=True, reads_trend=False, **SMALL))
     without = run(pipe, LatentCRFScheduler(inner(DDIMScheduler), crf, (6, 9)))
     settled = finisher(Observation(without, without, 1.0, 1.0))
     scheduler = LatentCRFScheduler(inner(DDIMScheduler), crf, (6, 9), finisher=finisher, finisher_strength=1.0)

@@ -4,25 +4,20 @@ A chunk file holds `latents` (n, C, H, W), the last ones of n runs of few steps,
 the static form of LatentCRF (part of the way) and the autoencoder's round trip; float32. The metadata say how it was made.
 """
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline, UniPCMultistepScheduler
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import tqdm
 
 from latentcrf.autoencoder import round_trip
-from latentcrf.digest import digest
-from latentcrf.files import replacing
 from latentcrf.model import LatentCRF, Observation
 from latentcrf.training.loop import RunError
-from latentcrf.training.trajectories import SOLVERS, solve
+from latentcrf.training.trajectories import SOLVERS, Chunk, record_chunks, solve
 
 FIRST_SEED = 3_000_000  # far from those of the trajectories and of measurements
 KINDS = SOLVERS | {"unipc": (UniPCMultistepScheduler, {})}
@@ -49,7 +44,6 @@ def finish(vae: Any, static: LatentCRF, latents: Tensor, strength: float) -> Ten
         return round_trip(vae, settled)
 
 
-@torch.no_grad()
 def record_finals(
     pipeline: StableDiffusionPipeline, static: LatentCRF, prompts: Sequence[str], folder: Path, count: int,
     recording: FinalsRecording,
@@ -59,36 +53,19 @@ def record_finals(
     Raises:
         RunError: the folder holds recordings made in another way, or of other models or prompts.
     """
-    unet, config = pipeline.unet, pipeline.scheduler.config
-    settings = {key: json.dumps(value) for key, value in asdict(recording).items()}
-    kept = {name: value for name, value in config.items() if name != "_use_default_values"}  # those have no fixed order
-    made_by = {"prompts": list(prompts), "scheduler": kept}
-    settings["models"] = digest(made_by, unet, pipeline.text_encoder, pipeline.vae, static)
-    shape = (unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
-    for index in tqdm(range(-(-count // recording.chunk)), desc="last latents", unit="chunk", mininterval=5):
-        path = folder / f"{index:05d}.safetensors"
-        if path.exists():
-            with safe_open(path, "pt") as file:
-                if file.metadata() != settings:
-                    raise RunError(
-                        f"{path} was recorded with other settings, prompts or models. Remove {folder}, or choose another folder."
-                    )
-            continue
-        places = range(index * recording.chunk, (index + 1) * recording.chunk)
-        noise = torch.stack(
-            [torch.randn(shape, generator=torch.Generator().manual_seed(FIRST_SEED + i)) for i in places]
-        )
-        texts = [prompts[i % len(prompts)] for i in places]
-        solver, steps = recording.runs[index % len(recording.runs)]
+
+    def make(chunk: Chunk) -> dict[str, Tensor]:
+        solver, steps = recording.runs[chunk.index % len(recording.runs)]
         kind, how = KINDS[solver]
-        states = pipeline.encode_prompt(texts, pipeline.device, 1, True)
-        guidance = recording.guidances[index % len(recording.guidances)]
-        path_of, _ = solve(pipeline, kind.from_config(config, **how), states, noise, steps, guidance)
+        scheduler = kind.from_config(pipeline.scheduler.config, **how)
+        path_of, _ = solve(pipeline, scheduler, chunk.prompts, chunk.noise, steps, chunk.guidance)
         latents = path_of[:, -1].to(pipeline.device)
         finished = finish(pipeline.vae, static, latents, recording.strength)
-        tensors = {"latents": latents.float().cpu().contiguous(), "finished": finished.float().cpu().contiguous()}
-        with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata=settings)
+        return {"latents": latents.float().cpu(), "finished": finished.float().cpu()}
+
+    record_chunks(
+        pipeline, prompts, folder, count, recording, FIRST_SEED, make, pipeline.vae, static, name="last latents"
+    )
 
 
 def load_finals(folder: Path, count: int, recording: FinalsRecording) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ run arrives. And the prompts' token states, `prompt_embeds` (n, tokens, D), floa
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from latentcrf.digest import digest
@@ -112,7 +112,62 @@ def levels(scheduler: Any, steps: int) -> Tensor:
     return torch.tensor([level(*coefficients(scheduler, index))[0] for index in range(steps + 1)])
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """Runs that have to be recorded: the chunk's number, their noise (n, C, H, W), the prompts' token states (n, tokens, D) and
+    as many empty ones, and the guidance."""
+
+    index: int
+    noise: Tensor
+    prompts: tuple[Tensor, Tensor]
+    guidance: float
+
+
 @torch.no_grad()
+def record_chunks(
+    pipeline: StableDiffusionPipeline, prompts: Sequence[str], folder: Path, count: int, recording: Any, first_seed: int,
+    make: Callable[[Chunk], dict[str, Tensor]], *others: nn.Module, name: str,
+) -> None:  # fmt: skip
+    """Write what `make` gives for each chunk of `count` runs on `prompts`, in turn, into `folder`; chunks that are there
+    already are kept.
+
+    Args:
+        recording: a dataclass with `chunk` and `guidances`: runs a chunk, and guidance scales in turn. All of it is kept beside
+            the tensors.
+        first_seed: of the noise.
+        others: networks on which the result depends, beside U-Net and text encoder.
+        name: the progress bar's.
+
+    Raises:
+        RunError: the folder holds recordings made in another way, or of other models or prompts.
+    """
+    unet, config = pipeline.unet, pipeline.scheduler.config
+    settings = {key: json.dumps(value) for key, value in asdict(recording).items()}
+    # which settings were left at their defaults is kept as a list in no fixed order
+    kept = {key: value for key, value in config.items() if key != "_use_default_values"}
+    made_by = {"prompts": list(prompts), "scheduler": kept}
+    settings["ldm"] = digest(made_by, unet, pipeline.text_encoder, *others)
+    shape = (unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
+    for index in tqdm(range(-(-count // recording.chunk)), desc=name, unit="chunk", mininterval=5):
+        path = folder / f"{index:05d}.safetensors"
+        if path.exists():
+            with safe_open(path, "pt") as file:
+                if file.metadata() != settings:
+                    raise RunError(
+                        f"{path} was recorded with other settings, prompts or {'models' if others else 'weights of the LDM'}. "
+                        f"Remove {folder}, or choose another folder."
+                    )
+            continue
+        places = range(index * recording.chunk, (index + 1) * recording.chunk)
+        noise = torch.stack(
+            [torch.randn(shape, generator=torch.Generator().manual_seed(first_seed + i)) for i in places]
+        )
+        states = pipeline.encode_prompt([prompts[i % len(prompts)] for i in places], pipeline.device, 1, True)
+        recorded = make(Chunk(index, noise, states, recording.guidances[index % len(recording.guidances)]))
+        with replacing(path) as temporary:
+            save_file({key: tensor.contiguous() for key, tensor in recorded.items()}, temporary, metadata=settings)
+
+
 def record(
     pipeline: StableDiffusionPipeline, prompts: Sequence[str], folder: Path, count: int, recording: Recording
 ) -> None:
@@ -122,43 +177,22 @@ def record(
         RunError: the folder holds recordings made in another way, or of another LDM or other prompts.
     """
     config = pipeline.scheduler.config
-    settings = {key: json.dumps(value) for key, value in asdict(recording).items()}
-    # which settings were left at their defaults is kept as a list in no fixed order
-    kept = {name: value for name, value in config.items() if name != "_use_default_values"}
-    made_by = {"prompts": list(prompts), "scheduler": kept}
-    settings["ldm"] = digest(made_by, pipeline.unet, pipeline.text_encoder)
-    shape = (pipeline.unet.config.in_channels, pipeline.unet.config.sample_size, pipeline.unet.config.sample_size)
-    for index in tqdm(range(-(-count // recording.chunk)), desc="trajectories", unit="chunk", mininterval=5):
-        path = folder / f"{index:05d}.safetensors"
-        if path.exists():
-            with safe_open(path, "pt") as file:
-                if file.metadata() != settings:
-                    raise RunError(
-                        f"{path} was recorded with other settings, prompts or weights of the LDM. Remove {folder}, or choose "
-                        "another folder."
-                    )
-            continue
-        places = range(index * recording.chunk, (index + 1) * recording.chunk)
-        noise = torch.stack(
-            [torch.randn(shape, generator=torch.Generator().manual_seed(FIRST_SEED + i)) for i in places]
-        )
-        texts = [prompts[i % len(prompts)] for i in places]
-        guidance = recording.guidances[index % len(recording.guidances)]
-        states, empty = pipeline.encode_prompt(texts, pipeline.device, 1, True)
+
+    def make(chunk: Chunk) -> dict[str, Tensor]:
+        noise, states, guidance = chunk.noise, chunk.prompts, chunk.guidance
         precise = DDIMScheduler.from_config(config)
         recorded = {
-            "latents": solve(pipeline, precise, (states, empty), noise, recording.steps, guidance)[0],
-            "prompt_embeds": states.half().cpu(),
+            "latents": solve(pipeline, precise, states, noise, recording.steps, guidance)[0],
+            "prompt_embeds": states[0].half().cpu(),
         }
         for solver, (kind, how) in SOLVERS.items():
-            steps = recording.coarse_steps(index, solver)
-            path_of, denoised = solve(
-                pipeline, kind.from_config(config, **how), (states, empty), noise, steps, guidance
-            )
+            steps = recording.coarse_steps(chunk.index, solver)
+            path_of, denoised = solve(pipeline, kind.from_config(config, **how), states, noise, steps, guidance)
             # The first call is at pure noise; after the last step there is nothing left to bypass.
             recorded |= {f"{solver}.latents": path_of[:, 2:-1], f"{solver}.denoised": denoised[:, 1:-1]}
-        with replacing(path) as temporary:
-            save_file({name: tensor.contiguous() for name, tensor in recorded.items()}, temporary, metadata=settings)
+        return recorded
+
+    record_chunks(pipeline, prompts, folder, count, recording, FIRST_SEED, make, name="trajectories")
 
 
 def guided(both: Tensor, guidance: float) -> Tensor:
