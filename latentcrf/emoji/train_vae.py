@@ -14,10 +14,12 @@ The folder `vae` of the run is an ordinary AutoencoderKL with the latents' shift
 refined with `--init-from FOLDER --decoder-only`: encoder and latents stay exactly as they are, and so does the U-Net's worth.
 With `--latent-noise` it also learns to forgive small errors, which an LDM's latents have and an encoder's have not;
 with `--ldm FOLDER` it learns this LDM's own: the latents are noised, and its U-Net takes them back.
-`--widen 2` gives it twice the channels before: a decoder draws once an image, a U-Net fifty times.
+`--widen 2` gives it twice the channels before: a decoder draws once an image, a U-Net fifty times. An encoder that goes on
+learning is held near the latents that an LDM knows already by `--stay-near`.
 """
 
 import argparse
+import copy
 import math
 import sys
 from pathlib import Path
@@ -109,11 +111,15 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
         if options.init_from
         else build_vae()
     ).to(device)
-    source = vae  # of the latents
+    start = copy.deepcopy(vae).requires_grad_(False)
     if options.widen > 1:
-        vae = widened(source, options.widen)
+        vae = widened(vae, options.widen, encoder_learns=not options.decoder_only)
+    if device.type == "cuda":
+        vae = vae.to(memory_format=torch.channels_last)
     vae.train()
+    source = vae  # of the latents
     if options.decoder_only:
+        source = start
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
     judge = chosen_judge(Judge, options, learning_rate=2e-4).to(device)
@@ -137,7 +143,7 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
     for step in run.steps():
         adversarial = run.fraction >= options.adversarial_from
         crops = not adversarial and not options.decoder_only and run.fraction < options.crops_until
-        chosen = torch.randint(len(pictures), (32 if crops else 16,))
+        chosen = torch.randint(len(pictures), (2 * options.batch_size if crops else options.batch_size,))
         images = random_view(to_float(pictures[chosen]), CROP if crops else 128, smallest=0.5 if crops else 0.8)
         set_learning_rate(optimizer, options.learning_rate * warm_cosine(step, run.fraction))
 
@@ -145,6 +151,9 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
             with torch.set_grad_enabled(not (adversarial or options.decoder_only)):
                 posterior = source.encode(images).latent_dist
             latents = posterior.sample()
+            drift = latents.new_zeros(())
+            if options.stay_near > 0 and not adversarial:
+                drift = (posterior.mean - start.encode(images).latent_dist.mean).float().square().mean()
             if options.latent_noise > 0:
                 spread = options.latent_noise * torch.rand(len(latents), 1, 1, 1, device=device)
                 spread = spread * (torch.rand_like(spread) >= options.clean_share)
@@ -160,12 +169,12 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
             weight = options.adversarial_weight * adversarial_ramp(run.fraction - options.adversarial_from)
             loss = loss + weight * judge.fooled_by(rebuilt)
         else:
-            loss = loss + KL_WEIGHT * kl.float()
+            loss = loss + KL_WEIGHT * kl.float() + options.stay_near * drift
         optimise(loss, vae, optimizer)
         if adversarial:
             run.count(0, discriminator=judge.learn(images, rebuilt))
         ema.update()
-        run.count(len(images), l1=l1.detach(), lpips_train=perceptual.detach(), kl=kl.detach())
+        run.count(len(images), l1=l1.detach(), lpips_train=perceptual.detach(), kl=kl.detach(), drift=drift.detach())
     return AutoencoderKL.from_pretrained(options.out / "vae")
 
 
@@ -192,6 +201,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="data set of latentcrf.emoji.dataset")
     run_arguments(parser)
     parser.add_argument("--init-from", metavar="FOLDER", help="start from this AutoencoderKL")
+    parser.add_argument("--batch-size", type=int, default=16, help="pictures a step, 1 to 4096 (default 16)")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="peak, before the cosine (default 1e-3)")
     parser.add_argument(
         "--crops-until", type=float, default=0.3, help="share of the time with 64 px crops (default 0.3)"
@@ -232,7 +242,15 @@ def main(arguments: list[str] | None = None) -> int:
         type=int,
         default=1,
         metavar="K",
-        help="with --decoder-only: give the decoder K times the channels first; it begins with the same pictures (default 1)",
+        help="with --init-from: give the autoencoder K times the channels first; it begins with the same pictures (default 1)",
+    )
+    parser.add_argument(
+        "--stay-near",
+        type=float,
+        default=0.0,
+        metavar="WEIGHT",
+        help="with --init-from: weight of the squared distance to the latents of its encoder as it was, so that an LDM on them has "
+        "less to learn anew (default 0)",
     )
     parser.add_argument(
         "--ldm",
@@ -252,8 +270,14 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--clean-share is a share of what --latent-noise spoils: give both.")
     if not 1 <= options.widen <= 8:
         parser.error(f"--widen {options.widen} is out of range: 1 to 8.")
-    if options.widen > 1 and not options.decoder_only:
-        parser.error("--widen is for --decoder-only: a new autoencoder is as wide as it is built.")
+    if options.widen > 1 and not options.init_from:
+        parser.error("--widen needs --init-from FOLDER: a new autoencoder is as wide as it is built.")
+    if options.stay_near and (options.decoder_only or not options.init_from):
+        parser.error("--stay-near needs --init-from FOLDER and an encoder that learns: not --decoder-only.")
+    if not 0 <= options.stay_near <= 100:
+        parser.error(f"--stay-near {options.stay_near} is out of range: 0 to 100.")
+    if not 1 <= options.batch_size <= 4096:
+        parser.error(f"--batch-size {options.batch_size} is out of range: 1 to 4096.")
     if options.decoder_only and not options.init_from:
         parser.error("--decoder-only needs --init-from FOLDER, the autoencoder whose decoder is refined.")
     check_run_arguments(parser, options)

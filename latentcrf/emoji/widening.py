@@ -8,13 +8,13 @@ from torch import Tensor
 
 
 @torch.no_grad()
-def widened(vae: AutoencoderKL, factor: int) -> AutoencoderKL:
+def widened(vae: AutoencoderKL, factor: int, encoder_learns: bool = False) -> AutoencoderKL:
     """An AutoencoderKL with `factor` times the channels in every block, whose latents and pictures are those of `vae`.
 
     After Net2Net (arXiv 1511.05641), but nothing is copied twice: the old channels read nothing from the new ones, and the new ones
     begin with random weights, so that there is no symmetry to break. Group normalisation keeps its groups' size, and with it
-    what the old channels are divided by. In the encoder the new channels are zero: it is not going to learn, or the latents
-    would change under the LDM that knows them.
+    what the old channels are divided by. In the encoder the new channels are zero unless `encoder_learns`: of a decoder that
+    is refined alone it stays as it is, or the latents would change under the LDM that knows them.
 
     Raises:
         ValueError: `factor` is not at least 1.
@@ -31,8 +31,9 @@ def widened(vae: AutoencoderKL, factor: int) -> AutoencoderKL:
     )
     parameters = dict(vae.named_parameters())
     for name, weight in wide.named_parameters():
+        silent = name.startswith("encoder.") and not encoder_learns
         # softmax(q k / sqrt(channels)): the old channels' products only, and there are more channels now.
-        _embed(parameters[name].detach().float(), weight, silent=name.startswith("encoder.") or ".to_k." in name)
+        _embed(parameters[name].detach().float(), weight, silent=silent or ".to_k." in name)
         if ".to_q." in name:
             weight *= math.sqrt(factor)
     return wide.to(vae.device)

@@ -22,6 +22,7 @@ import csv
 import math
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -109,12 +110,12 @@ def best_score(log: Path) -> float:
 
 def train(options: argparse.Namespace) -> None:
     """Run the training that the command line describes."""
-    preset, device = PRESETS[options.preset], best_device()
+    preset, device = with_batch_size(PRESETS[options.preset], options.batch_size), best_device()
     torch.manual_seed(options.seed)
     ldm = StableDiffusionPipeline.from_pretrained(options.base, torch_dtype=torch.float32, use_safetensors=True)
     ldm = ldm.to(device)
     ldm.scheduler = DDIMScheduler.from_config(ldm.scheduler.config)
-    recording = Recording()
+    recording = Recording(chunk=options.chunk)
     table, pixels = load(options.data)
     seen = [index for index, row in enumerate(table) if row["core"] and row["split"] == "train"]
     prompts = prompt_list([table[index] for index in seen])
@@ -201,6 +202,34 @@ def build_crf(
     return crf
 
 
+def with_batch_size(preset: Preset, batch_size: int | None) -> Preset:
+    """The preset with another batch size (stage 3: half of it), or as it is for None."""
+    return preset if batch_size is None else replace(preset, batch_size=batch_size, final_batch_size=-(-batch_size // 2))
+
+
+def batch_size_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="samples a step, 1 to 4096 (default the preset's, for a CPU)"
+    )
+
+
+def chunk_argument(parser: argparse.ArgumentParser, default: int) -> None:
+    parser.add_argument(
+        "--chunk",
+        type=int,
+        default=default,
+        metavar="N",
+        help=f"LDM runs that are recorded at once, 1 to 4096: a GPU wants more (default {default})",
+    )
+
+
+def check_batches(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    for name in ("batch_size", "chunk"):
+        value = getattr(options, name)
+        if value is not None and not 1 <= value <= 4096:
+            parser.error(f"--{name.replace('_', '-')} {value} is out of range: 1 to 4096.")
+
+
 def prompt_list(rows: list[dict]) -> list[str]:
     """Labels, every second one with its style, in an order that does not follow the alphabet."""
     described = [
@@ -238,6 +267,8 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="DIR",
         help="where they are kept, to be shared by several runs (default OUT/runs)",
     )
+    chunk_argument(parser, Recording().chunk)
+    batch_size_argument(parser)
     parser.add_argument("--init-from", metavar="FOLDER", help="start from the weights of this LatentCRF")
     parser.add_argument(
         "--keep-start",
@@ -256,6 +287,7 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(f"--{name.replace('_', '-')} {getattr(options, name)} is out of range: 0 to 1.")
     if not 16 <= options.runs <= 1_000_000:
         parser.error(f"--runs {options.runs} is out of range: 16 to 1000000.")
+    check_batches(parser, options)
     return explained(train, options, DatasetError, PartsError)
 
 

@@ -36,7 +36,15 @@ from latentcrf.training.loop import (
 )
 from latentcrf.training.presets import PRESETS
 from latentcrf.training.stages import random_iterations
-from latentcrf.training.train import build_crf, prompt_list, save_half
+from latentcrf.training.train import (
+    batch_size_argument,
+    build_crf,
+    check_batches,
+    chunk_argument,
+    prompt_list,
+    save_half,
+    with_batch_size,
+)
 
 VALIDATED = 10  # every tenth run
 
@@ -57,7 +65,7 @@ def remaining_error(crf: LatentCRF, latents: Tensor, finished: Tensor, batch_siz
 
 def train(options: argparse.Namespace) -> None:
     """Run the training that the command line describes."""
-    preset, device = PRESETS[options.preset], best_device()
+    preset, device = with_batch_size(PRESETS[options.preset], options.batch_size), best_device()
     torch.manual_seed(options.seed)
     ldm = StableDiffusionPipeline.from_pretrained(options.base, torch_dtype=torch.float32, use_safetensors=True).to(
         device
@@ -70,7 +78,7 @@ def train(options: argparse.Namespace) -> None:
             f"--static {options.static} is for latents of {static.latent_channels} channels; those of {options.base} have "
             f"{ldm.unet.config.in_channels}."
         )
-    recording = FinalsRecording()
+    recording = FinalsRecording(chunk=options.chunk)
     table, _ = load(options.data)
     prompts = prompt_list([row for row in table if row["core"] and row["split"] == "train"])
     folder = options.recordings or options.out / "finals"
@@ -129,10 +137,13 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="DIR",
         help="where they are kept, to be shared by several runs (default OUT/finals)",
     )
+    chunk_argument(parser, FinalsRecording().chunk)
+    batch_size_argument(parser)
     options = parser.parse_args(arguments)
     check_run_arguments(parser, options)
     if not 32 <= options.runs <= 1_000_000:
         parser.error(f"--runs {options.runs} is out of range: 32 to 1000000.")
+    check_batches(parser, options)
     return explained(train, options, DatasetError)
 
 
