@@ -216,6 +216,11 @@ class LatentCRF(ModelMixin, ConfigMixin):
             w.mul_(0.5 if start == -3.0 else 0.0)
             b.fill_(start)
 
+    @property
+    def has_fields(self) -> bool:
+        """Whether the energy has a pairwise or a higher-order term; without, y is the network's u: a plain network."""
+        return bool(self.pairwise_rank or self.num_experts)
+
     def potentials(self, observation: Observation) -> Potentials:
         """The energy's parameters for `observation`, in float32.
 

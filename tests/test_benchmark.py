@@ -43,17 +43,17 @@ def test_methods_have_names_of_their_own_and_the_full_run_comes_first() -> None:
     assert {
         "DDIM-50 static (33, 49) + finisher",
         "DPM-Solver++-8 + finisher",
-        "DPM-Solver++-8 + static CRF",
-        "DPM-Solver++-8 + static finisher",
+        "UniPC-8 + static CRF",
+        "UniPC-8 + static finisher",
         "DDIM-50 LatentCRF (17, 42)",
         "DDIM-50 bypass (17, 42) + finisher",
     } <= ours
     assert not ours & {
         "DPM-Solver++-8",
-        "DPM-Solver++-8 + scaling",
+        "UniPC-8 + scaling",
         "DPM-Solver++-8 + round trip",
-        "DPM-Solver++-8 + scaled round trip",
-        "DPM-Solver++-8 + plain finisher",
+        "UniPC-8 + scaled round trip",
+        "UniPC-8 + plain finisher",
         "DDIM-50 plain (17, 42)",
         "DDIM-50 bypass (17, 42)",
     }

@@ -114,8 +114,6 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
     start = copy.deepcopy(vae).requires_grad_(False)
     if options.widen > 1:
         vae = widened(vae, options.widen, encoder_learns=not options.decoder_only)
-    if device.type == "cuda":
-        vae = vae.to(memory_format=torch.channels_last)
     vae.train()
     source = vae  # of the latents
     if options.decoder_only:

@@ -196,15 +196,33 @@ def build_crf(
     if init_from:
         start = LatentCRF.from_pretrained(init_from, torch_dtype=torch.float32, use_safetensors=True)
         try:
-            crf.load_state_dict(start.state_dict())
+            crf.load_state_dict(start.state_dict() if start.has_fields else grown(start, crf))
         except RuntimeError as error:
             raise RunError(f"{init_from} holds a CRF of another form or size than the preset's: {error}") from None
     return crf
 
 
+def grown(plain: LatentCRF, crf: LatentCRF) -> dict[str, Tensor]:
+    """The state of `crf` with what a plain network of its size, one without fields, has learned: the network as it is, and of the
+    head the maps that both have. The fields stay as they are, nearly silent in a fresh CRF, whose result is then nearly the
+    plain network's."""
+    state, learned = crf.state_dict(), plain.state_dict()
+    if len(plain.head_sizes) != len(crf.head_sizes):  # one reads the trend, the other does not
+        return learned
+    for name, value in learned.items():
+        if not name.startswith("head."):
+            state[name] = value
+            continue
+        ours, theirs = state[name].split(crf.head_sizes), value.split(plain.head_sizes)
+        state[name] = torch.cat([b if len(b) == len(a) else a for a, b in zip(ours, theirs, strict=True)])
+    return state
+
+
 def with_batch_size(preset: Preset, batch_size: int | None) -> Preset:
     """The preset with another batch size (stage 3: half of it), or as it is for None."""
-    return preset if batch_size is None else replace(preset, batch_size=batch_size, final_batch_size=-(-batch_size // 2))
+    return (
+        preset if batch_size is None else replace(preset, batch_size=batch_size, final_batch_size=-(-batch_size // 2))
+    )
 
 
 def batch_size_argument(parser: argparse.ArgumentParser) -> None:
@@ -269,7 +287,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     chunk_argument(parser, Recording().chunk)
     batch_size_argument(parser)
-    parser.add_argument("--init-from", metavar="FOLDER", help="start from the weights of this LatentCRF")
+    parser.add_argument(
+        "--init-from",
+        metavar="FOLDER",
+        help="start from the weights of this LatentCRF, or of a plain network of its size",
+    )
     parser.add_argument(
         "--keep-start",
         type=float,

@@ -12,6 +12,7 @@ the last steps, fp16).
 """
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -87,9 +88,9 @@ def train(options: argparse.Namespace) -> None:
     validates = torch.arange(len(latents)) % VALIDATED == 0
     learned = latents[~validates].to(device), finished[~validates].to(device)
 
-    crf = build_crf(preset, ldm.unet.config.in_channels).to(device)
+    crf = build_crf(preset, ldm.unet.config.in_channels, init_from=options.init_from).to(device)
     ema = EMA(crf, decay=0.998)
-    optimizer = torch.optim.AdamW(crf.parameters(), lr=preset.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
+    optimizer = torch.optim.AdamW(crf.parameters(), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
 
     def report() -> dict[str, float]:
         with ema.applied():
@@ -100,7 +101,7 @@ def train(options: argparse.Namespace) -> None:
     parts = {"crf": crf, "ema": ema, "optimizer": optimizer}
     run = Run(options.out, parts, options.minutes, options.resume, report, options.checkpoint_seconds, 120.0)
     for step in run.steps():
-        set_learning_rate(optimizer, preset.learning_rate * warm_cosine(step, run.fraction))
+        set_learning_rate(optimizer, options.learning_rate * warm_cosine(step, run.fraction))
         chosen = torch.randint(len(learned[0]), (preset.batch_size,)).to(device)
         made = finished_by(crf, learned[0][chosen], random_iterations())
         loss = (made - learned[1][chosen]).square().mean()
@@ -137,12 +138,18 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="DIR",
         help="where they are kept, to be shared by several runs (default OUT/finals)",
     )
+    parser.add_argument(
+        "--init-from", metavar="FOLDER", help="start from the weights of this finisher, or of a plain one of its size"
+    )
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="peak, before the cosine (default 1e-3)")
     chunk_argument(parser, FinalsRecording().chunk)
     batch_size_argument(parser)
     options = parser.parse_args(arguments)
     check_run_arguments(parser, options)
     if not 32 <= options.runs <= 1_000_000:
         parser.error(f"--runs {options.runs} is out of range: 32 to 1000000.")
+    if not (math.isfinite(options.learning_rate) and 0 < options.learning_rate <= 0.1):
+        parser.error(f"--learning-rate {options.learning_rate} is out of range: above 0, at most 0.1.")
     check_batches(parser, options)
     return explained(train, options, DatasetError)
 

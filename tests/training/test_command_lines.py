@@ -1,5 +1,6 @@
 """The training command lines: killed at any moment they go on; bad options are met with a sentence."""
 
+import csv
 import signal
 import subprocess
 import sys
@@ -16,7 +17,9 @@ from latentcrf.emoji.captions import encode_captions
 from latentcrf.emoji.latents import redrawn
 from latentcrf.emoji.widening import widened
 from latentcrf.training import train, train_finisher
+from latentcrf.training.loop import RunError
 from latentcrf.training.presets import PRESETS
+from tests.test_model import stirred
 
 ROOT = Path(__file__).parents[2]
 LDM = ROOT / "assets" / "models" / "emoji-ldm"
@@ -89,6 +92,46 @@ def test_a_wider_decoder_begins_with_the_same_pictures_and_all_of_it_learns() ->
     assert all("to_k.bias" in name for name in unmoved)  # softmax does not feel what all keys have in common
     with pytest.raises(ValueError, match="whole factor of at least 1, not 0"):
         widened(vae, 0)
+
+
+def test_an_encoder_that_learns_begins_with_the_same_latents_and_is_held_near_them(
+    small_data: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    vae = train_vae.build_vae().eval()
+    wide = widened(vae, 2, encoder_learns=True).eval()
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        torch.testing.assert_close(
+            wide.encode(images).latent_dist.mean, vae.encode(images).latent_dist.mean, atol=1e-5, rtol=0
+        )
+    silent = widened(vae, 2).encoder.conv_in.weight[16:]
+    assert (wide.encoder.conv_in.weight[16:] != 0).all() and (silent == 0).all()  # what leads to the new channels
+    arguments = ["--data", small_data, "--init-from", LDM / "vae", "--stay-near", 10, "--learning-rate", 1e-2]
+    arguments += ["--out", tmp_path / "run", "--adversarial-from", 1, "--crops-until", 0, "--batch-size", 2]
+    assert train_vae.main([*map(str, arguments), "--minutes", "0.05"]) == 0
+    with open(tmp_path / "run" / "log.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert 0 < float(row["drift"]) < 0.1
+    before, after = (AutoencoderKL.from_pretrained(path).encoder for path in (LDM / "vae", tmp_path / "run/vae"))
+    assert not before.conv_in.weight.equal(after.conv_in.weight)
+
+
+def test_a_crf_that_grows_out_of_a_plain_network_begins_near_its_result(tmp_path: Path) -> None:
+    plain = stirred(train.build_crf(PRESETS["emoji-plain-finisher"], 4))
+    plain.save_pretrained(tmp_path)
+    crf = train.build_crf(PRESETS["emoji-finisher"], 4, init_from=str(tmp_path)).eval()
+    fresh = train.build_crf(PRESETS["emoji-finisher"], 4).eval()
+    x = torch.randn(2, 4, 16, 16)
+    observation = Observation(x, x, 1.0, 1.0)
+    with torch.no_grad():
+        wanted, found, before = (model(observation, 5) for model in (plain.eval(), crf, fresh))
+    assert (found - wanted).std() < 0.2 * (before - wanted).std()
+    for name, weight in plain.state_dict().items():
+        if name.startswith("network."):
+            assert weight.equal(crf.state_dict()[name])
+    with pytest.raises(RunError, match="of another form or size than the preset's"):
+        train.build_crf(PRESETS["emoji"], 4, init_from=str(tmp_path))
 
 
 def test_latents_that_the_ldm_drew_again_are_near_and_the_nearer_the_less_noise() -> None:
@@ -184,7 +227,10 @@ def test_the_crf_goes_through_its_three_stages(
         (train_vae.main, ["--data", "x", "--decoder-only"], "--decoder-only needs --init-from FOLDER"),
         (train_vae.main, ["--data", "x", "--latent-noise", "0.2"], "--latent-noise is for --decoder-only"),
         (train_vae.main, ["--data", "x", "--ldm", "x"], "--ldm is for --decoder-only"),
-        (train_vae.main, ["--data", "x", "--widen", "2"], "--widen is for --decoder-only"),
+        (train_vae.main, ["--data", "x", "--widen", "2"], "--widen needs --init-from FOLDER"),
+        (train_vae.main, ["--data", "x", "--stay-near", "1"], "--stay-near needs --init-from FOLDER"),
+        (train_vae.main, ["--data", "x", "--init-from", "x", "--stay-near", "nan"], "--stay-near nan is out of range"),
+        (train_vae.main, ["--data", "x", "--batch-size", "0"], "--batch-size 0 is out of range: 1 to 4096"),
         (train_vae.main, ["--data", "x", "--widen", "0"], "--widen 0 is out of range: 1 to 8"),
         (train_vae.main, ["--data", "x", "--clean-share", "1"], "--clean-share 1.0 is out of range"),
         (
@@ -207,6 +253,10 @@ def test_the_crf_goes_through_its_three_stages(
         (train_unet.main, ["--data", "x", "--vae", "x", "--detail-share", "2"], "--detail-share 2.0 is out of range"),
         (train.main, ["--data", "x", "--base", "x", "--runs", "1"], "--runs 1 is out of range: 16 to"),
         (train.main, ["--data", "x", "--base", "x", "--preset", "emoji-finisher"], "invalid choice: 'emoji-finisher'"),
+        (train.main, ["--data", "x", "--base", "x", "--batch-size", "0"], "--batch-size 0 is out of range: 1 to 4096"),
+        (train.main, ["--data", "x", "--base", "x", "--chunk", "5000"], "--chunk 5000 is out of range: 1 to 4096"),
+        (train_finisher.main, [*FINISHER, "--chunk", "0"], "--chunk 0 is out of range: 1 to 4096"),
+        (train_finisher.main, [*FINISHER, "--learning-rate", "nan"], "--learning-rate nan is out of range"),
         (train_finisher.main, [*FINISHER, "--runs", "31"], "--runs 31 is out of range: 32 to"),
         (train_finisher.main, [*FINISHER, "--preset", "emoji"], "invalid choice: 'emoji'"),
         (train_finisher.main, [*FINISHER, "--minutes", "0"], "above 0, at most 100000"),
