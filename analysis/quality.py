@@ -3,11 +3,13 @@
     python -m analysis.quality autoencoder --data data/emoji --out results
     python -m analysis.quality ldm --data data/emoji --out results --prompts 200
     python -m analysis.quality crf --data data/emoji --out results --prompts 100
+    python -m analysis.quality cost --out results
 
 autoencoder: PSNR and LPIPS of the held-out images. ldm: how often the prompted subject is among the data-set images
 nearest to a generated one (EfficientNet-Lite0 features, cosine), beside what real images reach among the others.
 crf: distance of LatentCRF, and of the bypass without parameters, to the full run from the same noise; U-Net calls;
-time of the sampler (without text encoder and decoder) against the full run's. Each writes NAME.csv (one row an item)
+time of the sampler (without text encoder and decoder) against the full run's. cost: time and parameters of each CRF, and
+time of the autoencoder's round trip, beside a guided U-Net call, in turn. Each writes NAME.csv (one row an item)
 and NAME-summary.csv (the figures with 95 % bootstrap intervals) to --out.
 """
 
@@ -15,6 +17,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +29,21 @@ from tqdm import tqdm
 
 from analysis import measures
 from analysis.gallery import embed, load_gallery
-from analysis.generate import BYPASS, GUIDANCE, STEPS, counted, decode, encode, load_pipeline, sample, sample_encoded
+from analysis.generate import (
+    BYPASS,
+    GUIDANCE,
+    STEPS,
+    counted,
+    decode,
+    encode,
+    initial_noise,
+    load_pipeline,
+    sample,
+    sample_encoded,
+)
 from analysis.prompts import DEFAULT_PROMPTS, draw_prompts
-from latentcrf import LatentCRF, LatentCRFScheduler
+from latentcrf import LatentCRF, LatentCRFScheduler, Observation
+from latentcrf.autoencoder import round_trip
 from latentcrf.emoji.dataset import DatasetError, load
 from latentcrf.files import replacing
 from latentcrf.perceptual import MODELS, load_features, load_lpips
@@ -202,20 +217,58 @@ def crf(options: argparse.Namespace) -> None:
     write("crf", items, pd.concat([summary, pd.DataFrame(extra)], ignore_index=True), options.out)
 
 
+def cost(options: argparse.Namespace) -> None:
+    """What each CRF that ships, and the round trip, takes beside a guided U-Net call: milliseconds, share of it, parameters."""
+    pipeline = load_pipeline(options.model)
+    networks = {
+        name: LatentCRF.from_pretrained(MODELS / name, use_safetensors=True, local_files_only=True).eval()
+        for name in ("emoji-latentcrf", "emoji-latentcrf-static", "emoji-latentcrf-finisher", "emoji-plain-finisher")
+    }
+    embeds = encode(pipeline, ["red apple"])
+    states = torch.cat([embeds["negative_prompt_embeds"], embeds["prompt_embeds"]])
+    latents, timestep = initial_noise(pipeline, [0]), torch.tensor(500)
+    handed = Observation(latents, latents, 0.5, 0.9, alpha_denoised=0.45, earlier=latents, alpha_earlier=0.3)
+    last = Observation(latents, latents, 1.0, 1.0)
+    works: dict[str, Callable[[], Any]] = {
+        "guided U-Net call": lambda: pipeline.unet(torch.cat([latents] * 2), timestep, states),
+        "round trip": lambda: round_trip(pipeline.vae, latents),
+    }
+    for name, network in networks.items():
+        given = last if network.corrects_clean or network.form == "static" else handed
+        works[name] = partial(network, given, options.iterations)
+
+    def once(name: str) -> None:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
+            works[name]()
+
+    taken = dict(zip(works, interleaved_seconds(once, tuple(works), options.rounds, options.threads), strict=True))
+    items, call = pd.DataFrame(taken), taken["guided U-Net call"]
+    measured: dict[str, Any] = {f"milliseconds, {name}": (1000 * seconds, np.median) for name, seconds in taken.items()}
+    measured |= {f"share of a guided U-Net call, {name}": (taken[name] / call, np.median) for name in list(works)[1:]}
+    whole = sum(weight.numel() for weight in pipeline.unet.parameters())
+    for name, network in networks.items():
+        measured[f"parameters, {name} to U-Net"] = (
+            np.array([sum(weight.numel() for weight in network.parameters()) / whole]),
+            np.mean,
+        )
+    write("cost", items, measures.summary(measured), options.out)
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m analysis.quality", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{autoencoder,ldm,crf}")
-    for run in (autoencoder, ldm, crf):
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{autoencoder,ldm,crf,cost}")
+    for run in (autoencoder, ldm, crf, cost):
         prompts = DEFAULT_PROMPTS.get(run.__name__)
         sub = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
         sub.set_defaults(run=run)
         add = sub.add_argument
-        add("--data", type=Path, default=Path("data/emoji"), metavar="DIR", help="data set (default data/emoji)")
+        if run is not cost:
+            add("--data", type=Path, default=Path("data/emoji"), metavar="DIR", help="data set (default data/emoji)")
+            add("--batch-size", type=int, default=16, metavar="N", help="images at a time (default 16)")
         add("--out", type=Path, required=True, metavar="DIR", help="folder for the tables")
         add("--model", type=Path, default=MODELS / "emoji-ldm", metavar="FOLDER", help="pipeline (default: shipped)")
-        add("--batch-size", type=int, default=16, metavar="N", help="images at a time (default 16)")
         add("--fp32", dest="bf16", action="store_false", help="float32 networks instead of bfloat16")
         if prompts:
             add("--prompts", type=int, default=prompts, metavar="N", help=f"number of prompts (default {prompts})")
@@ -223,8 +276,10 @@ def build_parser() -> argparse.ArgumentParser:
             add("--guidance", type=float, default=GUIDANCE, help=f"guidance scale (default {GUIDANCE:g})")
         if run is crf:
             add("--crf", type=Path, default=MODELS / "emoji-latentcrf", metavar="FOLDER", help="(default: shipped)")
+        if run in (crf, cost):
+            rounds = 15 if run is crf else 40
             add("--iterations", type=int, default=5, metavar="N", help="CRF iterations (default 5)")
-            add("--rounds", type=int, default=15, metavar="N", help="timed pairs (default 15)")
+            add("--rounds", type=int, default=rounds, metavar="N", help=f"timed rounds (default {rounds})")
             add("--threads", type=int, default=2, metavar="N", help="CPU threads while timing (default 2)")
     return parser
 

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -240,3 +241,16 @@ def test_draws_over_prompts() -> None:
         pytest.approx(estimate - 1.96 * error, abs=0.1),
         pytest.approx(estimate + 1.96 * error, abs=0.1),
     )
+
+
+def test_the_cost_command_sets_each_network_beside_a_guided_call(tmp_path: Path) -> None:
+    assert main(["cost", "--rounds", "3", "--out", str(tmp_path)]) == 0
+    items, found = pd.read_csv(tmp_path / "cost.csv"), pd.read_csv(tmp_path / "cost-summary.csv").set_index("measure")
+    assert len(items) == 3 and (items > 0).all(axis=None)
+    ratios = items["emoji-latentcrf-finisher"] / items["guided U-Net call"]
+    share = found.loc["share of a guided U-Net call, emoji-latentcrf-finisher"]
+    assert (
+        share["value"] == pytest.approx(ratios.median(), rel=1e-3) and share["low"] <= share["value"] <= share["high"]
+    )
+    for name in ("emoji-latentcrf", "emoji-latentcrf-finisher"):
+        assert 0 < found.loc[f"parameters, {name} to U-Net", "value"] <= 0.1

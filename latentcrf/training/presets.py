@@ -32,8 +32,8 @@ FINISHER = Preset(
     channels=96, coarse_channels=96, num_coarse_blocks=2, num_fine_blocks=4, reads_trend=False, corrects_clean=True
 )
 
-# "emoji-no-trend", "emoji-static" and "emoji-finisher" ship, and beside them the two plain networks "emoji-plain-no-trend" and
-# "emoji-plain-finisher"; "emoji" sees more and comes nearer. The others are for comparison: what each part of the method adds.
+# "emoji", "emoji-static" and "emoji-finisher" ship, and beside them the two plain networks "emoji-plain" and
+# "emoji-plain-finisher". The others are for comparison: what each part of the method adds.
 # A plain network has no field at all: the network's u.
 PRESETS = {
     "emoji": Preset(),
