@@ -9,7 +9,7 @@ autoencoder: PSNR and LPIPS of the held-out images. ldm: how often the prompted 
 nearest to a generated one (EfficientNet-Lite0 features, cosine), beside what real images reach among the others.
 crf: distance of LatentCRF, and of the bypass without parameters, to the full run from the same noise; U-Net calls;
 time of the sampler (without text encoder and decoder) against the full run's. cost: time and parameters of each CRF, and
-time of the autoencoder's round trip, beside a guided U-Net call, in turn. Each writes NAME.csv (one row an item)
+time of the autoencoder's round trip, beside a guided U-Net call, in turn. Each writes NAME.csv (one row an item; cost: a round)
 and NAME-summary.csv (the figures with 95 % bootstrap intervals) to --out.
 """
 
@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
@@ -47,6 +48,11 @@ from latentcrf.autoencoder import round_trip
 from latentcrf.emoji.dataset import DatasetError, load
 from latentcrf.files import replacing
 from latentcrf.perceptual import MODELS, load_features, load_lpips
+
+SHIPPED = (
+    *("emoji-latentcrf", "emoji-latentcrf-static", "emoji-latentcrf-finisher"),
+    *("emoji-plain", "emoji-plain-finisher"),
+)
 
 
 def write(name: str, items: pd.DataFrame, summary: pd.DataFrame, out: Path) -> None:
@@ -206,23 +212,30 @@ def crf(options: argparse.Namespace) -> None:
         "time ratio, crf to full": (ours / full, np.median),
     }
     summary = measures.summary(measured)
-    extra = [
-        {"measure": f"U-Net calls, {method}", "value": count, "low": count, "high": count, "n": 1}
-        for method, count in calls.items()
-    ]
-    parameters = sum(p.numel() for p in network.parameters()) / sum(p.numel() for p in pipeline.unet.parameters())
-    extra.append(
-        {"measure": "parameters, crf to U-Net", "value": parameters, "low": parameters, "high": parameters, "n": 1}
+    counts = {f"U-Net calls, {method}": count for method, count in calls.items()}
+    counts["parameters, crf to U-Net"] = parameter_share(network, pipeline)
+    write("crf", items, pd.concat([summary, exact(counts)], ignore_index=True), options.out)
+
+
+def parameter_share(network: torch.nn.Module, pipeline: StableDiffusionPipeline) -> float:
+    """Parameters of `network`, those of the pipeline's U-Net being 1."""
+    return sum(p.numel() for p in network.parameters()) / sum(p.numel() for p in pipeline.unet.parameters())
+
+
+def exact(values: dict[str, float]) -> pd.DataFrame:
+    """Rows of a summary for what is counted, not estimated."""
+    return pd.DataFrame(
+        [{"measure": name, "value": value, "low": value, "high": value, "n": 1} for name, value in values.items()]
     )
-    write("crf", items, pd.concat([summary, pd.DataFrame(extra)], ignore_index=True), options.out)
 
 
 def cost(options: argparse.Namespace) -> None:
-    """What each CRF that ships, and the round trip, takes beside a guided U-Net call: milliseconds, share of it, parameters."""
+    """What each CRF and plain network that ships, and the round trip, takes beside a guided U-Net call: milliseconds, share of it,
+    parameters."""
     pipeline = load_pipeline(options.model)
     networks = {
         name: LatentCRF.from_pretrained(MODELS / name, use_safetensors=True, local_files_only=True).eval()
-        for name in ("emoji-latentcrf", "emoji-latentcrf-static", "emoji-latentcrf-finisher", "emoji-plain-finisher")
+        for name in SHIPPED
     }
     embeds = encode(pipeline, ["red apple"])
     states = torch.cat([embeds["negative_prompt_embeds"], embeds["prompt_embeds"]])
@@ -245,13 +258,9 @@ def cost(options: argparse.Namespace) -> None:
     items, call = pd.DataFrame(taken), taken["guided U-Net call"]
     measured: dict[str, Any] = {f"milliseconds, {name}": (1000 * seconds, np.median) for name, seconds in taken.items()}
     measured |= {f"share of a guided U-Net call, {name}": (taken[name] / call, np.median) for name in list(works)[1:]}
-    whole = sum(weight.numel() for weight in pipeline.unet.parameters())
-    for name, network in networks.items():
-        measured[f"parameters, {name} to U-Net"] = (
-            np.array([sum(weight.numel() for weight in network.parameters()) / whole]),
-            np.mean,
-        )
-    write("cost", items, measures.summary(measured), options.out)
+    shares = {f"parameters, {name} to U-Net": parameter_share(network, pipeline) for name, network in networks.items()}
+    summary = pd.concat([measures.summary(measured), exact(shares)], ignore_index=True)
+    write("cost", items, summary, options.out)
 
 
 def build_parser() -> argparse.ArgumentParser:

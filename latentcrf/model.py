@@ -218,7 +218,7 @@ class LatentCRF(ModelMixin, ConfigMixin):
 
     @property
     def has_fields(self) -> bool:
-        """Whether the energy has a pairwise or a higher-order term; without, y is the network's u: a plain network."""
+        """Whether the energy has a pairwise or a higher-order term. Without, y is u: the conditional form is a plain network."""
         return bool(self.pairwise_rank or self.num_experts)
 
     def potentials(self, observation: Observation) -> Potentials:

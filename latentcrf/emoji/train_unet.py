@@ -9,7 +9,6 @@ time in ten for classifier-free guidance. The folder `ldm` of the run is complet
 
 import argparse
 import copy
-import math
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -34,6 +33,7 @@ from latentcrf.training.loop import (
     optimise,
     run_arguments,
     set_learning_rate,
+    step_arguments,
     warm_cosine,
 )
 
@@ -244,8 +244,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     run_arguments(parser)
     parser.add_argument("--init-from", metavar="FOLDER", help="start from the U-Net of this pipeline folder")
-    parser.add_argument("--batch-size", type=int, default=48, help="pictures a step, 1 to 4096 (default 48)")
-    parser.add_argument("--learning-rate", type=float, default=8e-4, help="peak, before the cosine (default 8e-4)")
+    step_arguments(parser, 48, 8e-4, "pictures")
     parser.add_argument(
         "--min-snr",
         type=float,
@@ -262,10 +261,6 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     check_run_arguments(parser, options)
-    if not 1 <= options.batch_size <= 4096:
-        parser.error(f"--batch-size {options.batch_size} is out of range: 1 to 4096.")
-    if not (math.isfinite(options.learning_rate) and 0 < options.learning_rate <= 0.1):
-        parser.error(f"--learning-rate {options.learning_rate} is out of range: above 0, at most 0.1.")
     if not options.min_snr >= 1:
         parser.error(f"--min-snr {options.min_snr} is out of range: 1 to inf.")
     if not 0 <= options.detail_share <= 1:

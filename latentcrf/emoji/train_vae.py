@@ -14,13 +14,12 @@ The folder `vae` of the run is an ordinary AutoencoderKL with the latents' shift
 refined with `--init-from FOLDER --decoder-only`: encoder and latents stay exactly as they are, and so does the U-Net's worth.
 With `--latent-noise` it also learns to forgive small errors, which an LDM's latents have and an encoder's have not;
 with `--ldm FOLDER` it learns this LDM's own: the latents are noised, and its U-Net takes them back.
-`--widen 2` gives it twice the channels before: a decoder draws once an image, a U-Net fifty times. An encoder that goes on
-learning is held near the latents that an LDM knows already by `--stay-near`.
+`--widen 2` gives both halves twice the channels before: an autoencoder works once an image, a U-Net fifty times. An encoder that
+goes on learning is held near the latents that an LDM knows already by `--stay-near`.
 """
 
 import argparse
 import copy
-import math
 import sys
 from pathlib import Path
 
@@ -46,6 +45,7 @@ from latentcrf.training.loop import (
     optimise,
     run_arguments,
     set_learning_rate,
+    step_arguments,
     warm_cosine,
 )
 from latentcrf.training.losses import adversarial_ramp
@@ -66,6 +66,13 @@ def build_vae() -> AutoencoderKL:
         sample_size=128,
         scaling_factor=1.0,
     )
+
+
+def drift(latents: Tensor, start: AutoencoderKL, images: Tensor) -> Tensor:
+    """Mean squared distance of the `latents` (B, C, h, w) of `images` (B, 3, H, W) from those that `start` encodes, a scalar."""
+    with torch.no_grad():
+        before = start.encode(images).latent_dist.mean
+    return (latents - before).float().square().mean()
 
 
 @torch.no_grad()
@@ -111,7 +118,7 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
         if options.init_from
         else build_vae()
     ).to(device)
-    start = copy.deepcopy(vae).requires_grad_(False)
+    start = copy.deepcopy(vae).requires_grad_(False) if options.init_from else vae
     if options.widen > 1:
         vae = widened(vae, options.widen, encoder_learns=not options.decoder_only)
     vae.train()
@@ -149,9 +156,8 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
             with torch.set_grad_enabled(not (adversarial or options.decoder_only)):
                 posterior = source.encode(images).latent_dist
             latents = posterior.sample()
-            drift = latents.new_zeros(())
-            if options.stay_near > 0 and not adversarial:
-                drift = (posterior.mean - start.encode(images).latent_dist.mean).float().square().mean()
+            held = options.stay_near > 0 and not adversarial
+            moved = drift(posterior.mean, start, images) if held else latents.new_zeros(())
             if options.latent_noise > 0:
                 spread = options.latent_noise * torch.rand(len(latents), 1, 1, 1, device=device)
                 spread = spread * (torch.rand_like(spread) >= options.clean_share)
@@ -167,12 +173,14 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
             weight = options.adversarial_weight * adversarial_ramp(run.fraction - options.adversarial_from)
             loss = loss + weight * judge.fooled_by(rebuilt)
         else:
-            loss = loss + KL_WEIGHT * kl.float() + options.stay_near * drift
+            loss = loss + KL_WEIGHT * kl.float() + options.stay_near * moved
         optimise(loss, vae, optimizer)
         if adversarial:
             run.count(0, discriminator=judge.learn(images, rebuilt))
         ema.update()
-        run.count(len(images), l1=l1.detach(), lpips_train=perceptual.detach(), kl=kl.detach(), drift=drift.detach())
+        run.count(len(images), l1=l1.detach(), lpips_train=perceptual.detach(), kl=kl.detach())
+        if held:
+            run.count(0, drift=moved.detach())
     return AutoencoderKL.from_pretrained(options.out / "vae")
 
 
@@ -199,8 +207,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="data set of latentcrf.emoji.dataset")
     run_arguments(parser)
     parser.add_argument("--init-from", metavar="FOLDER", help="start from this AutoencoderKL")
-    parser.add_argument("--batch-size", type=int, default=16, help="pictures a step, 1 to 4096 (default 16)")
-    parser.add_argument("--learning-rate", type=float, default=1e-3, help="peak, before the cosine (default 1e-3)")
+    step_arguments(parser, 16, 1e-3, "pictures, or half as many as crops,")
     parser.add_argument(
         "--crops-until", type=float, default=0.3, help="share of the time with 64 px crops (default 0.3)"
     )
@@ -247,8 +254,8 @@ def main(arguments: list[str] | None = None) -> int:
         type=float,
         default=0.0,
         metavar="WEIGHT",
-        help="with --init-from: weight of the squared distance to the latents of its encoder as it was, so that an LDM on them has "
-        "less to learn anew (default 0)",
+        help="with --init-from: weight of the squared distance to the latents of its encoder as it was, before they are brought to "
+        "unit variance again, so that an LDM on them has less to learn anew (default 0)",
     )
     parser.add_argument(
         "--ldm",
@@ -272,10 +279,10 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--widen needs --init-from FOLDER: a new autoencoder is as wide as it is built.")
     if options.stay_near and (options.decoder_only or not options.init_from):
         parser.error("--stay-near needs --init-from FOLDER and an encoder that learns: not --decoder-only.")
+    if options.stay_near and options.adversarial_from == 0:
+        parser.error("--stay-near holds an encoder that learns, and from --adversarial-from 0 on none does.")
     if not 0 <= options.stay_near <= 100:
         parser.error(f"--stay-near {options.stay_near} is out of range: 0 to 100.")
-    if not 1 <= options.batch_size <= 4096:
-        parser.error(f"--batch-size {options.batch_size} is out of range: 1 to 4096.")
     if options.decoder_only and not options.init_from:
         parser.error("--decoder-only needs --init-from FOLDER, the autoencoder whose decoder is refined.")
     check_run_arguments(parser, options)
@@ -285,8 +292,6 @@ def main(arguments: list[str] | None = None) -> int:
     for name, most in (("adversarial_weight", 10), ("l2_weight", 100)):
         if not 0 <= getattr(options, name) <= most:
             parser.error(f"--{name.replace('_', '-')} {getattr(options, name)} is out of range: 0 to {most}.")
-    if not (math.isfinite(options.learning_rate) and 0 < options.learning_rate <= 0.1):
-        parser.error(f"--learning-rate {options.learning_rate} is out of range: above 0, at most 0.1.")
     return explained(train, options, DatasetError, PartsError)
 
 

@@ -13,8 +13,8 @@ def widened(vae: AutoencoderKL, factor: int, encoder_learns: bool = False) -> Au
 
     After Net2Net (arXiv 1511.05641), but nothing is copied twice: the old channels read nothing from the new ones, and the new ones
     begin with random weights, so that there is no symmetry to break. Group normalisation keeps its groups' size, and with it
-    what the old channels are divided by. In the encoder the new channels are zero unless `encoder_learns`: of a decoder that
-    is refined alone it stays as it is, or the latents would change under the LDM that knows them.
+    what the old channels are divided by. Where the decoder alone is going to learn, the encoder's new channels are zero, for the
+    latents must not change under the LDM that knows them; with `encoder_learns` they are random as the decoder's, and the latents the same still.
 
     Raises:
         ValueError: `factor` is not at least 1.

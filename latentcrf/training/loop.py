@@ -256,6 +256,25 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of weights and data order (default 0)")
 
 
+def step_arguments(
+    parser: argparse.ArgumentParser, batch_size: int | None, learning_rate: float | None, samples: str
+) -> None:
+    """The options of a training step, with their defaults; None: the preset's. `samples`: what a batch is of."""
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        default=batch_size,
+        metavar="N",
+        help=f"{samples} a step, 1 to 4096 (default {batch_size or 'the preset’s, for a CPU'})",
+    )
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        default=learning_rate,
+        help=f"peak, before the cosine (default {learning_rate or 'the preset’s'})",
+    )
+
+
 def check_run_arguments(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     if not (math.isfinite(options.minutes) and 0 < options.minutes <= 100_000):
         parser.error(f"--minutes {options.minutes} is out of range: above 0, at most 100000.")
@@ -263,6 +282,11 @@ def check_run_arguments(parser: argparse.ArgumentParser, options: argparse.Names
         parser.error(f"--checkpoint-seconds {options.checkpoint_seconds} is out of range: 1 to 3600.")
     if not 0 <= options.seed < 2**63:
         parser.error(f"--seed {options.seed} is out of range: 0 to 2^63 - 1.")
+    batch_size, learning_rate = (getattr(options, name, None) for name in ("batch_size", "learning_rate"))
+    if batch_size is not None and not 1 <= batch_size <= 4096:
+        parser.error(f"--batch-size {batch_size} is out of range: 1 to 4096.")
+    if learning_rate is not None and not (math.isfinite(learning_rate) and 0 < learning_rate <= 0.1):
+        parser.error(f"--learning-rate {learning_rate} is out of range: above 0, at most 0.1.")
 
 
 def explained(train: Callable[[argparse.Namespace], Any], options: argparse.Namespace, *errors: type[Exception]) -> int:

@@ -22,7 +22,6 @@ import csv
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -46,10 +45,11 @@ from latentcrf.training.loop import (
     explained,
     run_arguments,
     set_learning_rate,
+    step_arguments,
     warm_cosine,
 )
 from latentcrf.training.observations import RealLatents, observe_coarse, observe_run
-from latentcrf.training.presets import PRESETS, Preset
+from latentcrf.training.presets import PRESETS, Preset, adjusted
 from latentcrf.training.stages import Denoising, Distillation, Refinement, Stage, to_device
 from latentcrf.training.trajectories import Recording, Trajectories, levels, load_trajectories, record
 
@@ -110,7 +110,7 @@ def best_score(log: Path) -> float:
 
 def train(options: argparse.Namespace) -> None:
     """Run the training that the command line describes."""
-    preset, device = with_batch_size(PRESETS[options.preset], options.batch_size), best_device()
+    preset, device = adjusted(PRESETS[options.preset], options.batch_size, options.learning_rate), best_device()
     torch.manual_seed(options.seed)
     ldm = StableDiffusionPipeline.from_pretrained(options.base, torch_dtype=torch.float32, use_safetensors=True)
     ldm = ldm.to(device)
@@ -175,10 +175,11 @@ def save_half(crf: LatentCRF, folder: Path) -> None:
 def build_crf(
     preset: Preset, latent_channels: int, prompt_dim: int | None = None, init_from: str | None = None
 ) -> LatentCRF:
-    """The preset's model, fresh or with the weights of the folder `init_from`; `prompt_dim` where it reads prompts.
+    """The preset's model, fresh, or with the weights of the folder `init_from`, or grown out of the plain network there;
+    `prompt_dim` where it reads prompts.
 
     Raises:
-        RunError: the folder's model is another one.
+        RunError: the folder's model is of another form or size, or reads or corrects something else.
     """
     crf = LatentCRF(
         latent_channels=latent_channels,
@@ -195,10 +196,16 @@ def build_crf(
     )
     if init_from:
         start = LatentCRF.from_pretrained(init_from, torch_dtype=torch.float32, use_safetensors=True)
-        try:
-            crf.load_state_dict(start.state_dict() if start.has_fields else grown(start, crf))
-        except RuntimeError as error:
-            raise RunError(f"{init_from} holds a CRF of another form or size than the preset's: {error}") from None
+        grows = not start.has_fields and start.form == "conditional"
+        free = ("num_experts", "pairwise_rank") if grows else ()
+        other = [
+            f"its {name} is {start.config[name]!r}, not {wanted!r}"
+            for name, wanted in crf.config.items()
+            if not name.startswith("_") and name not in free and start.config[name] != wanted
+        ]
+        if other:
+            raise RunError(f"{init_from} holds a network of another kind than the preset's: {'; '.join(other)}.")
+        crf.load_state_dict(grown(start, crf) if grows else start.state_dict())
     return crf
 
 
@@ -206,29 +213,13 @@ def grown(plain: LatentCRF, crf: LatentCRF) -> dict[str, Tensor]:
     """The state of `crf` with what a plain network of its size, one without fields, has learned: the network as it is, and of the
     head the maps that both have. The fields stay as they are, nearly silent in a fresh CRF, whose result is then nearly the
     plain network's."""
-    state, learned = crf.state_dict(), plain.state_dict()
-    if len(plain.head_sizes) != len(crf.head_sizes):  # one reads the trend, the other does not
-        return learned
-    for name, value in learned.items():
-        if not name.startswith("head."):
-            state[name] = value
-            continue
-        ours, theirs = state[name].split(crf.head_sizes), value.split(plain.head_sizes)
-        state[name] = torch.cat([b if len(b) == len(a) else a for a, b in zip(ours, theirs, strict=True)])
+    state = crf.state_dict()
+    for name, value in plain.state_dict().items():
+        if name.startswith("head."):
+            ours, theirs = state[name].split(crf.head_sizes), value.split(plain.head_sizes)
+            value = torch.cat([b if len(b) == len(a) else a for a, b in zip(ours, theirs, strict=True)])
+        state[name] = value
     return state
-
-
-def with_batch_size(preset: Preset, batch_size: int | None) -> Preset:
-    """The preset with another batch size (stage 3: half of it), or as it is for None."""
-    return (
-        preset if batch_size is None else replace(preset, batch_size=batch_size, final_batch_size=-(-batch_size // 2))
-    )
-
-
-def batch_size_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--batch-size", type=int, metavar="N", help="samples a step, 1 to 4096 (default the preset's, for a CPU)"
-    )
 
 
 def chunk_argument(parser: argparse.ArgumentParser, default: int) -> None:
@@ -237,15 +228,20 @@ def chunk_argument(parser: argparse.ArgumentParser, default: int) -> None:
         type=int,
         default=default,
         metavar="N",
-        help=f"LDM runs that are recorded at once, 1 to 4096: a GPU wants more (default {default})",
+        help=f"LDM runs that are recorded at once, with the same guidance and steps, {HELD_OUT_EVERY} to 4096: a GPU wants more "
+        f"(default {default})",
     )
 
 
-def check_batches(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    for name in ("batch_size", "chunk"):
-        value = getattr(options, name)
-        if value is not None and not 1 <= value <= 4096:
-            parser.error(f"--{name.replace('_', '-')} {value} is out of range: 1 to 4096.")
+def check_chunk(parser: argparse.ArgumentParser, options: argparse.Namespace, kinds: int) -> None:
+    """`kinds`: how many chunks it takes until all guidance scales and kinds of run have come."""
+    if not HELD_OUT_EVERY <= options.chunk <= 4096:
+        parser.error(f"--chunk {options.chunk} is out of range: {HELD_OUT_EVERY} to 4096.")
+    if options.chunk != parser.get_default("chunk") and options.runs < (kinds - 1) * options.chunk + 1:
+        parser.error(
+            f"--chunk {options.chunk} is too much for {options.runs} runs: guidance and steps change from chunk to chunk, "
+            f"and there must be {kinds} chunks at least."
+        )
 
 
 def prompt_list(rows: list[dict]) -> list[str]:
@@ -286,7 +282,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="where they are kept, to be shared by several runs (default OUT/runs)",
     )
     chunk_argument(parser, Recording().chunk)
-    batch_size_argument(parser)
+    step_arguments(parser, None, None, "hand-overs")
     parser.add_argument(
         "--init-from",
         metavar="FOLDER",
@@ -309,7 +305,7 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(f"--{name.replace('_', '-')} {getattr(options, name)} is out of range: 0 to 1.")
     if not 16 <= options.runs <= 1_000_000:
         parser.error(f"--runs {options.runs} is out of range: 16 to 1000000.")
-    check_batches(parser, options)
+    check_chunk(parser, options, max(len(Recording().guidances), len(Recording().coarse)))
     return explained(train, options, DatasetError, PartsError)
 
 

@@ -12,7 +12,6 @@ the last steps, fp16).
 """
 
 import argparse
-import math
 import sys
 from pathlib import Path
 
@@ -33,19 +32,12 @@ from latentcrf.training.loop import (
     optimise,
     run_arguments,
     set_learning_rate,
+    step_arguments,
     warm_cosine,
 )
-from latentcrf.training.presets import PRESETS
+from latentcrf.training.presets import PRESETS, adjusted
 from latentcrf.training.stages import random_iterations
-from latentcrf.training.train import (
-    batch_size_argument,
-    build_crf,
-    check_batches,
-    chunk_argument,
-    prompt_list,
-    save_half,
-    with_batch_size,
-)
+from latentcrf.training.train import build_crf, check_chunk, chunk_argument, prompt_list, save_half
 
 VALIDATED = 10  # every tenth run
 
@@ -66,7 +58,7 @@ def remaining_error(crf: LatentCRF, latents: Tensor, finished: Tensor, batch_siz
 
 def train(options: argparse.Namespace) -> None:
     """Run the training that the command line describes."""
-    preset, device = with_batch_size(PRESETS[options.preset], options.batch_size), best_device()
+    preset, device = adjusted(PRESETS[options.preset], options.batch_size, options.learning_rate), best_device()
     torch.manual_seed(options.seed)
     ldm = StableDiffusionPipeline.from_pretrained(options.base, torch_dtype=torch.float32, use_safetensors=True).to(
         device
@@ -90,7 +82,7 @@ def train(options: argparse.Namespace) -> None:
 
     crf = build_crf(preset, ldm.unet.config.in_channels, init_from=options.init_from).to(device)
     ema = EMA(crf, decay=0.998)
-    optimizer = torch.optim.AdamW(crf.parameters(), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
+    optimizer = torch.optim.AdamW(crf.parameters(), lr=preset.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
 
     def report() -> dict[str, float]:
         with ema.applied():
@@ -101,7 +93,7 @@ def train(options: argparse.Namespace) -> None:
     parts = {"crf": crf, "ema": ema, "optimizer": optimizer}
     run = Run(options.out, parts, options.minutes, options.resume, report, options.checkpoint_seconds, 120.0)
     for step in run.steps():
-        set_learning_rate(optimizer, options.learning_rate * warm_cosine(step, run.fraction))
+        set_learning_rate(optimizer, preset.learning_rate * warm_cosine(step, run.fraction))
         chosen = torch.randint(len(learned[0]), (preset.batch_size,)).to(device)
         made = finished_by(crf, learned[0][chosen], random_iterations())
         loss = (made - learned[1][chosen]).square().mean()
@@ -141,16 +133,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--init-from", metavar="FOLDER", help="start from the weights of this finisher, or of a plain one of its size"
     )
-    parser.add_argument("--learning-rate", type=float, default=1e-3, help="peak, before the cosine (default 1e-3)")
     chunk_argument(parser, FinalsRecording().chunk)
-    batch_size_argument(parser)
+    step_arguments(parser, None, None, "last latents")
     options = parser.parse_args(arguments)
     check_run_arguments(parser, options)
     if not 32 <= options.runs <= 1_000_000:
         parser.error(f"--runs {options.runs} is out of range: 32 to 1000000.")
-    if not (math.isfinite(options.learning_rate) and 0 < options.learning_rate <= 0.1):
-        parser.error(f"--learning-rate {options.learning_rate} is out of range: above 0, at most 0.1.")
-    check_batches(parser, options)
+    check_chunk(parser, options, max(len(FinalsRecording().guidances), len(FinalsRecording().runs)))
     return explained(train, options, DatasetError)
 
 

@@ -152,7 +152,12 @@ def record_chunks(
         path = folder / f"{index:05d}.safetensors"
         if path.exists():
             with safe_open(path, "pt") as file:
-                if file.metadata() != settings:
+                found = file.metadata() or {}
+                if (chunk := found.get("chunk")) != settings["chunk"]:
+                    raise RunError(
+                        f"{folder} holds chunks of {chunk} runs: give --chunk {chunk}, or choose another folder."
+                    )
+                if found != settings:
                     raise RunError(
                         f"{path} was recorded with other settings, prompts or {'models' if others else 'weights of the LDM'}. "
                         f"Remove {folder}, or choose another folder."
