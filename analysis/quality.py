@@ -16,7 +16,7 @@ and NAME-summary.csv (the figures with 95 % bootstrap intervals) to --out.
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -212,7 +212,7 @@ def crf(options: argparse.Namespace) -> None:
         "time ratio, crf to full": (ours / full, np.median),
     }
     summary = measures.summary(measured)
-    counts = {f"U-Net calls, {method}": count for method, count in calls.items()}
+    counts: dict[str, float] = {f"U-Net calls, {method}": count for method, count in calls.items()}
     counts["parameters, crf to U-Net"] = parameter_share(network, pipeline)
     write("crf", items, pd.concat([summary, exact(counts)], ignore_index=True), options.out)
 
@@ -222,7 +222,7 @@ def parameter_share(network: torch.nn.Module, pipeline: StableDiffusionPipeline)
     return sum(p.numel() for p in network.parameters()) / sum(p.numel() for p in pipeline.unet.parameters())
 
 
-def exact(values: dict[str, float]) -> pd.DataFrame:
+def exact(values: Mapping[str, float]) -> pd.DataFrame:
     """Rows of a summary for what is counted, not estimated."""
     return pd.DataFrame(
         [{"measure": name, "value": value, "low": value, "high": value, "n": 1} for name, value in values.items()]
