@@ -63,6 +63,7 @@ ENDED = {  # by what becomes of the last latents
     "static finisher": "LatentCRF, static form as finisher",
     "static CRF": "LatentCRF, static form as finisher",
     "round trip": NO_CRF,
+    "two round trips": NO_CRF,
     "scaling": NO_CRF,
     "scaled round trip": NO_CRF,
 }

@@ -29,20 +29,22 @@ SETTLING_STRENGTH = 0.7
 @dataclass(frozen=True)
 class Ending:
     """What becomes of a run's last latents: "static" (LatentCRF's static form), "learned" (a CRF trained to finish runs), "plain"
-    (a network of its size without fields, trained alike), "scaling" or "" (nothing), how far towards it they go, and whether
-    the autoencoder's round trip follows."""
+    (a network of its size without fields, trained alike), "scaling" or "" (nothing), how far towards it they go, whether
+    the autoencoder's round trip follows, and how often all of that is done."""
 
     settles: str
     strength: float
     round_trip: bool
+    passes: int = 1
 
 
 ENDINGS = {
     "finisher": Ending("learned", 1.0, False),
     "plain finisher": Ending("plain", 1.0, False),
-    "static finisher": Ending("static", 0.4, True),
+    "static finisher": Ending("static", 0.4, True, 2),  # what "finisher" was taught by
     "static CRF": Ending("static", SETTLING_STRENGTH, False),
     "round trip": Ending("", 0.0, True),
+    "two round trips": Ending("", 0.0, True, 2),
     "scaling": Ending("scaling", 1.0, False),
     "scaled round trip": Ending("scaling", 1.0, True),
 }
@@ -56,9 +58,9 @@ class Method:
         refiner: "" (nothing left out), "bypass" (no parameters), "LatentCRF", "static" (LatentCRF's static form), "plain" (a
             network of the CRF's size).
         finisher: "" (nothing) or one of `ENDINGS`: "static finisher" (LatentCRF's static form settles the last latents, then they
-            make a round trip through the autoencoder), "finisher" (the CRF that learned to do both at once), "plain finisher" (a
-            network of its size that did), "static CRF" (the static form alone, stronger), "round trip" (that alone), "scaling"
-            (the last latents times a number), "scaled round trip".
+            make a round trip through the autoencoder, both twice), "finisher" (the CRF that learned to do both at once), "plain finisher" (a
+            network of its size that did), "static CRF" (the static form alone, stronger), "round trip" (that alone, once), "two round
+            trips", "scaling" (the last latents times a number), "scaled round trip".
     """
 
     solver: str
@@ -161,4 +163,5 @@ def scheduler_of(
         finisher=finishers[ending.settles] if ending.settles else None,
         finisher_strength=ending.strength,
         vae=pipeline.vae if ending.round_trip else None,
+        finisher_passes=ending.passes,
     )

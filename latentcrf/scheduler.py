@@ -84,13 +84,14 @@ class LatentCRFScheduler(SchedulerMixin):
             embedded LDM's static form does best at 0.7 alone, at 0.4 before the round trip.
         vae: the pipeline's autoencoder, or None. With it the last latents, settled by the finisher if there is one, are decoded
             and encoded again (`latentcrf.autoencoder.round_trip`), which brings them nearer to those of pictures for about the
-            time of a U-Net call. A trained finisher has learned to do so.
+            time of two U-Net calls. A trained finisher has learned to do so.
+        finisher_passes: how often finisher and round trip do their work at the end, one after the other.
 
     Attributes:
         prompt_embeds: the prompts' token states (prompts, tokens, D), to be set before the run for a CRF that reads
             them; B is a multiple of the number of prompts.
         last_hand_over: the `HandOver` of the current or last run, or None.
-        last_finish: the same of the finisher's work at the end of the last run, or None.
+        last_finish: the same of the finisher's work (its last pass) at the end of the last run, or None.
         num_unet_calls: how many timesteps are kept, after `set_timesteps`.
 
     All else (config, add_noise, scale_model_input, order, ...) is the inner scheduler's. A pipeline's progress bar
@@ -111,10 +112,13 @@ class LatentCRFScheduler(SchedulerMixin):
         finisher: LatentCRF | None = None,
         finisher_strength: float = 1.0,
         vae: Any = None,
+        finisher_passes: int = 1,
     ) -> None:
         check_scheduler(scheduler)
         if num_iterations < 0:
             raise ValueError(f"num_iterations is {num_iterations}; accepted are 0, 1, 2, ...")
+        if finisher_passes < 1:
+            raise ValueError(f"finisher_passes is {finisher_passes}; accepted are 1, 2, ...")
         if getattr(finisher, "form", "static") != "static" and not getattr(finisher, "corrects_clean", True):
             raise ValueError(
                 "The finisher must be a LatentCRF of form 'static', or one made with corrects_clean=True; this one, made for "
@@ -129,7 +133,7 @@ class LatentCRFScheduler(SchedulerMixin):
         self.bypass = None if bypass is None else check_bypass(bypass)
         self.num_iterations = num_iterations
         self.finisher, self.finisher_strength = finisher, float(finisher_strength)
-        self.vae = vae
+        self.vae, self.finisher_passes = vae, finisher_passes
         self._wants_vae = False  # as saved with one, which is the pipeline's and not saved again
         self.prompt_embeds: Tensor | None = None
         self.last_hand_over: HandOver | None = None
@@ -293,15 +297,19 @@ class LatentCRFScheduler(SchedulerMixin):
         return latents
 
     def _finish(self, latents: Tensor) -> Tensor:
-        """The last latents of the run, settled by the finisher (clean, so x is its own estimate), then taken on the round trip."""
-        if self.finisher is not None:
-            self.finisher.to(latents.device)
-            prompt = self._prompt(latents) if getattr(self.finisher, "prompt_dim", None) else None
-            observation = Observation(latents, latents, 1.0, 1.0, prompt)
-            settled = self.finisher(observation, self.num_iterations)
-            latents = torch.lerp(latents, settled, self.finisher_strength)
-            self.last_finish = HandOver(observation, settled, latents)
-        return latents if self.vae is None else round_trip(self.vae, latents)
+        """The last latents of the run, settled by the finisher (clean, so x is its own estimate), then taken on the round trip; as
+        often as `finisher_passes` says."""
+        for _ in range(self.finisher_passes):
+            if self.finisher is not None:
+                self.finisher.to(latents.device)
+                prompt = self._prompt(latents) if getattr(self.finisher, "prompt_dim", None) else None
+                observation = Observation(latents, latents, 1.0, 1.0, prompt)
+                settled = self.finisher(observation, self.num_iterations)
+                latents = torch.lerp(latents, settled, self.finisher_strength)
+                self.last_finish = HandOver(observation, settled, latents)
+            if self.vae is not None:
+                latents = round_trip(self.vae, latents)
+        return latents
 
     def _prompt(self, latents: Tensor) -> Tensor | None:
         if self.prompt_embeds is None:
@@ -325,7 +333,9 @@ class LatentCRFScheduler(SchedulerMixin):
         for name, network in networks.items():
             if network is not None:
                 network.save_pretrained(Path(save_directory) / name)
-        settings = {name: getattr(self, name) for name in ("bypass", "num_iterations", "finisher_strength")}
+        settings = {
+            name: getattr(self, name) for name in ("bypass", "num_iterations", "finisher_strength", "finisher_passes")
+        }
         settings |= {name: network is not None for name, network in networks.items()}
         settings["vae"] = self.vae is not None or self._wants_vae
         with replacing(Path(save_directory) / SETTINGS) as path:

@@ -52,6 +52,7 @@ def test_methods_have_names_of_their_own_and_the_full_run_comes_first() -> None:
         "DPM-Solver++-8",
         "UniPC-8 + scaling",
         "UniPC-8 + round trip",
+        "UniPC-8 + two round trips",
         "UniPC-8 + scaled round trip",
         "UniPC-8 + plain finisher",
         "DDIM-50 plain (17, 42)",
@@ -78,6 +79,8 @@ def test_schedulers_make_as_many_calls_as_their_method_says() -> None:
         assert found is finishers.get(settles), method.name
         goes_round = method.finisher == "static finisher" or "round trip" in method.finisher
         assert (getattr(scheduler, "vae", None) is pipeline.vae) == goes_round, method.name
+        twice = method.finisher in ("static finisher", "two round trips")
+        assert getattr(scheduler, "finisher_passes", 1) == 1 + twice, method.name
 
 
 def test_what_becomes_of_the_last_latents() -> None:
@@ -97,10 +100,14 @@ def test_what_becomes_of_the_last_latents() -> None:
     with torch.no_grad():
         for name, network in (("finisher", learned), ("plain finisher", plain)):
             assert torch.allclose(made[name], network(Observation(latents, latents, 1.0, 1.0)), atol=1e-4), name
+    once = round_trip(pipeline.vae, torch.lerp(latents, settled, 0.4))
+    with torch.no_grad():
+        settled = static(Observation(once, once, 1.0, 1.0))
     for name, before in (
         ("round trip", latents),
+        ("two round trips", made["round trip"]),
         ("scaled round trip", SCALE * latents),
-        ("static finisher", torch.lerp(latents, settled, 0.4)),
+        ("static finisher", torch.lerp(once, settled, 0.4)),
     ):
         assert torch.allclose(made[name], round_trip(pipeline.vae, before), atol=1e-4), name
 

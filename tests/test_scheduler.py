@@ -434,6 +434,21 @@ def test_the_round_trip_comes_after_the_finisher(pipe, crf, finisher, kind, bypa
         assert (found - without).abs().mean() > 0.01 * without.abs().mean()
 
 
+@pytest.mark.parametrize("trip", [False, True])
+def test_each_pass_finishes_what_the_one_before_made(pipe, finisher, trip, tmp_path) -> None:
+    expected, vae = run(pipe, inner(DDIMScheduler)), pipe.vae if trip else None
+    scheduler = LatentCRFScheduler(inner(DDIMScheduler), None, None, finisher=finisher, finisher_passes=3, vae=vae)
+    for _ in range(3):
+        before, expected = expected, finisher(clean(expected))
+        expected = round_trip(pipe.vae, expected) if trip else expected
+    assert torch.allclose(run(pipe, scheduler), expected, atol=1e-5)
+    assert torch.allclose(scheduler.last_finish.observation.latents, before, atol=1e-5)
+    scheduler.save_pretrained(tmp_path)
+    assert LatentCRFScheduler.from_pretrained(tmp_path).finisher_passes == 3
+    with pytest.raises(ValueError, match="finisher_passes is 0; accepted are 1, 2, ..."):
+        LatentCRFScheduler(inner(DDIMScheduler), None, None, finisher=finisher, finisher_passes=0)
+
+
 def test_a_round_trip_by_hand(pipe) -> None:
     vae = AutoencoderKL(
         block_out_channels=(8,), latent_channels=4, norm_num_groups=4, scaling_factor=0.5, shift_factor=0.1

@@ -7,8 +7,9 @@ The LDM's own runs of 4 to 15 steps are recorded once (`--runs`, not counted in 
 tenths of the way, and a round trip through the autoencoder make of their last latents. The CRF learns to give the latter
 from the former in one pass, at a fraction of a U-Net call: distillation of what both do. Every tenth run only validates (of
 other noise; where there are more runs than prompts, not of other prompts); the log tells the squared error that is left there,
-as a share of what the teacher changes. The folder `finisher` of the run is the trained model (weights averaged over
-the last steps, fp16).
+as a share of what the teacher changes. With `--adversarial-weight`, a discriminator compares the finished latents with those of
+the training images, too: what minimizes a squared error is a mean of many answers, and a little soft. The folder `finisher` of
+the run is the trained model (weights averaged over the last steps, fp16).
 """
 
 import argparse
@@ -19,13 +20,16 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
+from latentcrf.discriminator import LatentDiscriminator
 from latentcrf.emoji.dataset import DatasetError, load
+from latentcrf.emoji.latents import encode_images
 from latentcrf.model import LatentCRF, Observation
 from latentcrf.training.finals import FinalsRecording, load_finals, record_finals
 from latentcrf.training.loop import (
     EMA,
     Run,
     RunError,
+    Stateful,
     best_device,
     check_run_arguments,
     explained,
@@ -35,6 +39,7 @@ from latentcrf.training.loop import (
     step_arguments,
     warm_cosine,
 )
+from latentcrf.training.losses import adversarial_ramp, discriminator_loss, generator_loss
 from latentcrf.training.presets import PRESETS, adjusted
 from latentcrf.training.stages import random_iterations
 from latentcrf.training.train import build_crf, check_chunk, chunk_argument, prompt_list, save_half
@@ -72,8 +77,9 @@ def train(options: argparse.Namespace) -> None:
             f"{ldm.unet.config.in_channels}."
         )
     recording = FinalsRecording(chunk=options.chunk)
-    table, _ = load(options.data)
-    prompts = prompt_list([row for row in table if row["core"] and row["split"] == "train"])
+    table, pixels = load(options.data)
+    seen = [index for index, row in enumerate(table) if row["core"] and row["split"] == "train"]
+    prompts = prompt_list([table[index] for index in seen])
     folder = options.recordings or options.out / "finals"
     record_finals(ldm, static, prompts, folder, options.runs, recording)
     latents, finished = load_finals(folder, options.runs, recording)
@@ -90,15 +96,28 @@ def train(options: argparse.Namespace) -> None:
             save_half(crf, options.out / "finisher")
         return {"remaining_error": left}
 
-    parts = {"crf": crf, "ema": ema, "optimizer": optimizer}
+    parts: dict[str, Stateful] = {"crf": crf, "ema": ema, "optimizer": optimizer}
+    weight = options.adversarial_weight
+    if weight > 0:
+        discriminator = LatentDiscriminator(ldm.unet.config.in_channels).to(device)
+        critic = torch.optim.AdamW(discriminator.parameters(), lr=3e-4, betas=(0.5, 0.9))
+        parts |= {"discriminator": discriminator, "critic": critic}
+        real, _ = encode_images(ldm.vae, torch.from_numpy(pixels[seen]).permute(0, 3, 1, 2))
     run = Run(options.out, parts, options.minutes, options.resume, report, options.checkpoint_seconds, 120.0)
     for step in run.steps():
         set_learning_rate(optimizer, preset.learning_rate * warm_cosine(step, run.fraction))
         chosen = torch.randint(len(learned[0]), (preset.batch_size,)).to(device)
         made = finished_by(crf, learned[0][chosen], random_iterations())
         loss = (made - learned[1][chosen]).square().mean()
+        losses = {"loss": loss.detach()}
+        if (ramp := weight * adversarial_ramp(run.fraction)) > 0:
+            loss = loss + ramp * generator_loss(discriminator, made)
         optimise(loss, crf, optimizer)
-        run.count(preset.batch_size, loss=loss.detach())
+        if weight > 0:
+            drawn = real[torch.randint(len(real), (preset.batch_size,))].to(device)
+            losses["latents_judged"] = judged = discriminator_loss(discriminator, drawn, made)
+            optimise(judged, discriminator, critic)
+        run.count(preset.batch_size, **{name: value.detach() for name, value in losses.items()})
         ema.update()
 
 
@@ -133,12 +152,22 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--init-from", metavar="FOLDER", help="start from the weights of this finisher, or of a plain one of its size"
     )
+    parser.add_argument(
+        "--adversarial-weight",
+        type=float,
+        default=0.0,
+        metavar="W",
+        help="of the loss of a discriminator that compares the finished latents with the training images', beside the squared "
+        "error's 1 (default 0: none)",
+    )
     chunk_argument(parser, FinalsRecording().chunk)
     step_arguments(parser, None, None, "last latents")
     options = parser.parse_args(arguments)
     check_run_arguments(parser, options)
     if not 32 <= options.runs <= 1_000_000:
         parser.error(f"--runs {options.runs} is out of range: 32 to 1000000.")
+    if not 0 <= options.adversarial_weight <= 100:
+        parser.error(f"--adversarial-weight {options.adversarial_weight} is out of range: 0 to 100.")
     check_chunk(parser, options, max(len(FinalsRecording().guidances), len(FinalsRecording().runs)))
     return explained(train, options, DatasetError)
 

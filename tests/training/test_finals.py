@@ -42,7 +42,12 @@ def test_finals_are_what_the_pipeline_and_its_finisher_make(
     ) -> torch.Tensor:
         noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(FIRST_SEED + run))
         tiny_pipeline.scheduler = LatentCRFScheduler(
-            inner, bypass=None, finisher=finisher, finisher_strength=0.4, vae=finisher and tiny_pipeline.vae
+            inner,
+            bypass=None,
+            finisher=finisher,
+            finisher_strength=0.4,
+            vae=finisher and tiny_pipeline.vae,
+            finisher_passes=2,
         )
         how = {"num_inference_steps": steps, "guidance_scale": guidance, "latents": noise, "output_type": "latent"}
         try:
