@@ -4,12 +4,11 @@
         --data data/emoji --out runs/finisher --minutes 30
 
 The LDM's own runs of 4 to 15 steps are recorded once (`--runs`, not counted in the minutes), with what the static form, four
-tenths of the way, and a round trip through the autoencoder make of their last latents. The CRF learns to give the latter
-from the former in one pass, at a fraction of a U-Net call: distillation of what both do. Every tenth run only validates (of
-other noise; where there are more runs than prompts, not of other prompts); the log tells the squared error that is left there,
-as a share of what the teacher changes. With `--adversarial-weight`, a discriminator compares the finished latents with those of
-the training images, too: what minimizes a squared error is a mean of many answers, and a little soft. The folder `finisher` of
-the run is the trained model (weights averaged over the last steps, fp16).
+tenths of the way, and a round trip through the autoencoder make of their last latents when both are done twice (`--passes`).
+The CRF learns to give the latter from the former at once, at a fraction of a U-Net call: distillation of what both do. Every
+tenth run only validates (of other noise; where there are more runs than prompts, not of other prompts); the log tells the
+squared error that is left there, as a share of what the teacher changes. The folder `finisher` of the run is the trained model
+(weights averaged over the last steps, fp16).
 """
 
 import argparse
@@ -20,16 +19,13 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from latentcrf.discriminator import LatentDiscriminator
 from latentcrf.emoji.dataset import DatasetError, load
-from latentcrf.emoji.latents import encode_images
 from latentcrf.model import LatentCRF, Observation
 from latentcrf.training.finals import FinalsRecording, load_finals, record_finals
 from latentcrf.training.loop import (
     EMA,
     Run,
     RunError,
-    Stateful,
     best_device,
     check_run_arguments,
     explained,
@@ -39,12 +35,9 @@ from latentcrf.training.loop import (
     step_arguments,
     warm_cosine,
 )
-from latentcrf.training.losses import adversarial_ramp, discriminator_loss, generator_loss
 from latentcrf.training.presets import PRESETS, adjusted
 from latentcrf.training.stages import random_iterations
-from latentcrf.training.train import build_crf, check_chunk, chunk_argument, prompt_list, save_half
-
-VALIDATED = 10  # every tenth run
+from latentcrf.training.train import HELD_OUT_EVERY, build_crf, check_chunk, chunk_argument, prompt_list, save_half
 
 
 def finished_by(crf: LatentCRF, latents: Tensor, num_iterations: int = 5) -> Tensor:
@@ -76,14 +69,13 @@ def train(options: argparse.Namespace) -> None:
             f"--static {options.static} is for latents of {static.latent_channels} channels; those of {options.base} have "
             f"{ldm.unet.config.in_channels}."
         )
-    recording = FinalsRecording(chunk=options.chunk)
-    table, pixels = load(options.data)
-    seen = [index for index, row in enumerate(table) if row["core"] and row["split"] == "train"]
-    prompts = prompt_list([table[index] for index in seen])
+    recording = FinalsRecording(chunk=options.chunk, passes=options.passes)
+    table, _ = load(options.data)
+    prompts = prompt_list([row for row in table if row["core"] and row["split"] == "train"])
     folder = options.recordings or options.out / "finals"
     record_finals(ldm, static, prompts, folder, options.runs, recording)
     latents, finished = load_finals(folder, options.runs, recording)
-    validates = torch.arange(len(latents)) % VALIDATED == 0
+    validates = torch.arange(len(latents)) % HELD_OUT_EVERY == 0
     learned = latents[~validates].to(device), finished[~validates].to(device)
 
     crf = build_crf(preset, ldm.unet.config.in_channels, init_from=options.init_from).to(device)
@@ -96,28 +88,15 @@ def train(options: argparse.Namespace) -> None:
             save_half(crf, options.out / "finisher")
         return {"remaining_error": left}
 
-    parts: dict[str, Stateful] = {"crf": crf, "ema": ema, "optimizer": optimizer}
-    weight = options.adversarial_weight
-    if weight > 0:
-        discriminator = LatentDiscriminator(ldm.unet.config.in_channels).to(device)
-        critic = torch.optim.AdamW(discriminator.parameters(), lr=3e-4, betas=(0.5, 0.9))
-        parts |= {"discriminator": discriminator, "critic": critic}
-        real, _ = encode_images(ldm.vae, torch.from_numpy(pixels[seen]).permute(0, 3, 1, 2))
+    parts = {"crf": crf, "ema": ema, "optimizer": optimizer}
     run = Run(options.out, parts, options.minutes, options.resume, report, options.checkpoint_seconds, 120.0)
     for step in run.steps():
         set_learning_rate(optimizer, preset.learning_rate * warm_cosine(step, run.fraction))
         chosen = torch.randint(len(learned[0]), (preset.batch_size,)).to(device)
         made = finished_by(crf, learned[0][chosen], random_iterations())
         loss = (made - learned[1][chosen]).square().mean()
-        losses = {"loss": loss.detach()}
-        if (ramp := weight * adversarial_ramp(run.fraction)) > 0:
-            loss = loss + ramp * generator_loss(discriminator, made)
         optimise(loss, crf, optimizer)
-        if weight > 0:
-            drawn = real[torch.randint(len(real), (preset.batch_size,))].to(device)
-            losses["latents_judged"] = judged = discriminator_loss(discriminator, drawn, made)
-            optimise(judged, discriminator, critic)
-        run.count(preset.batch_size, **{name: value.detach() for name, value in losses.items()})
+        run.count(preset.batch_size, loss=loss.detach())
         ema.update()
 
 
@@ -153,12 +132,11 @@ def main(arguments: list[str] | None = None) -> int:
         "--init-from", metavar="FOLDER", help="start from the weights of this finisher, or of a plain one of its size"
     )
     parser.add_argument(
-        "--adversarial-weight",
-        type=float,
-        default=0.0,
-        metavar="W",
-        help="of the loss of a discriminator that compares the finished latents with the training images', beside the squared "
-        "error's 1 (default 0: none)",
+        "--passes",
+        type=int,
+        default=FinalsRecording().passes,
+        metavar="N",
+        help=f"how often the teacher does its work, 1 to 10 (default {FinalsRecording().passes})",
     )
     chunk_argument(parser, FinalsRecording().chunk)
     step_arguments(parser, None, None, "last latents")
@@ -166,8 +144,8 @@ def main(arguments: list[str] | None = None) -> int:
     check_run_arguments(parser, options)
     if not 32 <= options.runs <= 1_000_000:
         parser.error(f"--runs {options.runs} is out of range: 32 to 1000000.")
-    if not 0 <= options.adversarial_weight <= 100:
-        parser.error(f"--adversarial-weight {options.adversarial_weight} is out of range: 0 to 100.")
+    if not 1 <= options.passes <= 10:
+        parser.error(f"--passes {options.passes} is out of range: 1 to 10.")
     check_chunk(parser, options, max(len(FinalsRecording().guidances), len(FinalsRecording().runs)))
     return explained(train, options, DatasetError)
 

@@ -79,6 +79,8 @@ def test_kept_finals_are_neither_made_again_nor_mixed_with_others(
         load_finals(tmp_path, 5, RECORDING)
     with pytest.raises(RunError, match="was recorded with other settings, prompts or models"):
         record_finals(tiny_pipeline, static, PROMPTS, tmp_path, 4, replace(RECORDING, strength=0.5))
+    with pytest.raises(RunError, match="was recorded with other settings, prompts or models"):
+        record_finals(tiny_pipeline, static, PROMPTS, tmp_path, 4, replace(RECORDING, passes=1))
     scheduler = tiny_pipeline.scheduler
     tiny_pipeline.scheduler = DDIMScheduler.from_config(scheduler.config, beta_end=0.03)
     with pytest.raises(RunError, match="was recorded with other settings, prompts or models"):
