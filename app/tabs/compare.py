@@ -22,7 +22,7 @@ from app.settings import NAMES, Settings, SettingsError
 EXAMPLES = ("red apple", "blue heart", "dog face", "pizza", "rocket", "smiling face with sunglasses", "sunflower")
 DOWNLOAD = "Download PNG with its settings"
 # and the setting few_steps: the fewest of the benchmark that are, finished, surely nearer to real images than the full run
-WAYS = {"Paper's bypass": 0, "Few steps + CRF": 10}
+WAYS = {"Paper's bypass": 0, "Few steps + CRF": 8}
 READY = "Type a prompt and press Enter, or choose an example."
 log = logging.getLogger(__name__)
 

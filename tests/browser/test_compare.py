@@ -52,11 +52,11 @@ def test_a_prompt_and_enter_bring_both_images_and_their_figures(page: Page, url:
 def test_few_steps_are_a_click_away(page: Page, url: str) -> None:
     visit(page, url)
     page.click("#ways label:has-text('Few steps')")
-    page.wait_for_function("document.querySelector('#strip').innerText.includes('10 of a faster solver')")
+    page.wait_for_function("document.querySelector('#strip').innerText.includes('8 of a faster solver')")
     ask(page, "red apple")
     wait_until_done(page)
-    assert page.locator("#figures output").all_inner_texts()[:2] == ["12", "10"]
-    assert "12 steps and 10 of UniPC" in page.inner_text("#status")
+    assert page.locator("#figures output").all_inner_texts()[:2] == ["12", "8"]
+    assert "12 steps and 8 of UniPC" in page.inner_text("#status")
     assert not np.array_equal(shown(page, "#before"), shown(page, "#after"))
     page.click("#ways label:has-text('bypass')")
     page.wait_for_function("document.querySelector('#strip').innerText.includes('in place of 5')")
