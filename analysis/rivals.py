@@ -12,6 +12,7 @@ from diffusers import (
 from torch import Tensor
 
 from latentcrf import LatentCRF, LatentCRFScheduler, Observation
+from latentcrf.training.finals import FinalsRecording
 from latentcrf.training.trajectories import DPM_SOLVER_2M
 
 SOLVERS = {
@@ -24,6 +25,7 @@ SOLVERS = {
 SCALE = 0.92  # 0.98 / 1.07: deviations of the training images' latents and of those that the embedded LDM makes at guidance 3
 # of the static CRF without a round trip; this one and the one before a round trip were chosen on prompts of `--validation`
 SETTLING_STRENGTH = 0.7
+TAUGHT = FinalsRecording()  # what "finisher" was taught by
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Ending:
 ENDINGS = {
     "finisher": Ending("learned", 1.0, False),
     "plain finisher": Ending("plain", 1.0, False),
-    "static finisher": Ending("static", 0.4, True, 2),  # what "finisher" was taught by
+    "static finisher": Ending("static", TAUGHT.strength, True, TAUGHT.passes),
     "static CRF": Ending("static", SETTLING_STRENGTH, False),
     "round trip": Ending("", 0.0, True),
     "two round trips": Ending("", 0.0, True, 2),
