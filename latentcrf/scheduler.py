@@ -240,8 +240,27 @@ class LatentCRFScheduler(SchedulerMixin):
             else:
                 self._earlier = estimate
         if finishes and done == len(self.scheduler.timesteps):
-            output.prev_sample = self._finish(output.prev_sample)
+            output.prev_sample = self.finish(output.prev_sample)
         return output if as_dict else output.to_tuple()
+
+    def finish(self, latents: Tensor) -> Tensor:
+        """The last latents (B, C, H, W) of a run, settled by the finisher (clean, so x is its own estimate), then taken on the round
+        trip; as often as `finisher_passes` says. `step` does so at the run's end; latents from elsewhere can be given, too.
+
+        Raises:
+            ValueError: `prompt_embeds` are of another number of prompts.
+        """
+        for _ in range(self.finisher_passes):
+            if self.finisher is not None:
+                self.finisher.to(latents.device)
+                prompt = self._prompt(latents) if getattr(self.finisher, "prompt_dim", None) else None
+                observation = Observation(latents, latents, 1.0, 1.0, prompt)
+                settled = self.finisher(observation, self.num_iterations)
+                latents = torch.lerp(latents, settled, self.finisher_strength)
+                self.last_finish = HandOver(observation, settled, latents)
+            if self.vae is not None:
+                latents = round_trip(self.vae, latents)
+        return latents
 
     def _steps_done(self, timestep: Any) -> int:
         """The steps of the full run behind us after the one at `timestep`."""
@@ -294,21 +313,6 @@ class LatentCRFScheduler(SchedulerMixin):
         self.last_hand_over = HandOver(observation, y, latents)
 
         self._active = self._after
-        return latents
-
-    def _finish(self, latents: Tensor) -> Tensor:
-        """The last latents of the run, settled by the finisher (clean, so x is its own estimate), then taken on the round trip; as
-        often as `finisher_passes` says."""
-        for _ in range(self.finisher_passes):
-            if self.finisher is not None:
-                self.finisher.to(latents.device)
-                prompt = self._prompt(latents) if getattr(self.finisher, "prompt_dim", None) else None
-                observation = Observation(latents, latents, 1.0, 1.0, prompt)
-                settled = self.finisher(observation, self.num_iterations)
-                latents = torch.lerp(latents, settled, self.finisher_strength)
-                self.last_finish = HandOver(observation, settled, latents)
-            if self.vae is not None:
-                latents = round_trip(self.vae, latents)
         return latents
 
     def _prompt(self, latents: Tensor) -> Tensor | None:

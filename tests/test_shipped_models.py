@@ -15,7 +15,7 @@ from analysis.generate import counted, decode, load_pipeline, sample
 from analysis.measures import to_pixels
 from latentcrf import LatentCRF, LatentCRFScheduler, Observation
 from latentcrf.perceptual import MODELS
-from latentcrf.training.finals import FinalsRecording, finish
+from latentcrf.training.finals import FinalsRecording, teacher
 from latentcrf.training.train_finisher import remaining_error
 
 REFERENCE = Path(__file__).parent / "data" / "reference.png"  # written by `python -m tests.make_reference`
@@ -96,7 +96,7 @@ def test_the_finisher_does_at_once_what_it_learned(pipeline: StableDiffusionPipe
     prompts, seeds = ["red heart", "rocket", "dog face", "full moon"], [0, 1, 2, 3]
     inner = UniPCMultistepScheduler.from_config(pipeline.scheduler.config)
     last = sample(pipeline, prompts, seeds, steps=8, scheduler=inner)
-    wanted = finish(pipeline.vae, static, last, FinalsRecording().strength, FinalsRecording().passes)
+    wanted = teacher(inner, static, pipeline.vae, FinalsRecording()).finish(last)
     assert remaining_error(finisher, last, wanted) < 0.4
     with torch.inference_mode():
         potentials = finisher.potentials(Observation(last, last, 1.0, 1.0))

@@ -15,8 +15,8 @@ from diffusers import StableDiffusionPipeline, UniPCMultistepScheduler
 from safetensors import safe_open
 from torch import Tensor
 
-from latentcrf.autoencoder import round_trip
-from latentcrf.model import LatentCRF, Observation
+from latentcrf.model import LatentCRF
+from latentcrf.scheduler import LatentCRFScheduler
 from latentcrf.training.loop import RunError
 from latentcrf.training.trajectories import SOLVERS, Chunk, record_chunks, solve
 
@@ -39,17 +39,19 @@ class FinalsRecording:
     passes: int = 2  # of one its KID is higher, of three R@1 lower (on prompts of `--validation`)
 
 
+def teacher(scheduler: Any, static: LatentCRF, vae: Any, recording: FinalsRecording) -> LatentCRFScheduler:
+    """Whose `finish` a finisher learns: around the LDM's `scheduler`, with nothing left out."""
+    return LatentCRFScheduler(
+        scheduler,
+        bypass=None,
+        finisher=static,
+        finisher_strength=recording.strength,
+        vae=vae,
+        finisher_passes=recording.passes,
+    )
+
+
 @torch.no_grad()
-def finish(vae: Any, static: LatentCRF, latents: Tensor, strength: float, passes: int) -> Tensor:
-    """What `LatentCRFScheduler(finisher=static, finisher_strength=strength, vae=vae, finisher_passes=passes)` makes of the last
-    latents (B, C, H, W)."""
-    for _ in range(passes):
-        settled = torch.lerp(latents, static(Observation(latents, latents, 1.0, 1.0)), strength)
-        with torch.autocast(latents.device.type, torch.bfloat16):
-            latents = round_trip(vae, settled)
-    return latents
-
-
 def record_finals(
     pipeline: StableDiffusionPipeline, static: LatentCRF, prompts: Sequence[str], folder: Path, count: int,
     recording: FinalsRecording,
@@ -59,6 +61,7 @@ def record_finals(
     Raises:
         RunError: the folder holds recordings made in another way, or of other models or prompts.
     """
+    teaches = teacher(pipeline.scheduler, static, pipeline.vae, recording)
 
     def make(chunk: Chunk) -> dict[str, Tensor]:
         solver, steps = recording.runs[chunk.index % len(recording.runs)]
@@ -66,7 +69,8 @@ def record_finals(
         scheduler = kind.from_config(pipeline.scheduler.config, **how)
         path_of, _ = solve(pipeline, scheduler, chunk.prompts, chunk.noise, steps, chunk.guidance)
         latents = path_of[:, -1].to(pipeline.device)
-        finished = finish(pipeline.vae, static, latents, recording.strength, recording.passes)
+        with torch.autocast(latents.device.type, torch.bfloat16):
+            finished = teaches.finish(latents)
         return {"latents": latents.float().cpu(), "finished": finished.float().cpu()}
 
     record_chunks(
