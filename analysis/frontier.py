@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from PIL import Image
+from plotly.colors import hex_to_rgb
 
 from analysis.export import Results, parse, write_figure, write_results
 from analysis.style import BELOW, styled
@@ -37,6 +38,7 @@ AXES = {
     "vendi": ("Vendi score over seeds, higher is more diverse", True),
 }
 FACTORS = {"kid": 1000.0}
+PALE = 0.4  # opacity of the intervals
 NO_CRF = "Round trip or scaled, no CRF"
 # Okabe and Ito's palette, and a symbol each: colour never tells alone.
 FAMILIES = {
@@ -191,7 +193,7 @@ def figure(
             x=rows["time_ratio"][own], y=value[own], mode="markers", name=name,
             marker={"color": colour, "symbol": symbol, "size": 16 if name.startswith("LatentCRF") else 11,
                     "line": {"color": "#333333", "width": 1}},
-            error_x=_bars(rows[own], "time_ratio", 1.0), error_y=_bars(rows[own], measure, factor),
+            error_x=_bars(rows[own], "time_ratio", 1.0, colour), error_y=_bars(rows[own], measure, factor, colour),
             ids=list(rows["method"][own]), customdata=[[text, method] for text, method, kept in zip(texts, rows["method"], own, strict=True) if kept],
             hovertemplate="%{customdata[0]}<extra></extra>",
         )  # fmt: skip
@@ -232,13 +234,13 @@ def _framed(drawn: go.Figure, measure: str, count: str, **looks: bool) -> go.Fig
     return styled(drawn, f"Quality against time: {words.split(',')[0]}{count}", height=height, **looks)
 
 
-def _bars(rows: pd.DataFrame, name: str, factor: float) -> dict[str, Any]:
-    """Plotly's error bars of a column with its interval; none where the table has none."""
+def _bars(rows: pd.DataFrame, name: str, factor: float, colour: str) -> dict[str, Any]:
+    """Plotly's error bars of a column with its interval, pale so that the marks are what one sees; none where the table has none."""
     if f"{name}_low" not in rows:
         return {}
     value, low, high = (factor * rows[column] for column in (name, f"{name}_low", f"{name}_high"))
     return {"type": "data", "symmetric": False, "array": high - value, "arrayminus": value - low,
-            "thickness": 1, "width": 3}  # fmt: skip
+            "thickness": 1, "width": 0, "color": f"rgba{(*hex_to_rgb(colour), PALE)}"}  # fmt: skip
 
 
 def _hover(row: pd.Series, measure: str, factor: float) -> str:
