@@ -40,6 +40,13 @@ def to_device(observation: Observation, device: torch.device) -> Observation:
     return Observation(**parts)  # type: ignore[arg-type]
 
 
+def mended(crf: LatentCRF, observation: Observation) -> Tensor:
+    """The CRF's clean latents y (B, C, H, W) after a random number of iterations, its network in the precision in which it is
+    used."""
+    with torch.autocast(observation.latents.device.type, torch.bfloat16):
+        return crf(perhaps_less(observation), random_iterations())
+
+
 def perhaps_less(observation: Observation) -> Observation:
     """Without its prompt one time in ten, and without its earlier estimate: a pipeline need not tell the one
     (`LatentCRFScheduler.prompt_embeds`), and has none of the other where it has just begun (image-to-image)."""
@@ -80,7 +87,7 @@ class Denoising:
     def step(self, crf: LatentCRF, optimizer: torch.optim.Optimizer, share: float) -> dict[str, Tensor]:
         weight = self.preset.adversarial_weight
         observation, clean = observe_drawn(self.ldm, self.real, self.alphas, self.batch_size, self.preset.guidance)
-        y = crf(perhaps_less(observation), random_iterations())
+        y = mended(crf, observation)
         loss = denoising_loss(y, clean, torch.as_tensor(observation.alpha_denoised))
         losses = {"denoising": loss.detach()}
         if (ramp := weight * adversarial_ramp(share)) > 0:
@@ -102,8 +109,8 @@ class Distillation:
 
     def step(self, crf: LatentCRF, optimizer: torch.optim.Optimizer, share: float) -> dict[str, Tensor]:
         observation, target, _ = observe_recorded(self.runs, self.batch_size)
-        observation, target = to_device(perhaps_less(observation), self.device), target.to(self.device)
-        loss = distillation_loss(crf(observation, random_iterations()), observation, target)
+        observation, target = to_device(observation, self.device), target.to(self.device)
+        loss = distillation_loss(mended(crf, observation), observation, target)
         optimise(loss, crf, optimizer)
         return {"distillation": loss.detach()}
 
@@ -140,8 +147,7 @@ class Refinement:
     def step(self, crf: LatentCRF, optimizer: torch.optim.Optimizer, share: float) -> dict[str, Tensor]:
         earliest = round(self.EARLIEST * self.runs.steps)
         observation, _, numbers = observe_recorded(self.runs, self.batch_size, earliest)
-        observation = to_device(perhaps_less(observation), self.device)
-        made = self.decode(crf(observation, random_iterations()))
+        made = self.decode(mended(crf, to_device(observation, self.device)))
         wanted = self.finals[numbers].to(self.device).float()
         seen = self.judge.look(made, wanted)
         losses = {"pixels": F.l1_loss(made, wanted), "features": feature_loss(*seen)}
