@@ -143,6 +143,7 @@ def bypass_table(table: pd.DataFrame, comparisons: pd.DataFrame) -> str:
             [
                 f"{row['bypass']} of {row['steps']}, {row['solver']}", str(row["unet_calls"]), f"{row['time_ratio']:.2f}",
                 compared(ours, FULL, "kid, difference", 1, 1000), compared(ours, without, "kid, difference", 1, 1000),
+                compared(ours, plain, "kid, difference", 1, 1000),
                 compared(ours, without, "lpips_full, difference", 4),
                 compared(ours, without, "latent_mse_full, difference", 4),
                 compared(ours, plain, "latent_mse_full, difference", 4),
@@ -150,7 +151,8 @@ def bypass_table(table: pd.DataFrame, comparisons: pd.DataFrame) -> str:
             ]
         )  # fmt: skip
     titles = ["bypass", "U-Net calls", "time / full run", "KID x 1000, to the full run"]
-    titles += ["to the bypass without parameters", "LPIPS to the full run, to the bypass without parameters"]
+    titles += ["to the bypass without parameters", "to the plain network"]
+    titles += ["LPIPS to the full run, to the bypass without parameters"]
     titles += ["latent MSE, to the bypass without parameters", "to the plain network", "pairwise LPIPS / full run"]
     return markdown_table(titles, rows)
 
