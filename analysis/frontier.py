@@ -47,7 +47,7 @@ FAMILIES = {
     "UniPC": ("#56b4e9", "diamond"),
     "Bypass without parameters": ("#8c8c8c", "x"),
     "Plain network": ("#cc79a7", "triangle-down"),
-    NO_CRF: ("#000000", "cross"),
+    NO_CRF: ("#9467bd", "cross"),
     "LatentCRF": ("#d55e00", "star"),
     "LatentCRF, static form": ("#e69f00", "star-triangle-up"),
     "LatentCRF, static form as finisher": ("#e69f00", "hexagram"),
