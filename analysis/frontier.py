@@ -40,7 +40,7 @@ AXES = {
 FACTORS = {"kid": 1000.0}
 PALE = 0.4  # opacity of the intervals
 NO_CRF = "Round trip or scaled, no CRF"
-# Okabe and Ito's palette, and a symbol each: colour never tells alone.
+# Okabe and Ito's palette, beside it a grey and a violet that are seen on light and dark, and a symbol each: colour never tells alone.
 FAMILIES = {
     "DDIM": ("#0072b2", "circle"),
     "DPM-Solver++": ("#009e73", "square"),

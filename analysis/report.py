@@ -49,7 +49,6 @@ NAMES = {
     "emoji-mean": "whole, mean of before and after stage 3",
     "emoji-3": "whole, then stage 3",
     "emoji-no-adversary-3": "whole, then stage 3 without its adversarial loss",
-    "emoji-plain-mean": "plain network, mean of before and after stage 3",
     "emoji-plain-3": "plain network, then stage 3",
     "emoji-plain-on": "what ships: plain network, trained on",
     "emoji-grown": "what ships: whole, grown out of that plain network",

@@ -61,7 +61,7 @@ READING = (
     "bars are 95 % intervals over the prompts, which all methods share: differences are surer than the bars look. No method "
     "shown beats those on the dotted line in both time and quality. Dashed: the full LDM. A finisher settles the last latents of a "
     "run: a CRF's static form, after which they go through the autoencoder once more (round trip), or a CRF that learned to do both "
-    "at once; crosses show what these latents become without a CRF. Point at a mark for its settings, click it for its images."
+    "at once; violet crosses show what these latents become without a CRF. Point at a mark for its settings, click it for its images."
 )
 COMPUTED = (
     "All methods drew the same prompts from the same noise; intervals by bootstrap over the prompts; times are medians of runs "
