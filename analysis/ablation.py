@@ -24,22 +24,25 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch import Tensor, nn
 
-from analysis.gallery import embed, load_gallery
-from analysis.generate import decode, load_pipeline
+from analysis.benchmark.tables import markdown_table
 from analysis.measures import RealFeatures, cluster_weights, interval, kid_draws, mean_draws
-from analysis.rivals import SETTLING_STRENGTH
-from analysis.tables import markdown_table
+from analysis.metrics.perceptual import load_features
+from analysis.reference_features import embed, load_gallery
+from analysis.sampling import decode, load_pipeline
 from latentcrf import LatentCRF, Observation
-from latentcrf.emoji.dataset import DatasetError, load
-from latentcrf.files import replacing
-from latentcrf.model import trend
-from latentcrf.perceptual import MODELS, load_features
+from latentcrf.observation import trend
 from latentcrf.training.loop import RunError
 from latentcrf.training.observations import observe_coarse, observe_run
+from latentcrf.training.recording import RecordedRuns, RecordingSettings, load_recorded_runs
 from latentcrf.training.train import PAPER_BYPASS, errors, split
-from latentcrf.training.trajectories import Recording, Trajectories, load_trajectories
+from latentcrf.utils.files import replace_file
+from latentcrf.utils.weights import MODELS
+from recipes.emoji.dataset import DatasetError, load
 
 CPU = torch.device("cpu")
+FINISHING_SHARE = (
+    0.7  # how far final latents go towards a model's result: best for the static form on validation prompts
+)
 ITERATIONS = 5
 KINDS = {"mse": "(33, 49) of 50", "few": "4 to 12 steps, to the end"}
 IMAGE_KINDS = {
@@ -71,7 +74,7 @@ class EndedRuns:
     """
 
     def __init__(
-        self, pipeline: StableDiffusionPipeline, runs: Trajectories, features: nn.Module, real: RealFeatures
+        self, pipeline: StableDiffusionPipeline, runs: RecordedRuns, features: nn.Module, real: RealFeatures
     ) -> None:
         assert runs.coarse is not None
         self.pipeline, self.features, self.real = pipeline, features, real
@@ -100,7 +103,7 @@ class EndedRuns:
     def _ended(self, kind: str, handed: Observation, mend: Mend | None) -> Tensor:
         if mend is None:
             return self.own
-        return self.own.lerp(mend(handed), SETTLING_STRENGTH) if kind == "kid_finished" else mend(handed)
+        return self.own.lerp(mend(handed), FINISHING_SHARE) if kind == "kid_finished" else mend(handed)
 
     def _kid(self, latents: Tensor) -> np.ndarray:
         features = embed(self.features, decode(self.pipeline, latents))
@@ -114,7 +117,7 @@ def straight_line(handed: Observation) -> Tensor:
 
 
 def compute(
-    crfs: dict[str, LatentCRF], runs: Trajectories, counts: list[int], images: EndedRuns | None = None
+    crfs: dict[str, LatentCRF], runs: RecordedRuns, counts: list[int], images: EndedRuns | None = None
 ) -> pd.DataFrame:
     """A row a model with `ITERATIONS` iterations, and of the first model one for each other count.
 
@@ -169,7 +172,7 @@ def markdown(table: pd.DataFrame) -> str:
     return markdown_table(header, rows) + "\n"
 
 
-def ended_runs(options: argparse.Namespace, runs: Trajectories) -> EndedRuns:
+def ended_runs(options: argparse.Namespace, runs: RecordedRuns) -> EndedRuns:
     """As the command line wants it.
 
     Raises:
@@ -205,7 +208,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--iterations {wrong[0]} is out of range: 0 to 100.")
     try:
         scheduler = DDIMScheduler.from_pretrained(options.model, subfolder="scheduler", local_files_only=True)
-        held_out, _ = split(load_trajectories(options.recordings, scheduler, Recording()))
+        held_out, _ = split(load_recorded_runs(options.recordings, scheduler, RecordingSettings()))
         crfs = {
             name: LatentCRF.from_pretrained(folder, torch_dtype=torch.float32).eval() for name, folder in options.crf
         }
@@ -215,9 +218,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     options.out.mkdir(parents=True, exist_ok=True)
-    with replacing(options.out / "ablation.csv") as temporary:
+    with replace_file(options.out / "ablation.csv") as temporary:
         table.to_csv(temporary, index=False, float_format="%.6g")
-    with replacing(options.out / "ablation.md") as temporary:
+    with replace_file(options.out / "ablation.md") as temporary:
         temporary.write_text(f"{markdown(table)}\n{len(held_out)} held-out runs.\n")
     print(markdown(table))
     print(f"written: {options.out}/ablation.csv, ablation.md; {len(held_out)} held-out runs")

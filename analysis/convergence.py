@@ -23,14 +23,14 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from analysis.export import Results, parse, write_results
-from analysis.generate import BYPASS, GUIDANCE, STEPS, decode, encode, initial_noise, load_pipeline, scheduled
-from analysis.grid import data_uri, image_grid
+from analysis.figures.grid import data_uri, image_grid
+from analysis.figures.style import BELOW, SERIES, apply_style
 from analysis.measures import to_pixels
-from analysis.style import BELOW, SERIES, styled
+from analysis.sampling import BYPASS, GUIDANCE, STEPS, decode, encode, initial_noise, load_pipeline, use_scheduler
 from latentcrf import LatentCRF, LatentCRFScheduler
-from latentcrf.perceptual import MODELS
-from latentcrf.potentials import Potentials, degree, messages, respond
+from latentcrf.potentials import Potentials, apply_filters, degree, messages
 from latentcrf.solver import SOLVERS
+from latentcrf.utils.weights import MODELS
 
 ITERATIONS = 10
 SHOWN = (0, 1, 2, 3, 4, 5, 10)
@@ -81,7 +81,7 @@ def energy_maps(y: Tensor, p: Potentials) -> dict[str, Tensor]:
         pairs = degree(phi) * norm - 2 * (z * messages(z, phi)).sum(1, keepdim=True) + messages(norm, phi)
         maps["pairwise"] = pairs[:, 0] / 4
     if p.experts is not None:
-        r = respond(y, p.experts.filters) - p.experts.response
+        r = apply_filters(y, p.experts.filters) - p.experts.response
         maps["higher_order"] = (p.experts.reliability * torch.log1p(r.square() / 2)).sum(1)
     return maps | {"total": maps["unary"] + maps["pairwise"] + maps["higher_order"]}
 
@@ -112,16 +112,16 @@ def compute(
 
     def told(pipe: Any, step: int, _: Any, tensors: dict[str, Tensor]) -> dict:
         report(step + 1)
-        pipe._interrupt = scheduler.last_hand_over is not None  # what comes after the CRF is not looked at here
+        pipe._interrupt = scheduler.last_bypass is not None  # what comes after the CRF is not looked at here
         return {}
 
-    with scheduled(pipeline, scheduler), torch.autocast(pipeline.device.type, torch.bfloat16, enabled=bf16):
+    with use_scheduler(pipeline, scheduler), torch.autocast(pipeline.device.type, torch.bfloat16, enabled=bf16):
         pipeline(
             **embeds, latents=initial_noise(pipeline, seeds), num_inference_steps=steps, guidance_scale=guidance,
             output_type="latent", callback_on_step_end=told,
         )  # fmt: skip
-    assert scheduler.last_hand_over is not None
-    observation = scheduler.last_hand_over.observation
+    assert scheduler.last_bypass is not None
+    observation = scheduler.last_bypass.observation
     potentials = crf.potentials(observation)
     rows, kept = [], {}
     for solver in SOLVERS:
@@ -183,7 +183,7 @@ def curves(table: pd.DataFrame, **looks: bool) -> go.Figure:
         "Energy and residual" if made is None else f"{SETTLED:.0%} of the energy's descent is made by iteration {made}"
     )
     drawn.update_layout(legend=BELOW)
-    return styled(drawn, f"{title} (mean of {count} seed{'s' if count > 1 else ''})", height=640, **looks)
+    return apply_style(drawn, f"{title} (mean of {count} seed{'s' if count > 1 else ''})", height=640, **looks)
 
 
 def settled(table: pd.DataFrame) -> int | None:
@@ -227,7 +227,7 @@ def figures(found: Convergence, **looks: bool) -> dict[str, go.Figure]:
                 hovertemplate="site %{x}, %{y}<br>energy %{z:.3g}: unary %{customdata[0]:.2g}, pairwise "
                 "%{customdata[1]:.2g}, higher-order %{customdata[2]:.2g}<extra></extra>",
             )  # fmt: skip
-    styled(heat, "Energy of each site of the latents: where the CRF sees something to mend", **looks)
+    apply_style(heat, "Energy of each site of the latents: where the CRF sees something to mend", **looks)
     heat.update_layout(margin={"t": 100}, meta={"aspect": len(total) / len(found.seeds)})
     heat.update_xaxes(visible=False, constrain="domain")
     heat.update_yaxes(visible=False, autorange="reversed", constrain="domain")

@@ -23,13 +23,24 @@ from plotly.subplots import make_subplots
 from torch import nn
 
 from analysis.export import Results, parse, write_results
-from analysis.gallery import embed
-from analysis.generate import BYPASS, GUIDANCE, STEPS, counted, decode, encode, initial_noise, load_pipeline, scheduled
-from analysis.grid import image_grid
+from analysis.figures.grid import image_grid
+from analysis.figures.style import METHODS, apply_style
 from analysis.measures import lpips_matrix, to_images, to_pixels, vendi
-from analysis.style import METHODS, styled
+from analysis.metrics.perceptual import load_features, load_lpips
+from analysis.reference_features import embed
+from analysis.sampling import (
+    BYPASS,
+    GUIDANCE,
+    STEPS,
+    count_calls,
+    decode,
+    encode,
+    initial_noise,
+    load_pipeline,
+    use_scheduler,
+)
 from latentcrf import LatentCRF, LatentCRFScheduler
-from latentcrf.perceptual import MODELS, load_features, load_lpips
+from latentcrf.utils.weights import MODELS
 
 FULL = "full LDM"
 FEW_STEPS = 4
@@ -46,14 +57,14 @@ class Row:
     """
 
     method: str
-    unet_calls: int
+    denoiser_calls: int
     images: np.ndarray
     pairs: np.ndarray
     vendi_without: np.ndarray
 
 
 def scheduler_of(method: str, own: Any, crf: LatentCRF) -> tuple[Any, int]:
-    """The scheduler and the number of steps of a method of `analysis.style.METHODS`.
+    """The scheduler and the number of steps of a method of `analysis.figures.style.METHODS`.
 
     Raises:
         ValueError: another method.
@@ -112,8 +123,8 @@ def compute(
                 return {}
 
             with (
-                scheduled(pipeline, scheduler),
-                counted(pipeline.unet) as batches,
+                use_scheduler(pipeline, scheduler),
+                count_calls(pipeline.unet) as batches,
                 torch.autocast(pipeline.device.type, torch.bfloat16, enabled=bf16),
             ):
                 latents = pipeline(
@@ -127,14 +138,14 @@ def compute(
     return rows
 
 
-def judge(method: str, unet_calls: int, images: np.ndarray, lpips: nn.Module, features: nn.Module) -> Row:
+def judge(method: str, denoiser_calls: int, images: np.ndarray, lpips: nn.Module, features: nn.Module) -> Row:
     """Measure the images (n, H, W, 3) of one method."""
     device = next(features.parameters()).device
     tensors = to_images(images).to(device)
     embedded = embed(features, tensors).cpu()
     keep = [np.delete(np.arange(len(images)), i) for i in range(len(images))]
     scores = [vendi(embedded), *(vendi(embedded[rest]) for rest in keep)]
-    return Row(method, unet_calls, images, lpips_matrix(lpips, tensors).numpy(), np.array(scores))
+    return Row(method, denoiser_calls, images, lpips_matrix(lpips, tensors).numpy(), np.array(scores))
 
 
 def pairwise_without(pairs: np.ndarray) -> np.ndarray:
@@ -154,12 +165,12 @@ def jackknife(values: np.ndarray) -> tuple[float, float, float]:
 
 
 def tabulate(rows: Sequence[Row]) -> pd.DataFrame:
-    """A row a method: method, n, unet_calls, and for `pairwise_lpips` and `vendi` the value, _low, _high, and the ratio to
+    """A row a method: method, n, denoiser_calls, and for `pairwise_lpips` and `vendi` the value, _low, _high, and the ratio to
     the full LDM's with its interval (paired by seed)."""
     lines = []
     reference = next((row for row in rows if row.method == FULL), None)
     for row in rows:
-        line: dict[str, Any] = {"method": row.method, "n": len(row.images), "unet_calls": row.unet_calls}
+        line: dict[str, Any] = {"method": row.method, "n": len(row.images), "denoiser_calls": row.denoiser_calls}
         for name in BOTH:
             own = _draws(row, name)
             line[name], line[f"{name}_low"], line[f"{name}_high"] = jackknife(own)
@@ -203,7 +214,7 @@ def figures(rows: Sequence[Row], seeds: Sequence[int], **looks: bool) -> dict[st
             showscale=column == 1, colorbar={"title": {"text": "LPIPS"}},
             hovertemplate=f"{row.method}<br>%{{x}} and %{{y}}<br>LPIPS %{{z:.3f}}<extra></extra>",
         )  # fmt: skip
-    styled(heat, "How different is each pair of seeds? (LPIPS; yellow: very)", height=420, **looks)
+    apply_style(heat, "How different is each pair of seeds? (LPIPS; yellow: very)", height=420, **looks)
     heat.update_xaxes(showticklabels=False)
     heat.update_yaxes(showticklabels=False, autorange="reversed")
     heat.update_layout(margin={"t": 100}, meta={"aspect": 1 / len(rows)})
@@ -225,12 +236,12 @@ def measure_figure(table: pd.DataFrame, **looks: bool) -> go.Figure:
                 marker={"color": colour, "symbol": symbol, "size": 14},
                 error_x={"type": "data", "symmetric": False, "array": [row[f"{name}_high"] - value],
                          "arrayminus": [value - row[f"{name}_low"]], "thickness": 2},
-                hovertemplate=f"{row['method']}, {row['unet_calls']} U-Net calls<br>%{{x:.3f}}{ratio}<extra></extra>",
+                hovertemplate=f"{row['method']}, {row['denoiser_calls']} U-Net calls<br>%{{x:.3f}}{ratio}<extra></extra>",
             )  # fmt: skip
     count = int(table["n"].max())
     drawn.update_xaxes(title="further right is more diverse", rangemode="tozero", nticks=5, tickangle=0)
     drawn.update_yaxes(autorange="reversed")
-    styled(drawn, f"Diversity over {count} seeds, with 95 % intervals", height=380, **looks)
+    apply_style(drawn, f"Diversity over {count} seeds, with 95 % intervals", height=380, **looks)
     return drawn.update_layout(margin={"t": 100})
 
 

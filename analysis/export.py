@@ -15,7 +15,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from PIL import Image
 
-from latentcrf.files import replacing
+from latentcrf.utils.files import replace_file
 
 CHROME = "kaleido draws PNGs with Chrome or Chromium; name its file in BROWSER_PATH"
 SETTINGS = "settings.json"
@@ -65,10 +65,10 @@ def figure_png(drawn: go.Figure, name: str) -> bytes | None:
 
 def write_figure(drawn: go.Figure, path: Path) -> None:
     """`path`.html, which opens offline, and `path`.png where Chrome or Chromium is found; says so where not."""
-    with replacing(path.with_suffix(".html")) as temporary:
+    with replace_file(path.with_suffix(".html")) as temporary:
         drawn.write_html(temporary, include_plotlyjs=True)
     if png := figure_png(drawn, str(path)):
-        with replacing(path.with_suffix(".png")) as temporary:
+        with replace_file(path.with_suffix(".png")) as temporary:
             temporary.write_bytes(png)
 
 
@@ -77,7 +77,7 @@ def write_results(results: Results, folder: Path) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     names = []
     for name, content in results.files():
-        with replacing(folder / name) as temporary:
+        with replace_file(folder / name) as temporary:
             temporary.write_bytes(content)
         names.append(name)
     return names
@@ -85,7 +85,7 @@ def write_results(results: Results, folder: Path) -> list[str]:
 
 def write_zip(results: Results, path: Path) -> Path:
     """Write all files into one ZIP at `path`, in a folder named after the analysis."""
-    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+    with replace_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in results.files():
             archive.writestr(f"{results.analysis}/{name}", content)
     return path

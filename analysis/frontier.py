@@ -21,7 +21,7 @@ from PIL import Image
 from plotly.colors import hex_to_rgb
 
 from analysis.export import Results, parse, write_figure, write_results
-from analysis.style import BELOW, styled
+from analysis.figures.style import BELOW, apply_style
 
 SHIPPED = Path(__file__).parents[1] / "assets" / "results" / "benchmark" / "benchmark.csv"
 FULL = "DDIM-50"  # what times and distances are relative to
@@ -69,7 +69,7 @@ ENDED = {  # by what becomes of the last latents
     "scaling": NO_CRF,
     "scaled round trip": NO_CRF,
 }
-NEEDED = ("method", "solver", "steps", "bypass", "refiner", "unet_calls", "time_ratio")
+NEEDED = ("method", "solver", "steps", "bypass", "refiner", "denoiser_calls", "time_ratio")
 
 
 def family(row: pd.Series) -> str:
@@ -169,7 +169,7 @@ def figure(
 
     Args:
         families: those of `FAMILIES` to show (default: all); the front is drawn among them.
-        looks: presentation and on_page, as of `styled`.
+        looks: presentation and on_page, as of `apply_style`.
 
     Raises:
         ValueError: as of `chosen`.
@@ -231,7 +231,7 @@ def _framed(drawn: go.Figure, measure: str, count: str, **looks: bool) -> go.Fig
     )
     drawn.update_yaxes(title={"text": f"{words}<br>{direction}", "font": {"size": 18 if large else 15}})
     height = 480 if large else 560  # all of it in sight at 1280 x 720
-    return styled(drawn, f"Quality against time: {words.split(',')[0]}{count}", height=height, **looks)
+    return apply_style(drawn, f"Quality against time: {words.split(',')[0]}{count}", height=height, **looks)
 
 
 def _bars(rows: pd.DataFrame, name: str, factor: float, colour: str) -> dict[str, Any]:
@@ -252,7 +252,7 @@ def _hover(row: pd.Series, measure: str, factor: float) -> str:
             text += f" ({factor * row[f'{name}_low']:.3g} to {factor * row[f'{name}_high']:.3g})"
         return text
 
-    lines = [f"<b>{row['method']}</b>", f"{row['solver']}, {row['steps']} steps, {row['unet_calls']} U-Net calls"]
+    lines = [f"<b>{row['method']}</b>", f"{row['solver']}, {row['steps']} steps, {row['denoiser_calls']} U-Net calls"]
     if row["bypass"]:
         lines.append(f"steps {row['bypass']} bypassed: {REFINERS.get(row['refiner'], row['refiner'])}")
     return "<br>".join(
@@ -272,7 +272,7 @@ def shown(table: pd.DataFrame, measure: str, families: Sequence[str] | None = No
     columns = {
         "Method": rows["method"],
         "Family": rows["family"],
-        "U-Net calls": rows["unet_calls"],
+        "U-Net calls": rows["denoiser_calls"],
         "Time / full run": rows["time_ratio"].round(3),
         label: (factor * rows[measure]).round(4),
     }

@@ -17,13 +17,24 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from analysis.export import Results, parse, write_results
-from analysis.generate import BYPASS, GUIDANCE, STEPS, load_pipeline
-from analysis.grid import image_grid
-from analysis.lesson import COLUMNS, EXPONENTS, PROMPT, SEED, SHOWN, STARTS, TERMS, Lesson, compute, redundant
-from analysis.style import BELOW, SERIES, styled
+from analysis.figures.grid import image_grid
+from analysis.figures.style import BELOW, SERIES, apply_style
+from analysis.sampling import BYPASS, GUIDANCE, STEPS, load_pipeline
+from analysis.studies.walkthrough import (
+    COLUMNS,
+    EXPONENTS,
+    PROMPT,
+    SEED,
+    SHOWN,
+    STARTS,
+    TERMS,
+    Walkthrough,
+    compute,
+    redundant,
+)
 from latentcrf import LatentCRF
-from latentcrf.perceptual import MODELS
 from latentcrf.solver import SOLVERS
+from latentcrf.utils.weights import MODELS
 
 
 def _counted(word: str, numbers: Sequence[int]) -> list[str]:
@@ -32,7 +43,7 @@ def _counted(word: str, numbers: Sequence[int]) -> list[str]:
 
 
 def strip_figure(strip: np.ndarray, shown: list[int], **looks: bool) -> go.Figure:
-    """`Lesson.strip`, or its first columns while the rest is white."""
+    """`Walkthrough.strip`, or its first columns while the rest is white."""
     rest = np.full((2, len(shown) - strip.shape[1], *strip.shape[2:]), 255, np.uint8)
     return image_grid(
         np.concatenate([strip, rest], axis=1), ["noisy<br>latents", "clean<br>estimate"], _counted("step", shown),
@@ -40,7 +51,7 @@ def strip_figure(strip: np.ndarray, shown: list[int], **looks: bool) -> go.Figur
     )  # fmt: skip
 
 
-def redundancy(found: Lesson, **looks: bool) -> go.Figure:
+def redundancy(found: Walkthrough, **looks: bool) -> go.Figure:
     """Variance of the latents and change of the clean estimate, a step; the bypassed steps shaded."""
     drawn = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08)
     curves = {"variance": "Variance of the latents", "estimate_change": "Change of the clean estimate"}
@@ -58,10 +69,10 @@ def redundancy(found: Lesson, **looks: bool) -> go.Figure:
     drawn.add_vrect(x0=first, x1=last, fillcolor="#888888", opacity=0.15, line_width=0, row="all", col=1)
     drawn.add_annotation(x=(first + last) / 2, y=1, yref="y domain", yanchor="bottom", text="left out", showarrow=False)
     title = f"Steps {first} to {last - 1} make {redundant(found):.0%} of the clean estimate's change"
-    return styled(drawn, title, **looks)
+    return apply_style(drawn, title, **looks)
 
 
-def descent_figure(found: Lesson, **looks: bool) -> go.Figure:
+def descent_figure(found: Walkthrough, **looks: bool) -> go.Figure:
     """Energy against the iteration, from both starts and by both solvers."""
     drawn = go.Figure()
     marks = (("circle", "circle-open"), ("square", "square-open"))
@@ -77,14 +88,15 @@ def descent_figure(found: Lesson, **looks: bool) -> go.Figure:
     drawn.update_xaxes(title="CRF iteration", dtick=1)
     drawn.update_yaxes(title="Energy", rangemode="tozero")
     drawn.update_layout(legend=BELOW)
-    return styled(drawn, "Every iteration lowers the energy, wherever it starts", **looks)
+    return apply_style(drawn, "Every iteration lowers the energy, wherever it starts", **looks)
 
 
-def figures(found: Lesson, **looks: bool) -> dict[str, go.Figure]:
+def figures(found: Walkthrough, **looks: bool) -> dict[str, go.Figure]:
     """The five figures and the grid of minima, by name, in the order in which the page tells the method."""
     factors = [f"x {10.0**e:g}" for e in EXPONENTS]
     names = [
-        f"{row.picture}<br>{row.unet_calls} calls, off by {row.distance:.3f}" for row in found.hand_over.itertuples()
+        f"{row.picture}<br>{row.denoiser_calls} calls, off by {row.distance:.3f}"
+        for row in found.hand_over.itertuples()
     ]
     return {
         "steps": strip_figure(found.strip, found.shown, **looks),
@@ -102,7 +114,7 @@ def figures(found: Lesson, **looks: bool) -> dict[str, go.Figure]:
     }  # fmt: skip
 
 
-def results(found: Lesson) -> Results:
+def results(found: Walkthrough) -> Results:
     """Tables and figures."""
     tables = {"steps": found.steps, "weights": found.weights, "descent": found.descent, "hand-over": found.hand_over}
     return Results("method", found.options, tables, figures(found))

@@ -29,12 +29,14 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from analysis import measures
-from analysis.gallery import embed, load_gallery
-from analysis.generate import (
+from analysis.metrics.perceptual import load_features, load_lpips
+from analysis.prompts import DEFAULT_PROMPTS, draw_prompts
+from analysis.reference_features import embed, load_gallery
+from analysis.sampling import (
     BYPASS,
     GUIDANCE,
     STEPS,
-    counted,
+    count_calls,
     decode,
     encode,
     initial_noise,
@@ -42,12 +44,11 @@ from analysis.generate import (
     sample,
     sample_encoded,
 )
-from analysis.prompts import DEFAULT_PROMPTS, draw_prompts
 from latentcrf import LatentCRF, LatentCRFScheduler, Observation
-from latentcrf.autoencoder import round_trip
-from latentcrf.emoji.dataset import DatasetError, load
-from latentcrf.files import replacing
-from latentcrf.perceptual import MODELS, load_features, load_lpips
+from latentcrf.utils.files import replace_file
+from latentcrf.utils.weights import MODELS
+from latentcrf.vae import round_trip
+from recipes.emoji.dataset import DatasetError, load
 
 SHIPPED = (
     *("emoji-latentcrf", "emoji-latentcrf-static", "emoji-latentcrf-finisher"),
@@ -58,7 +59,7 @@ SHIPPED = (
 def write(name: str, items: pd.DataFrame, summary: pd.DataFrame, out: Path) -> None:
     """Write both tables to `out` and print the summary."""
     for ending, table in (("", items), ("-summary", summary)):
-        with replacing(out / f"{name}{ending}.csv") as temporary:
+        with replace_file(out / f"{name}{ending}.csv") as temporary:
             table.to_csv(temporary, index=False, float_format="%.6g")
     print(summary.to_string(index=False, float_format=lambda number: f"{number:.4g}"))
     print(f"written: {out / name}.csv, {out / name}-summary.csv")
@@ -113,7 +114,7 @@ def ldm(options: argparse.Namespace) -> None:
         batch_size=options.batch_size, bf16=options.bf16, progress="ldm",
     )  # fmt: skip
     images = decode(pipeline, latents, bf16=options.bf16)
-    with replacing(options.out / "ldm-sheet.png") as temporary:
+    with replace_file(options.out / "ldm-sheet.png") as temporary:
         captioned_sheet(measures.to_pixels(images[:64]), captions[:64]).save(temporary)
 
     features = load_features()
@@ -189,7 +190,7 @@ def crf(options: argparse.Namespace) -> None:
 
     calls = {}
     for method in ("full", "crf"):
-        with counted(pipeline.unet) as batches:
+        with count_calls(pipeline.unet) as batches:
             run(method, 1, 1)
         calls[method] = len(batches)
     embeds = encode(pipeline, captions[:1])

@@ -13,9 +13,9 @@ import pandas as pd
 
 from analysis.ablation import FULL as LDM
 from analysis.ablation import IMAGE_KINDS, KINDS
+from analysis.benchmark.tables import markdown_table
 from analysis.frontier import FULL
-from analysis.tables import markdown_table
-from latentcrf.files import replacing
+from latentcrf.utils.files import replace_file
 
 ROOT = Path(__file__).parents[1]
 # the README's choice of the benchmark's methods
@@ -110,7 +110,7 @@ def finisher_table(table: pd.DataFrame, comparisons: pd.DataFrame) -> str:
         best = quick["kid"].idxmin()
         rows.append(
             [
-                name, str(row["unet_calls"]), f"{row['time_ratio']:.2f}", f"{1000 * row['kid']:.1f}",
+                name, str(row["denoiser_calls"]), f"{row['time_ratio']:.2f}", f"{1000 * row['kid']:.1f}",
                 compared(ours, FULL, kid, 1, 1000), compared(ours, name, kid, 1, 1000),
                 f"{compared(ours, best, kid, 1, 1000)}, {best}",
                 *(compared(ours, f"{name} + {twin}", kid, 1, 1000, optional=True) for twin in TWINS.values()),
@@ -140,7 +140,7 @@ def bypass_table(table: pd.DataFrame, comparisons: pd.DataFrame) -> str:
         without, plain = (ours.replace(" LatentCRF ", f" {twin} ") for twin in ("bypass", "plain"))
         rows.append(
             [
-                f"{row['bypass']} of {row['steps']}, {row['solver']}", str(row["unet_calls"]), f"{row['time_ratio']:.2f}",
+                f"{row['bypass']} of {row['steps']}, {row['solver']}", str(row["denoiser_calls"]), f"{row['time_ratio']:.2f}",
                 compared(ours, FULL, "kid, difference", 1, 1000), compared(ours, without, "kid, difference", 1, 1000),
                 compared(ours, plain, "kid, difference", 1, 1000),
                 compared(ours, without, "lpips_full, difference", 4),
@@ -221,7 +221,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, ValueError, ReportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    with replacing(options.readme) as temporary:
+    with replace_file(options.readme) as temporary:
         temporary.write_text(text, encoding="utf-8")
     print(f"written: {options.readme}")
     return 0

@@ -24,13 +24,13 @@ from tqdm import tqdm
 
 from analysis import prompts as prompt_lists
 from analysis.export import Results, parse, write_results
-from analysis.generate import BYPASS, GUIDANCE, STEPS, encode, initial_noise, load_pipeline, scheduled
-from analysis.style import BELOW, METHODS, styled, tint
+from analysis.figures.style import BELOW, METHODS, apply_style, tint
+from analysis.sampling import BYPASS, GUIDANCE, STEPS, encode, initial_noise, load_pipeline, use_scheduler
 from latentcrf import LatentCRF, LatentCRFScheduler
-from latentcrf.emoji.dataset import DatasetError, load
-from latentcrf.files import replacing
-from latentcrf.levels import clean_between, coefficients, level
-from latentcrf.perceptual import MODELS
+from latentcrf.noise_levels import clean_estimate_between, coefficients, to_variance_preserving
+from latentcrf.utils.files import replace_file
+from latentcrf.utils.weights import MODELS
+from recipes.emoji.dataset import DatasetError, load
 
 # Quantity -> (title, axis).
 QUANTITIES = {
@@ -68,7 +68,7 @@ def run_table(latents: list[Tensor], scheduler: Any, name: str, first_run: int) 
         at_end = index == len(kept)
         step = steps[index]
         own = coefficients(inner, step)
-        abar, scale = level(*own)
+        abar, scale = to_variance_preserving(*own)
         row: dict[str, Any] = {
             "method": name,
             "run": runs,
@@ -79,13 +79,13 @@ def run_table(latents: list[Tensor], scheduler: Any, name: str, first_run: int) 
         }
         if not at_end:
             following = latents[index + 1]
-            jump = scheduler.last_hand_over if isinstance(scheduler, LatentCRFScheduler) else None
+            jump = scheduler.last_bypass if isinstance(scheduler, LatentCRFScheduler) else None
             after = coefficients(inner, steps[index + 1])
             if jump is not None and torch.equal(following, jump.latents):
                 estimate = jump.observation.denoised
             else:
-                estimate = clean_between(here.float(), following.float(), own, after)
-            difference = following / level(*after)[1] - here / scale
+                estimate = clean_estimate_between(here.float(), following.float(), own, after)
+            difference = following / to_variance_preserving(*after)[1] - here / scale
             row["estimate_variance"] = spread(estimate)
             distance = difference.float().square().flatten(1).mean(1).sqrt().cpu().numpy()
             row["change"] = distance / (steps[index + 1] - step)  # the CRF's jump is many steps long
@@ -126,7 +126,7 @@ def compute(
 
             if isinstance(scheduler, LatentCRFScheduler):
                 scheduler.prompt_embeds = embeds["prompt_embeds"]
-            with scheduled(pipeline, scheduler), torch.autocast(pipeline.device.type, torch.bfloat16, enabled=bf16):
+            with use_scheduler(pipeline, scheduler), torch.autocast(pipeline.device.type, torch.bfloat16, enabled=bf16):
                 pipeline(
                     **embeds, latents=noise, num_inference_steps=steps, guidance_scale=guidance,
                     output_type="latent", callback_on_step_end=keep,
@@ -188,7 +188,7 @@ def figure(
 
     Args:
         proposal: steps to mark as proposed for a bypass (`propose_bypass`).
-        looks: presentation and on_page, as of `styled`.
+        looks: presentation and on_page, as of `apply_style`.
 
     Raises:
         ValueError: a quantity or x-axis that is not one of `QUANTITIES`, `AXES`.
@@ -236,7 +236,7 @@ def figure(
     drawn.update_yaxes(title=axis, type="log" if log_y else "linear", tickformat=".2~g" if log_y else None)
     drawn.update_layout(legend=BELOW)
     runs = int(summary["n"].max())
-    return styled(drawn, f"{title}: mean and 5th to 95th percentile of {runs:,} runs", **looks)
+    return apply_style(drawn, f"{title}: mean and 5th to 95th percentile of {runs:,} runs", **looks)
 
 
 def results(
@@ -313,7 +313,7 @@ def main(arguments: list[str] | None = None) -> int:
         made = results(summarize(runs), named, tuple(options.bypass), with_figures=not options.summary_only)
         names = write_results(made, options.out)
         if not options.summary_only:
-            with replacing(options.out / "runs.csv") as temporary:
+            with replace_file(options.out / "runs.csv") as temporary:
                 runs.to_csv(temporary, index=False, float_format="%.6g")
             names.append("runs.csv")
     except (DatasetError, prompt_lists.PromptsError, OSError, ValueError) as error:

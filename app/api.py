@@ -64,7 +64,7 @@ def compare(services: Services, values: dict[str, Any]) -> dict[str, Any]:
     for one in (result.full, result.latentcrf):
         png = write_png(one.image, settings, {"image": one.method, **result.origin})
         answer[one.method] = {
-            "unet_calls": one.unet_calls,
+            "denoiser_calls": one.denoiser_calls,
             "seconds": one.seconds,
             "png": base64.b64encode(png).decode(),
         }

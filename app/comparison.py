@@ -12,12 +12,12 @@ from diffusers import StableDiffusionPipeline, UniPCMultistepScheduler
 from PIL import Image
 from torch import Tensor, nn
 
-from analysis.generate import counted, decode, encode, initial_noise, scheduled
 from analysis.measures import lpips, to_images, to_pixels
+from analysis.sampling import count_calls, decode, encode, initial_noise, use_scheduler
 from app.results import Comparison, Generated, Progress
 from app.settings import Settings
-from latentcrf import LatentCRF, LatentCRFScheduler
-from latentcrf.levels import clean_between, coefficients
+from latentcrf import Finisher, LatentCRF, LatentCRFScheduler
+from latentcrf.noise_levels import clean_estimate_between, coefficients
 
 PREVIEW_SECONDS = 0.6  # at least this long from one preview to the next
 
@@ -91,16 +91,16 @@ def compare(
         results[method] = _generate(models, settings, method, scheduler, prompt, noise, previews, report)
         report(results[method])
     crf = schedulers["latentcrf"]
-    jump = crf.last_finish if settings.few_steps else crf.last_hand_over
-    # what a hand-over gives back is noisy, what the finisher lets go on is the result
-    after = jump.latents if settings.few_steps else jump.y
+    # In a run of few steps the finisher's is all of LatentCRF's work.
+    finish, bypass = crf.last_finish, crf.last_bypass
+    before, after = (finish.before, finish.latents) if settings.few_steps else (bypass.observation.denoised, bypass.y)
     ours, full = (_as_tensor(results[method].image, pipeline.device) for method in ("latentcrf", "full"))
     distance = lpips(models.lpips, ours, full)
     report(
         Comparison(
             settings,
             **results,
-            before=_image(pipeline, jump.observation.denoised),
+            before=_image(pipeline, before),
             after=_image(pipeline, after),
             lpips=float(distance),
             origin=models.origin_of(settings),
@@ -117,8 +117,7 @@ def our_scheduler(models: Models, settings: Settings) -> LatentCRFScheduler:
         models.crf,
         bypass=None if settings.few_steps else (settings.bypass_start, settings.bypass_end),
         num_iterations=settings.iterations,
-        finisher=models.finisher if settings.finisher else None,
-        finisher_strength=settings.finisher,
+        finisher=Finisher(models.finisher, settings.iterations) if settings.finisher else None,
     )
 
 
@@ -146,7 +145,7 @@ def _generate(
             report(Progress(method, index + 1, total, preview))
         return tensors
 
-    with scheduled(pipeline, scheduler), counted(pipeline.unet) as calls, models.autocast():
+    with use_scheduler(pipeline, scheduler), count_calls(pipeline.unet) as calls, models.autocast():
         stopwatch = Stopwatch(pipeline.device)
         final = pipeline(
             **prompt,
@@ -163,7 +162,7 @@ def _generate(
 def _clean(scheduler: Any, index: int, latents: Tensor, following: Tensor) -> Tensor:
     """x0_hat of step `index`, (B, C, h, w)."""
     here, after = coefficients(scheduler, index), coefficients(scheduler, index + 1)
-    return clean_between(latents.float(), following.float(), here, after)
+    return clean_estimate_between(latents.float(), following.float(), here, after)
 
 
 def _image(pipeline: StableDiffusionPipeline, latents: Tensor) -> Image.Image:

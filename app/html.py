@@ -71,7 +71,7 @@ def cards(result: Comparison | None) -> str:
         speed_up = distance = WAITING
     else:
         both = (result.full, result.latentcrf)
-        calls = {one.method: one.unet_calls for one in both}
+        calls = {one.method: one.denoiser_calls for one in both}
         seconds = {one.method: one.seconds for one in both}
         speed_up, distance = f"{result.speed_up:.2f}×", f"{result.lpips:.3f}"
     return (

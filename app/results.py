@@ -26,7 +26,7 @@ class Generated:
 
     method: str
     image: Image.Image
-    unet_calls: int
+    denoiser_calls: int
     seconds: float
 
 

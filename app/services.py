@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from app.inverted import inverted
+from app.callback_stream import stream_reports
 from app.later import IMPORTING, Later
 from app.results import Comparison, Generated, Progress
 from app.settings import Settings
@@ -115,10 +115,10 @@ class Services:
         from diffusers.utils import logging as diffusers_logging
         from transformers.utils import logging as transformers_logging
 
-        from analysis.generate import load_pipeline
+        from analysis.metrics.perceptual import load_features, load_lpips
+        from analysis.sampling import load_pipeline
         from app.comparison import Models
         from latentcrf import LatentCRF
-        from latentcrf.perceptual import load_features, load_lpips
 
         for library in (diffusers_logging, transformers_logging):
             library.set_verbosity_error()  # the text encoder is not the one that pipelines expect: known, and right
@@ -176,7 +176,7 @@ class Services:
         def work(report: Callable[[Any], None]) -> None:
             comparison.compare(self.models, settings, previews, report)
 
-        yield from inverted(work, holding=self._device)
+        yield from stream_reports(work, holding=self._device)
 
     def stream(self, work: Callable[["Models", Callable[[Any], None]], None]) -> Generator[Any, None, None]:
         """Run `work(models, report)` alone on the device and yield what it reports.
@@ -190,7 +190,7 @@ class Services:
         yield from self._stream(work)
 
     def _stream_on_device(self, work: Callable[["Models", Callable[[Any], None]], None]) -> Iterator[Any]:
-        yield from inverted(lambda report: work(self.models, report), holding=self._device)
+        yield from stream_reports(lambda report: work(self.models, report), holding=self._device)
 
 
 def best_precision(device: "torch.device") -> "torch.dtype":

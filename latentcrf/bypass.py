@@ -1,15 +1,45 @@
-"""Which steps of a run are left out: checked, and counted in whole steps."""
+"""The bypass: the skipped block of steps of a run, and the record of what the CRF did there."""
 
 import numbers
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .observation import Observation
 
 Bypass = tuple[int | float, int | float]
 
 
+@dataclass(frozen=True)
+class BypassRecord:
+    """What happened at the bypass of a run.
+
+    `observation` and `y` are variance preserving. Decoded, `observation.denoised` is the image just before the CRF and
+    `y` the image just after it.
+
+    Attributes:
+        observation: what the LDM handed over to the CRF.
+        y: the CRF's clean latents (B, C, H, W).
+        latents: what went back to the sampler (B, C, H, W), scaled as the inner scheduler scales them. Where the bypass
+            runs to the end of the run: the final latents, before a finisher.
+    """
+
+    observation: Observation
+    y: Tensor
+    latents: Tensor
+
+
 def check_bypass(bypass: Bypass) -> Bypass:
-    """The bypass in plain numbers, ints that count steps and floats that are fractions.
+    """Check a bypass, as far as that is possible without the number of steps.
+
+    Args:
+        bypass: (first, last), see `LatentCRFScheduler`.
+
+    Returns:
+        The bypass in plain numbers: an int counts steps, a float is a fraction of the run.
 
     Raises:
-        ValueError: what is wrong with it, as far as that can be told without n.
+        ValueError: it is no bypass; the message says what is wrong and what is accepted.
     """
     rule = "Accepted are two whole numbers, 1 <= first < last <= number of steps, or fractions between 0.0 and 1.0."
     if not isinstance(bypass, (tuple, list)) or len(bypass) != 2:
@@ -27,7 +57,18 @@ def check_bypass(bypass: Bypass) -> Bypass:
 
 
 def resolve_bypass(bypass: Bypass, num_steps: int) -> tuple[int, int]:
-    """`bypass` in whole steps of a run of `num_steps`. Raises a ValueError where it does not fit."""
+    """Convert a bypass to whole steps.
+
+    Args:
+        bypass: (first, last), see `LatentCRFScheduler`.
+        num_steps: of the full run.
+
+    Returns:
+        (first, last) in steps.
+
+    Raises:
+        ValueError: it does not fit a run of `num_steps`.
+    """
     bypass = check_bypass(bypass)
     first, last = (value if isinstance(value, int) else round(value * num_steps) for value in bypass)
     if first == last <= num_steps:

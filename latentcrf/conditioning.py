@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .levels import LOG_SNR_LIMIT, log_snr
+from .noise_levels import LOG_SNR_LIMIT, log_snr
 
 
 def zeroed(layer: nn.Conv2d) -> nn.Conv2d:

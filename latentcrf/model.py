@@ -4,14 +4,11 @@
     y = crf(observation, num_iterations=5)
     latents = hand_over(latents, y, alpha_in, alpha_out)
 
-Symbols, code name -> paper: latents -> x, denoised -> x0_hat, alpha_in and alpha_out -> abar_in and abar_out (the
-cumulative product of 1 - beta: 1 is clean, 0 is noise). Latents are as the U-Net sees them (scaled, about zero mean
-and unit variance a channel) and variance preserving: x = sqrt(abar) y + sqrt(1 - abar) eps.
+`latentcrf.observation` explains the symbols, `latentcrf.potentials` the energy.
 """
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +17,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from .conditioning import ConditioningNetwork, PositionFeatures
-from .levels import TREND_GAP, log_snr
+from .observation import Observation, as_level, trend
 from .potentials import Experts, Pairwise, Potentials, energy
 from .solver import iterate, without_autocast
 
@@ -28,113 +25,30 @@ FORMS = ("conditional", "static")
 TARGETS = ("denoised", "latents")
 
 
-@dataclass(frozen=True)
-class Observation:
-    """What the LDM hands over.
-
-    latents, denoised: (B, C, H, W), the noisy latents at level `alpha_in` and the LDM's own clean estimate, guidance
-    included. alpha_in, alpha_out: the levels of hand-over and return, in [0, 1], numbers or tensors (B,);
-    alpha_out = 1 where the LDM does not take over again. prompt_embeds: (B, tokens, D) or None. alpha_denoised: the level
-    of the U-Net's last call, whose estimate `denoised` is, alike; below alpha_in by the length of one step, which tells
-    a few-step run from one of many. None: alpha_in. earlier, alpha_earlier: the clean estimate of an earlier call (B, C, H, W)
-    and its level, alike, or None: how the estimate has changed since tells where it is going (`levels.earlier_calls`).
-
-    Raises:
-        ValueError: shapes that do not fit each other; one of earlier and alpha_earlier without the other.
-    """
-
-    latents: Tensor
-    denoised: Tensor
-    alpha_in: Tensor | float
-    alpha_out: Tensor | float
-    prompt_embeds: Tensor | None = None
-    alpha_denoised: Tensor | float | None = None
-    earlier: Tensor | None = None
-    alpha_earlier: Tensor | float | None = None
-
-    def __post_init__(self) -> None:
-        if self.latents.ndim != 4 or self.latents.shape != self.denoised.shape:
-            raise ValueError(
-                "latents and denoised must have one shape (B, C, H, W); "
-                f"they have {tuple(self.latents.shape)} and {tuple(self.denoised.shape)}."
-            )
-        batch = self.latents.shape[0]
-        if (self.earlier is None) != (self.alpha_earlier is None):
-            raise ValueError("earlier and alpha_earlier, an estimate and its level, come together or not at all.")
-        if self.earlier is not None and self.earlier.shape != self.latents.shape:
-            raise ValueError(
-                f"earlier must have the latents' shape {tuple(self.latents.shape)}; it has {tuple(self.earlier.shape)}."
-            )
-        for name in ("alpha_in", "alpha_out", "alpha_denoised", "alpha_earlier"):
-            level = getattr(self, name)
-            shape = () if level is None else tuple(torch.as_tensor(level).shape)
-            if shape not in ((), (1,), (batch,)):
-                raise ValueError(
-                    f"{name} must be a number or have shape ({batch},), one level a sample; it has {shape}."
-                )
-        if self.prompt_embeds is not None and (self.prompt_embeds.ndim != 3 or self.prompt_embeds.shape[0] != batch):
-            raise ValueError(
-                f"prompt_embeds must have shape ({batch}, tokens, D); it has {tuple(self.prompt_embeds.shape)}."
-            )
-
-
-def as_level(alpha: Tensor | float, like: Tensor) -> Tensor:
-    """A noise level as float32 (B, 1, 1, 1), to multiply latents `like` (B, C, H, W) with."""
-    level = torch.as_tensor(alpha, dtype=torch.float32, device=like.device)
-    return level.reshape(-1, 1, 1, 1).expand(like.shape[0], 1, 1, 1)
-
-
-def hand_over(latents: Tensor, y: Tensor, alpha_in: Tensor | float, alpha_out: Tensor | float) -> Tensor:
-    """Noisy latents at level alpha_out from clean latents y, keeping the noise that `latents` hold at level alpha_in.
-
-        eps_hat  = (x - sqrt(abar_in) y) / sqrt(1 - abar_in)
-        x_out    = sqrt(abar_out) y + sqrt(1 - abar_out) eps_hat
-
-    latents, y and the result: (B, C, H, W). Wants alpha_in <= alpha_out; the noise is then only ever scaled down, so
-    alpha_in near 1 is safe, and alpha_out = 1 gives y itself. With y = x0_hat this is a deterministic DDIM step of
-    any length: the bypass without parameters.
-    """
-    x, mean, a_in, a_out = latents.float(), y.float(), as_level(alpha_in, latents), as_level(alpha_out, latents)
-    kept = ((1 - a_out) / (1 - a_in).clamp(min=1e-12)).sqrt()
-    return (a_out.sqrt() * mean + kept * (x - a_in.sqrt() * mean)).to(latents.dtype)
-
-
-def trend(o: Observation, alpha_denoised: Tensor | float) -> tuple[Tensor, Tensor]:
-    """How the clean estimate changes over a unit of log-SNR (B, C, H, W), from `o.earlier` to `o.denoised` at level
-    `alpha_denoised`, and the level of the former (B, 1, 1, 1). Zero, and the level of the latter, where there is no earlier one.
-
-    Estimates nearer to each other than `TREND_GAP` count as that far apart.
-    """
-    x0 = o.denoised.float()
-    a_denoised = as_level(alpha_denoised, x0)
-    if o.earlier is None or o.alpha_earlier is None:
-        return torch.zeros_like(x0), a_denoised
-    a_earlier = as_level(o.alpha_earlier, x0)
-    gap = log_snr(a_denoised) - log_snr(a_earlier)
-    return (x0 - o.earlier.float()) / gap.clamp(min=TREND_GAP), a_earlier
-
-
 class LatentCRF(ModelMixin, ConfigMixin):
-    """The energy's parameters, read off an observation, and the solver that minimizes it.
+    """The CRF: it reads the energy's parameters off an observation, and minimizes the energy.
+
+    A fresh model is nearly the identity on x0_hat: u = x0_hat, lambda = 1, the other terms small. Training thus starts
+    from the zero-parameter bypass.
 
     Args:
-        latent_channels: C, 4 for SD 1.5 and SDXL, 16 for SD 3.
-        form: "conditional": a light network predicts the energy from what the LDM hands over. "static": learned
-            constants, similarities from positions alone; the form closest to the paper.
-        target: what the static form's unary term pulls to, "denoised" (x0_hat) or "latents" (x, as in the paper).
-        num_experts: K of the higher-order term; 0 leaves the term out.
-        filter_size: k of the experts' k x k filters, odd.
-        pairwise_rank: R of the pairwise term; 0 leaves the term out.
-        channels, coarse_channels, num_coarse_blocks, num_fine_blocks: the network's width at full resolution, its width and depth
-            at half resolution, and the blocks that it has at full resolution beside the first and the last (conditional form).
-        prompt_dim: D of the prompt's token states, or None for a CRF that does not see the prompt.
-        reads_estimate_level: whether the network is told `Observation.alpha_denoised` (conditional form).
-        reads_trend: whether it is shown how the clean estimate has changed since `Observation.earlier` (conditional form).
-        corrects_clean: whether it corrects clean latents as much as noisy ones: for a finisher of runs. Else the less noise there
-            was, the less is there to correct, and nothing in the last latents of a run (conditional form).
-
-    A fresh model is nearly the identity on x0_hat: u = x0_hat, lambda = 1, the other terms small. Training thus
-    starts from the bypass without parameters.
+        latent_channels: C, 4 for SD 1.5 and SDXL, 16 for SD 3 (default 4).
+        form: "conditional" (default): a light network predicts the potentials from the observation. "static": the
+            potentials are learned constants, similarities come from positions alone; the form closest to the paper.
+        target: what the static form's unary term pulls to: "denoised" (x0_hat, default) or "latents" (x, as in the
+            paper).
+        num_experts: K of the higher-order term (default 12); 0 leaves the term out.
+        filter_size: k of the experts' k x k filters, odd (default 3).
+        pairwise_rank: R of the pairwise term (default 12); 0 leaves the term out.
+        channels: the network's width at full resolution (default 64; conditional form, as all that follow).
+        coarse_channels: its width at half resolution (default 144).
+        num_coarse_blocks: its residual blocks at half resolution (default 4).
+        prompt_dim: D of the prompt's token states; None (default): the CRF does not read the prompt.
+        reads_estimate_level: whether the network reads `Observation.alpha_denoised` (default True).
+        reads_trend: whether the network reads the change since `Observation.earlier` (default True).
+        num_fine_blocks: residual blocks at full resolution beside the first and the last (default 0).
+        corrects_clean: True for a finisher: it corrects clean latents as much as noisy ones. False (default): the
+            correction shrinks with the noise, and is nothing on final latents.
 
     Raises:
         ValueError: a setting outside the values named above.
@@ -218,11 +132,17 @@ class LatentCRF(ModelMixin, ConfigMixin):
 
     @property
     def has_fields(self) -> bool:
-        """Whether the energy has a pairwise or a higher-order term. Without, y is u: the conditional form is a plain network."""
+        """Whether the energy has a pairwise or a higher-order term. Without them y = u: a plain network."""
         return bool(self.pairwise_rank or self.num_experts)
 
     def potentials(self, observation: Observation) -> Potentials:
-        """The energy's parameters for `observation`, in float32.
+        """Read the energy's parameters off an observation.
+
+        Args:
+            observation: what the LDM handed over.
+
+        Returns:
+            The potentials, float32.
 
         Raises:
             ValueError: latents with another number of channels than the model's, or a prompt of another width.
@@ -298,14 +218,18 @@ class LatentCRF(ModelMixin, ConfigMixin):
         omega: float = 1.0,
         start: Tensor | None = None,
     ) -> Iterator[Tensor]:
-        """Yield y_0, y_1, ..., y_num_iterations, each (B, C, H, W): the start first, num_iterations + 1 in all.
-
-        y_0 is `start`, by default u, the minimizer of the unary term. The energy never rises from one to the next.
+        """Descend the energy. It never rises from one iterate to the next.
 
         Args:
-            solver: "3mg", each step the exact minimum of a quadratic majorizer over the mean-field direction and the
-                previous displacement; or "damped", the plain parallel mean-field update.
-            omega: step size of "damped", between 0 and 2; the other solver has none.
+            potentials: the energy's parameters.
+            num_iterations: 0 or more (default 5).
+            solver: "3mg" (default): each step is the exact minimum of a quadratic majorizer over the mean-field
+                direction and the previous displacement. "damped": the plain parallel mean-field update.
+            omega: step size of "damped", between 0 and 2 (default 1); the other solver has none.
+            start: y_0 (B, C, H, W); None (default): u, the minimizer of the unary term.
+
+        Yields:
+            The iterates y_0, y_1, ..., y_num_iterations, each (B, C, H, W).
 
         Raises:
             ValueError: at the first `next`: an unknown solver, a negative count, omega outside (0, 2).
@@ -314,10 +238,27 @@ class LatentCRF(ModelMixin, ConfigMixin):
         yield from iterate(first, potentials, num_iterations, solver, omega)
 
     def energy(self, y: Tensor, potentials: Potentials) -> dict[str, Tensor]:
-        """The energy of latents y (B, C, H, W), per sample (B,): `unary`, `pairwise`, `higher_order`, `total`."""
+        """Compute the energy of latents.
+
+        Args:
+            y: latents (B, C, H, W).
+            potentials: the energy's parameters.
+
+        Returns:
+            `unary`, `pairwise`, `higher_order` and `total`, each (B,).
+        """
         return without_autocast(energy)(y.to(potentials.u.dtype), potentials)
 
     def forward(self, observation: Observation, num_iterations: int = 5, solver: str = "3mg") -> Tensor:
-        """The last iterate y (B, C, H, W), in the type of the observation's latents. Arguments as for `solve`."""
+        """Infer the clean latents.
+
+        Args:
+            observation: what the LDM handed over.
+            num_iterations: of the solver, 0 or more (default 5).
+            solver: "3mg" (default) or "damped", see `solve`.
+
+        Returns:
+            The last iterate y (B, C, H, W), in the type of `observation.latents`.
+        """
         *_, y = self.solve(self.potentials(observation), num_iterations, solver)
         return y.to(observation.latents.dtype)

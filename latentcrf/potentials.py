@@ -76,7 +76,7 @@ def energy(y: Tensor, p: Potentials) -> dict[str, Tensor]:
     if p.pairwise is not None:
         pairwise = pairwise_products(y[:, None], p.pairwise)[:, 0, 0] / 2
     if p.experts is not None:
-        r = respond(y, p.experts.filters) - p.experts.response
+        r = apply_filters(y, p.experts.filters) - p.experts.response
         higher_order = (p.experts.reliability * torch.log1p(r.square() / 2)).sum(dim=(1, 2, 3))
     total = unary + pairwise + higher_order
     return {"unary": unary, "pairwise": pairwise, "higher_order": higher_order, "total": total}
@@ -91,9 +91,9 @@ def gradient(y: Tensor, p: Potentials) -> tuple[Tensor, Tensor | None]:
         slope = slope + torch.einsum("mc,bmhw->bchw", mixing, degree(features) * z - messages(z, features))
     if p.experts is None:
         return slope, None
-    r = respond(y, p.experts.filters) - p.experts.response
+    r = apply_filters(y, p.experts.filters) - p.experts.response
     curvature = p.experts.reliability / (1 + r.square() / 2)
-    return slope + spread(curvature * r, p.experts.filters), curvature
+    return slope + apply_filters_transposed(curvature * r, p.experts.filters), curvature
 
 
 # --- pairwise term ----------------------------------------------------------------------------------------------------
@@ -131,12 +131,12 @@ def pairwise_products(d: Tensor, pairwise: Pairwise) -> Tensor:
 # Outside the grid y counts as 0, the latents' mean. With zero padding the transposed convolution is the exact adjoint.
 
 
-def respond(y: Tensor, filters: Tensor) -> Tensor:
+def apply_filters(y: Tensor, filters: Tensor) -> Tensor:
     """F y: the experts' answers (B, K, H, W) to latents (B, C, H, W)."""
     return F.conv2d(y, filters, padding=filters.shape[-1] // 2)
 
 
-def spread(r: Tensor, filters: Tensor) -> Tensor:
+def apply_filters_transposed(r: Tensor, filters: Tensor) -> Tensor:
     """F^T r: responses (B, K, H, W) back onto the latents (B, C, H, W)."""
     return F.conv_transpose2d(r, filters, padding=filters.shape[-1] // 2)
 
@@ -152,7 +152,7 @@ def jacobi_diagonal(p: Potentials, curvature: Tensor | None) -> Tensor:
         size = p.pairwise.mixing.square().sum(dim=0)[:, None, None]
         diagonal = diagonal + degree_of_others(p.pairwise.features) * size
     if p.experts is not None and curvature is not None:
-        diagonal = diagonal + spread(curvature, p.experts.filters.square())
+        diagonal = diagonal + apply_filters_transposed(curvature, p.experts.filters.square())
     return diagonal
 
 
@@ -168,7 +168,7 @@ def separable_bound(p: Potentials, curvature: Tensor | None) -> Tensor:
         bound = bound + 2 * degree_of_others(p.pairwise.features) * (size.T @ size.sum(dim=1))[:, None, None]
     if p.experts is not None and curvature is not None:
         size = p.experts.filters.abs()
-        bound = bound + spread(curvature * size.sum(dim=(1, 2, 3))[:, None, None], size)
+        bound = bound + apply_filters_transposed(curvature * size.sum(dim=(1, 2, 3))[:, None, None], size)
     return bound
 
 
@@ -178,6 +178,6 @@ def curvature_products(d: Tensor, p: Potentials, curvature: Tensor | None) -> Te
     if p.pairwise is not None:
         products = products + pairwise_products(d, p.pairwise)
     if p.experts is not None and curvature is not None:
-        r = respond(d.flatten(0, 1), p.experts.filters).unflatten(0, d.shape[:2])
+        r = apply_filters(d.flatten(0, 1), p.experts.filters).unflatten(0, d.shape[:2])
         products = products + torch.einsum("bnkhw,blkhw->bnl", r * curvature[:, None], r)
     return products

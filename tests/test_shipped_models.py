@@ -11,12 +11,12 @@ import torch
 from diffusers import StableDiffusionPipeline, UniPCMultistepScheduler
 from PIL import Image
 
-from analysis.generate import counted, decode, load_pipeline, sample
 from analysis.measures import to_pixels
+from analysis.sampling import count_calls, decode, load_pipeline, sample
 from latentcrf import LatentCRF, LatentCRFScheduler, Observation
-from latentcrf.perceptual import MODELS
-from latentcrf.training.finals import FinalsRecording, teacher
+from latentcrf.training.final_latents import FinalLatentsSettings, teacher
 from latentcrf.training.train_finisher import remaining_error
+from latentcrf.utils.weights import MODELS
 
 REFERENCE = Path(__file__).parent / "data" / "reference.png"  # written by `python -m tests.make_reference`
 ROOT = Path(__file__).parents[1]
@@ -96,7 +96,7 @@ def test_the_finisher_does_at_once_what_it_learned(pipeline: StableDiffusionPipe
     prompts, seeds = ["red heart", "rocket", "dog face", "full moon"], [0, 1, 2, 3]
     inner = UniPCMultistepScheduler.from_config(pipeline.scheduler.config)
     last = sample(pipeline, prompts, seeds, steps=8, scheduler=inner)
-    wanted = teacher(inner, static, pipeline.vae, FinalsRecording()).finish(last)
+    wanted = teacher(inner, static, pipeline.vae, FinalLatentsSettings()).finish(last)
     assert remaining_error(finisher, last, wanted) < 0.4
     with torch.inference_mode():
         potentials = finisher.potentials(Observation(last, last, 1.0, 1.0))
@@ -120,7 +120,7 @@ def test_the_example_that_the_text_shows_runs(text: str, tmp_path: Path, monkeyp
 
 
 def test_34_calls_of_50_and_a_tenth_of_the_parameters(pipeline: StableDiffusionPipeline, crf: LatentCRF) -> None:
-    with counted(pipeline.unet) as calls:
+    with count_calls(pipeline.unet) as calls:
         draw(pipeline, crf, [PROMPT], [SEED])
     assert len(calls) == 34
     size = {model: sum(p.numel() for p in model.parameters()) for model in (crf, pipeline.unet)}
@@ -134,7 +134,7 @@ def test_the_trained_energy_never_rises_and_the_solver_converges(
     scheduler = LatentCRFScheduler(pipeline.scheduler, crf, bypass=BYPASS)
     sample(pipeline, ["red heart", "rocket", "dog face"], [0, 1, 2], scheduler=scheduler, bf16=False)
     with torch.inference_mode():
-        potentials = crf.potentials(scheduler.last_hand_over.observation)
+        potentials = crf.potentials(scheduler.last_bypass.observation)
         iterates = list(crf.solve(potentials, 50))
         energies = torch.stack([crf.energy(y, potentials)["total"] for y in iterates])
     scale = energies.abs().amax(0).clamp(min=1.0)

@@ -145,7 +145,7 @@ def save(result: Comparison) -> dict[str, str]:
         )
         for part, image in images.items()
     }
-    done = {one.method: one.unet_calls for one in (result.full, result.latentcrf)}
+    done = {one.method: one.denoiser_calls for one in (result.full, result.latentcrf)}
     return {**files, "cards": html.cards(result), "strip": html.plan(result.settings, done)}
 
 

@@ -134,7 +134,7 @@ def show(made: dict[str, Any] | None, presentation: bool) -> list[Any]:
 
 def measures(measured: "pd.Series") -> str:
     """What stands under a method's row: its measures with their intervals, and their ratios to the full LDM's."""
-    text = f"<b>{measured['method']}</b>, {measured['unet_calls']} U-Net calls"
+    text = f"<b>{measured['method']}</b>, {measured['denoiser_calls']} U-Net calls"
     for name, (label, form) in {
         "pairwise_lpips": ("mean pairwise LPIPS", "{:.3f}"),
         "vendi": ("Vendi score", "{:.2f}"),

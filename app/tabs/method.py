@@ -19,10 +19,14 @@ if TYPE_CHECKING:
     from analysis import grid, lesson
     from analysis import method as analysis
     from analysis.export import Results
-    from analysis.lesson import Lesson
+    from analysis.studies.walkthrough import Walkthrough
     from app.comparison import Models
 else:
-    grid, lesson, analysis = Later("analysis.grid"), Later("analysis.lesson"), Later("analysis.method")
+    grid, lesson, analysis = (
+        Later("analysis.figures.grid"),
+        Later("analysis.studies.walkthrough"),
+        Later("analysis.method"),
+    )
 
 WEIGHT = Limit("Weight", -2, 2, 0.1)
 CALLS = 2 * DEFAULTS.steps - (DEFAULTS.bypass_end - DEFAULTS.bypass_start)
@@ -138,7 +142,7 @@ COLOURS = {"unary": "#0072b2", "pairwise": "#009e73", "higher_order": "#cc79a7",
 
 
 def work(settings: Settings, models: "Models", report: Callable[[Any], None]) -> None:
-    """Report the U-Net calls made, the strip as it grows, and at last a `Lesson`."""
+    """Report the U-Net calls made, the strip as it grows, and at last a `Walkthrough`."""
     report(
         lesson.compute(
             models.pipeline, models.crf, settings.prompt, settings.seed,
@@ -180,7 +184,7 @@ def strip(pictures: np.ndarray, presentation: bool) -> Any:
     )
 
 
-def draw(made: "Lesson | None", presentation: bool) -> list[Any]:
+def draw(made: "Walkthrough | None", presentation: bool) -> list[Any]:
     """The figures, in the order of `NOTES`."""
     if made is None:
         return [gr.skip()] * len(NOTES)
@@ -188,13 +192,13 @@ def draw(made: "Lesson | None", presentation: bool) -> list[Any]:
     return [drawn[name] for name in NOTES]
 
 
-def example(made: "Lesson", term: str) -> str:
+def example(made: "Walkthrough", term: str) -> str:
     """The image of lowest energy with the learned weights, and its energy."""
     image, energies = lesson.learned(made, term)
     return told(term, image, energies, energies["total"], 1.0)
 
 
-def turn(services: Services, term: str, made: "Lesson | None", exponent: float) -> str:
+def turn(services: Services, term: str, made: "Walkthrough | None", exponent: float) -> str:
     """The image of lowest energy where `term` counts 10 ** exponent times, and its energy with the learned weights."""
     if made is None:
         return html.message("Press Run first.")
@@ -225,7 +229,7 @@ def told(term: str, image: np.ndarray, energies: dict[str, float], least: float,
     )
 
 
-def results(made: "Lesson") -> "Results":
+def results(made: "Walkthrough") -> "Results":
     """The export."""
     return analysis.results(made)
 

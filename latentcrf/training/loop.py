@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from latentcrf.files import replacing
+from latentcrf.utils.files import replace_file
 
 REPORT_SECONDS = 600.0
 
@@ -169,7 +169,7 @@ class Run:
             "random": torch.get_rng_state(),
             "device_random": torch.cuda.get_rng_state_all(),  # empty without CUDA
         }
-        with replacing(self._checkpoint) as temporary:
+        with replace_file(self._checkpoint) as temporary:
             torch.save(state, temporary)
 
     def _load(self) -> None:
@@ -206,7 +206,7 @@ def _append_csv(path: Path, row: dict[str, float]) -> None:
             rows = list(csv.DictReader(file))
     rows.append({name: f"{value:.6g}" for name, value in row.items()})
     columns = list(dict.fromkeys(name for each in rows for name in each))
-    with replacing(path) as temporary, open(temporary, "w", newline="") as file:
+    with replace_file(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         writer.writerows(rows)
@@ -289,7 +289,9 @@ def check_run_arguments(parser: argparse.ArgumentParser, options: argparse.Names
         parser.error(f"--learning-rate {learning_rate} is out of range: above 0, at most 0.1.")
 
 
-def explained(train: Callable[[argparse.Namespace], Any], options: argparse.Namespace, *errors: type[Exception]) -> int:
+def run_and_report_errors(
+    train: Callable[[argparse.Namespace], Any], options: argparse.Namespace, *errors: type[Exception]
+) -> int:
     """Run `train(options)`; a `RunError`, an `OSError` or one of `errors` becomes a sentence. Returns the exit status."""
     try:
         train(options)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from latentcrf.model import Observation
+from latentcrf.observation import Observation
 
 
 def return_gain(alpha_in: Tensor, alpha_out: Tensor) -> Tensor:

@@ -6,10 +6,10 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from latentcrf.emoji.captions import Captions
-from latentcrf.levels import TREND_GAP, denoise, earlier_calls, log_snr
-from latentcrf.model import Observation, hand_over
-from latentcrf.training.trajectories import Trajectories, guided
+from latentcrf.noise_levels import TREND_GAP, denoise, find_earlier_calls, log_snr
+from latentcrf.observation import Observation, hand_over
+from latentcrf.training.recording import RecordedRuns, guided
+from recipes.emoji.captions import Captions
 
 COARSE_SHARE = 0.4  # of the batches of stages 2 and 3
 COARSEST = 12  # recorded steps in one: 12 of 50 are about those of a four-step run
@@ -79,7 +79,7 @@ def observe_drawn(
 
 
 def observe_run(
-    runs: Trajectories, chosen: Tensor, call: Tensor, first: Tensor, last: Tensor
+    runs: RecordedRuns, chosen: Tensor, call: Tensor, first: Tensor, last: Tensor
 ) -> tuple[Observation, Tensor]:
     """What the LDM handed over in the recorded runs `chosen` (B,), and its own latents at the step of return.
 
@@ -88,7 +88,7 @@ def observe_run(
     """
     denoised, before, a_in = runs.denoised(chosen, call), runs.alphas[call], runs.alphas[first]
     latents = hand_over(runs.latents[chosen, call], denoised, before, a_in)
-    earlier = earlier_calls(runs.alphas, call, first - call)
+    earlier = find_earlier_calls(runs.alphas, call, first - call)
     observation = Observation(
         latents,
         denoised,
@@ -102,7 +102,7 @@ def observe_run(
     return observation, runs.latents[chosen, last]
 
 
-def observe_coarse(runs: Trajectories, chosen: Tensor) -> tuple[Observation, Tensor]:
+def observe_coarse(runs: RecordedRuns, chosen: Tensor) -> tuple[Observation, Tensor]:
     """What coarse runs handed over at their steps `chosen` (B,), and where the precise runs arrived."""
     assert runs.coarse is not None
     steps = runs.coarse
@@ -125,7 +125,7 @@ def observe_coarse(runs: Trajectories, chosen: Tensor) -> tuple[Observation, Ten
     return observation, runs.latents[run, -1]
 
 
-def observe_recorded(runs: Trajectories, count: int, earliest: int = 1) -> tuple[Observation, Tensor, Tensor]:
+def observe_recorded(runs: RecordedRuns, count: int, earliest: int = 1) -> tuple[Observation, Tensor, Tensor]:
     """A batch of hand-overs, of coarse runs or at random levels of precise ones, the latents to come back with, and the
     numbers of the precise runs (count,). The U-Net's last call saw no more noise than at step `earliest` of precise runs."""
     assert runs.coarse is not None

@@ -28,7 +28,7 @@ class Preset:
     final_adversarial_weight: float = 0.5
 
 
-def adjusted(preset: Preset, batch_size: int | None, learning_rate: float | None) -> Preset:
+def with_overrides(preset: Preset, batch_size: int | None, learning_rate: float | None) -> Preset:
     """The preset with another batch size (stage 3: half of it) and learning rate of stages 1 and 2, None: its own."""
     if batch_size is not None:
         preset = replace(preset, batch_size=batch_size, final_batch_size=-(-batch_size // 2))

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from latentcrf.discriminator import LatentDiscriminator
-from latentcrf.model import LatentCRF, Observation
-from latentcrf.training.judges import PairJudge
+from latentcrf.model import LatentCRF
+from latentcrf.observation import Observation
+from latentcrf.training.discriminator_networks import LatentDiscriminator
+from latentcrf.training.discriminators import PairDiscriminator
 from latentcrf.training.loop import Stateful, optimise
 from latentcrf.training.losses import (
     adversarial_ramp,
@@ -22,7 +23,7 @@ from latentcrf.training.losses import (
 )
 from latentcrf.training.observations import RealLatents, observe_drawn, observe_recorded
 from latentcrf.training.presets import Preset
-from latentcrf.training.trajectories import Trajectories
+from latentcrf.training.recording import RecordedRuns
 
 
 def random_iterations() -> int:
@@ -40,14 +41,14 @@ def to_device(observation: Observation, device: torch.device) -> Observation:
     return Observation(**parts)  # type: ignore[arg-type]
 
 
-def mended(crf: LatentCRF, observation: Observation) -> Tensor:
+def apply_crf(crf: LatentCRF, observation: Observation) -> Tensor:
     """The CRF's clean latents y (B, C, H, W) after a random number of iterations, its network in the precision in which it is
     used."""
     with torch.autocast(observation.latents.device.type, torch.bfloat16):
-        return crf(perhaps_less(observation), random_iterations())
+        return crf(drop_optional_inputs(observation), random_iterations())
 
 
-def perhaps_less(observation: Observation) -> Observation:
+def drop_optional_inputs(observation: Observation) -> Observation:
     """Without its prompt one time in ten, and without its earlier estimate: a pipeline need not tell the one
     (`LatentCRFScheduler.prompt_embeds`), and has none of the other where it has just begun (image-to-image)."""
     if torch.rand(()) < 0.1:
@@ -87,7 +88,7 @@ class Denoising:
     def step(self, crf: LatentCRF, optimizer: torch.optim.Optimizer, share: float) -> dict[str, Tensor]:
         weight = self.preset.adversarial_weight
         observation, clean = observe_drawn(self.ldm, self.real, self.alphas, self.batch_size, self.preset.guidance)
-        y = mended(crf, observation)
+        y = apply_crf(crf, observation)
         loss = denoising_loss(y, clean, torch.as_tensor(observation.alpha_denoised))
         losses = {"denoising": loss.detach()}
         if (ramp := weight * adversarial_ramp(share)) > 0:
@@ -102,7 +103,7 @@ class Denoising:
 class Distillation:
     """Stage 2: from hand-overs of recorded runs, back to latents with which the LDM goes on as if nothing had been bypassed."""
 
-    def __init__(self, preset: Preset, runs: Trajectories, device: torch.device) -> None:
+    def __init__(self, preset: Preset, runs: RecordedRuns, device: torch.device) -> None:
         self.runs, self.device = runs, device
         self.learning_rate, self.batch_size = preset.learning_rate, preset.batch_size
         self.parts: dict[str, Stateful] = {}
@@ -110,7 +111,7 @@ class Distillation:
     def step(self, crf: LatentCRF, optimizer: torch.optim.Optimizer, share: float) -> dict[str, Tensor]:
         observation, target, _ = observe_recorded(self.runs, self.batch_size)
         observation, target = to_device(observation, self.device), target.to(self.device)
-        loss = distillation_loss(mended(crf, observation), observation, target)
+        loss = distillation_loss(apply_crf(crf, observation), observation, target)
         optimise(loss, crf, optimizer)
         return {"distillation": loss.detach()}
 
@@ -130,7 +131,9 @@ class Refinement:
 
     EARLIEST = 0.3  # share of a run's steps: on more noise than there, no image near to the LDM's can be had
 
-    def __init__(self, preset: Preset, ldm: StableDiffusionPipeline, runs: Trajectories, judge: PairJudge) -> None:
+    def __init__(
+        self, preset: Preset, ldm: StableDiffusionPipeline, runs: RecordedRuns, judge: PairDiscriminator
+    ) -> None:
         self.preset, self.runs = preset, runs
         self.learning_rate, self.batch_size = preset.final_learning_rate, preset.final_batch_size
         self.vae, self.device, self.judge = ldm.vae.requires_grad_(False), ldm.device, judge.to(ldm.device)
@@ -147,7 +150,7 @@ class Refinement:
     def step(self, crf: LatentCRF, optimizer: torch.optim.Optimizer, share: float) -> dict[str, Tensor]:
         earliest = round(self.EARLIEST * self.runs.steps)
         observation, _, numbers = observe_recorded(self.runs, self.batch_size, earliest)
-        made = self.decode(mended(crf, to_device(observation, self.device)))
+        made = self.decode(apply_crf(crf, to_device(observation, self.device)))
         wanted = self.finals[numbers].to(self.device).float()
         seen = self.judge.look(made, wanted)
         losses = {"pixels": F.l1_loss(made, wanted), "features": feature_loss(*seen)}

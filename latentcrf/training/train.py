@@ -28,13 +28,14 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch import Tensor
 
-from latentcrf.emoji.captions import STYLE_WORDS, build_captions
-from latentcrf.emoji.dataset import DatasetError, load
-from latentcrf.emoji.latents import encode_images
-from latentcrf.emoji.parts import PartsError
-from latentcrf.files import replacing_folder
-from latentcrf.model import LatentCRF, Observation, hand_over
-from latentcrf.training.judges import PAIR_JUDGES, PairJudge, chosen_judge, judge_arguments
+from latentcrf.model import LatentCRF
+from latentcrf.observation import Observation, hand_over
+from latentcrf.training.discriminators import (
+    PAIR_DISCRIMINATORS,
+    PairDiscriminator,
+    add_discriminator_arguments,
+    build_chosen_discriminator,
+)
 from latentcrf.training.loop import (
     EMA,
     Run,
@@ -42,23 +43,28 @@ from latentcrf.training.loop import (
     Stateful,
     best_device,
     check_run_arguments,
-    explained,
+    run_and_report_errors,
     run_arguments,
     set_learning_rate,
     step_arguments,
     warm_cosine,
 )
 from latentcrf.training.observations import RealLatents, observe_coarse, observe_run
-from latentcrf.training.presets import PRESETS, Preset, adjusted
+from latentcrf.training.presets import PRESETS, Preset, with_overrides
+from latentcrf.training.recording import RecordedRuns, RecordingSettings, levels, load_recorded_runs, record
 from latentcrf.training.stages import Denoising, Distillation, Refinement, Stage, to_device
-from latentcrf.training.trajectories import Recording, Trajectories, levels, load_trajectories, record
+from latentcrf.utils.files import replace_folder
+from recipes.emoji.captions import STYLE_WORDS, build_captions
+from recipes.emoji.dataset import DatasetError, load
+from recipes.emoji.latents import encode_images
+from recipes.emoji.third_party_weights import PartsError
 
 HELD_OUT_EVERY = 10  # of the recorded runs
 PAPER_BYPASS = (33, 49)  # of 50 steps, where progress is measured
 
 
 @torch.no_grad()
-def errors(mend: Callable[[Observation], Tensor], runs: Trajectories, device: torch.device) -> dict[str, Tensor]:
+def errors(mend: Callable[[Observation], Tensor], runs: RecordedRuns, device: torch.device) -> dict[str, Tensor]:
     """Mean squared error of what is handed back, against the LDM's own latents, for each recorded run (n,).
 
     For the paper's bypass (`mse`) and, to the end, for all recorded steps of the run's coarse runs (`few`).
@@ -82,14 +88,14 @@ def errors(mend: Callable[[Observation], Tensor], runs: Trajectories, device: to
     return found
 
 
-def validate(crf: LatentCRF, runs: Trajectories, device: torch.device) -> dict[str, float]:
+def validate(crf: LatentCRF, runs: RecordedRuns, device: torch.device) -> dict[str, float]:
     """The means of `errors` over the recorded runs, for the CRF and without parameters."""
     ways: dict[str, Callable[[Observation], Tensor]] = {"crf": crf, "no_parameters": lambda handed: handed.denoised}
     by_way = {name: errors(mend, runs, device) for name, mend in ways.items()}
     return {f"{kind}_{name}": by_way[name][kind].mean().item() for kind in ("mse", "few") for name in ways}
 
 
-def split(runs: Trajectories) -> tuple[Trajectories, Trajectories]:
+def split(runs: RecordedRuns) -> tuple[RecordedRuns, RecordedRuns]:
     """The recorded runs that are held out, and those that are learned."""
     return runs.split(HELD_OUT_EVERY)
 
@@ -110,18 +116,18 @@ def best_score(log: Path) -> float:
 
 def train(options: argparse.Namespace) -> None:
     """Run the training that the command line describes."""
-    preset, device = adjusted(PRESETS[options.preset], options.batch_size, options.learning_rate), best_device()
+    preset, device = with_overrides(PRESETS[options.preset], options.batch_size, options.learning_rate), best_device()
     torch.manual_seed(options.seed)
     ldm = StableDiffusionPipeline.from_pretrained(options.base, torch_dtype=torch.float32, use_safetensors=True)
     ldm = ldm.to(device)
     ldm.scheduler = DDIMScheduler.from_config(ldm.scheduler.config)
-    recording = Recording(chunk=options.chunk)
+    recording = RecordingSettings(chunk=options.chunk)
     table, pixels = load(options.data)
     seen = [index for index, row in enumerate(table) if row["core"] and row["split"] == "train"]
     prompts = prompt_list([table[index] for index in seen])
     folder = options.recordings or options.out / "runs"
     record(ldm, prompts, folder, options.runs, recording)
-    runs = load_trajectories(folder, ldm.scheduler, recording, options.runs)
+    runs = load_recorded_runs(folder, ldm.scheduler, recording, options.runs)
     validation, runs = split(runs)
 
     prompt_dim = ldm.unet.config.cross_attention_dim if preset.reads_prompt else None
@@ -137,7 +143,9 @@ def train(options: argparse.Namespace) -> None:
         stages.append((0.0, Denoising(preset, ldm, real, levels(ldm.scheduler, recording.steps))))
     stages.append((options.stage1_until, Distillation(preset, runs, device)))
     if refined_from < 1:
-        stages.append((refined_from, Refinement(preset, ldm, runs, chosen_judge(PairJudge, options))))
+        stages.append(
+            (refined_from, Refinement(preset, ldm, runs, build_chosen_discriminator(PairDiscriminator, options)))
+        )
 
     def report() -> dict[str, float]:
         crf.eval()
@@ -168,7 +176,7 @@ def save_half(crf: LatentCRF, folder: Path) -> None:
     """Write a float16 copy of the CRF into `folder`, whole or not at all."""
     half = LatentCRF.from_config(crf.config)
     half.load_state_dict(crf.state_dict())
-    with replacing_folder(folder) as temporary:
+    with replace_folder(folder) as temporary:
         half.half().save_pretrained(temporary)
 
 
@@ -205,11 +213,11 @@ def build_crf(
         ]
         if other:
             raise RunError(f"{init_from} holds a network of another kind than the preset's: {'; '.join(other)}.")
-        crf.load_state_dict(grown(start, crf) if grows else start.state_dict())
+        crf.load_state_dict(weights_from_plain(start, crf) if grows else start.state_dict())
     return crf
 
 
-def grown(plain: LatentCRF, crf: LatentCRF) -> dict[str, Tensor]:
+def weights_from_plain(plain: LatentCRF, crf: LatentCRF) -> dict[str, Tensor]:
     """The state of `crf` with what a plain network of its size, one without fields, has learned: the network as it is, and of the
     head the maps that both have. The fields stay as they are, nearly silent in a fresh CRF, whose result is then nearly the
     plain network's."""
@@ -260,7 +268,7 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--base", required=True, metavar="FOLDER", help="the LDM: a StableDiffusionPipeline folder")
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="data set of latentcrf.emoji.dataset")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="data set of recipes.emoji.dataset")
     run_arguments(parser)
     recipes = sorted(name for name, preset in PRESETS.items() if not preset.corrects_clean)
     parser.add_argument("--preset", choices=recipes, default="emoji", help="the recipe (default emoji)")
@@ -268,7 +276,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--stage3-from", type=float, default=1.0, help="share of the time at which stage 3 begins (default 1: none)"
     )
-    judge_arguments(parser, PAIR_JUDGES)
+    add_discriminator_arguments(parser, PAIR_DISCRIMINATORS)
     parser.add_argument(
         "--runs",
         type=int,
@@ -281,7 +289,7 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="DIR",
         help="where they are kept, to be shared by several runs (default OUT/runs)",
     )
-    chunk_argument(parser, Recording().chunk)
+    chunk_argument(parser, RecordingSettings().chunk)
     step_arguments(parser, None, None, "hand-overs")
     parser.add_argument(
         "--init-from",
@@ -305,8 +313,8 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(f"--{name.replace('_', '-')} {getattr(options, name)} is out of range: 0 to 1.")
     if not 16 <= options.runs <= 1_000_000:
         parser.error(f"--runs {options.runs} is out of range: 16 to 1000000.")
-    check_chunk(parser, options, max(len(Recording().guidances), len(Recording().coarse)))
-    return explained(train, options, DatasetError, PartsError)
+    check_chunk(parser, options, max(len(RecordingSettings().guidances), len(RecordingSettings().coarse)))
+    return run_and_report_errors(train, options, DatasetError, PartsError)
 
 
 if __name__ == "__main__":

@@ -19,25 +19,26 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from latentcrf.emoji.dataset import DatasetError, load
-from latentcrf.model import LatentCRF, Observation
-from latentcrf.training.finals import FinalsRecording, load_finals, record_finals
+from latentcrf.model import LatentCRF
+from latentcrf.observation import Observation
+from latentcrf.training.final_latents import FinalLatentsSettings, load_final_latents, record_final_latents
 from latentcrf.training.loop import (
     EMA,
     Run,
     RunError,
     best_device,
     check_run_arguments,
-    explained,
     optimise,
+    run_and_report_errors,
     run_arguments,
     set_learning_rate,
     step_arguments,
     warm_cosine,
 )
-from latentcrf.training.presets import PRESETS, adjusted
+from latentcrf.training.presets import PRESETS, with_overrides
 from latentcrf.training.stages import random_iterations
 from latentcrf.training.train import HELD_OUT_EVERY, build_crf, check_chunk, chunk_argument, prompt_list, save_half
+from recipes.emoji.dataset import DatasetError, load
 
 
 def finished_by(crf: LatentCRF, latents: Tensor, num_iterations: int = 5) -> Tensor:
@@ -56,7 +57,7 @@ def remaining_error(crf: LatentCRF, latents: Tensor, finished: Tensor, batch_siz
 
 def train(options: argparse.Namespace) -> None:
     """Run the training that the command line describes."""
-    preset, device = adjusted(PRESETS[options.preset], options.batch_size, options.learning_rate), best_device()
+    preset, device = with_overrides(PRESETS[options.preset], options.batch_size, options.learning_rate), best_device()
     torch.manual_seed(options.seed)
     ldm = StableDiffusionPipeline.from_pretrained(options.base, torch_dtype=torch.float32, use_safetensors=True).to(
         device
@@ -69,12 +70,12 @@ def train(options: argparse.Namespace) -> None:
             f"--static {options.static} is for latents of {static.latent_channels} channels; those of {options.base} have "
             f"{ldm.unet.config.in_channels}."
         )
-    recording = FinalsRecording(chunk=options.chunk, passes=options.passes)
+    recording = FinalLatentsSettings(chunk=options.chunk, passes=options.passes)
     table, _ = load(options.data)
     prompts = prompt_list([row for row in table if row["core"] and row["split"] == "train"])
     folder = options.recordings or options.out / "finals"
-    record_finals(ldm, static, prompts, folder, options.runs, recording)
-    latents, finished = load_finals(folder, options.runs, recording)
+    record_final_latents(ldm, static, prompts, folder, options.runs, recording)
+    latents, finished = load_final_latents(folder, options.runs, recording)
     validates = torch.arange(len(latents)) % HELD_OUT_EVERY == 0
     learned = latents[~validates].to(device), finished[~validates].to(device)
 
@@ -110,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--static", required=True, metavar="FOLDER", help="LatentCRF's static form, the teacher's first part"
     )
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="data set of latentcrf.emoji.dataset")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="data set of recipes.emoji.dataset")
     run_arguments(parser)
     finishers = sorted(name for name, preset in PRESETS.items() if preset.corrects_clean)
     parser.add_argument(
@@ -134,11 +135,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--passes",
         type=int,
-        default=FinalsRecording().passes,
+        default=FinalLatentsSettings().passes,
         metavar="N",
-        help=f"how often the teacher does its work, 1 to 10 (default {FinalsRecording().passes})",
+        help=f"how often the teacher does its work, 1 to 10 (default {FinalLatentsSettings().passes})",
     )
-    chunk_argument(parser, FinalsRecording().chunk)
+    chunk_argument(parser, FinalLatentsSettings().chunk)
     step_arguments(parser, None, None, "last latents")
     options = parser.parse_args(arguments)
     check_run_arguments(parser, options)
@@ -146,8 +147,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--runs {options.runs} is out of range: 32 to 1000000.")
     if not 1 <= options.passes <= 10:
         parser.error(f"--passes {options.passes} is out of range: 1 to 10.")
-    check_chunk(parser, options, max(len(FinalsRecording().guidances), len(FinalsRecording().runs)))
-    return explained(train, options, DatasetError)
+    check_chunk(parser, options, max(len(FinalLatentsSettings().guidances), len(FinalLatentsSettings().runs)))
+    return run_and_report_errors(train, options, DatasetError)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,14 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 
 from latentcrf import LatentCRF, Observation
-from latentcrf.emoji import train_unet, train_vae
-from latentcrf.emoji.captions import encode_captions
-from latentcrf.emoji.latents import redrawn
-from latentcrf.emoji.widening import widened
 from latentcrf.training import train, train_finisher
 from latentcrf.training.loop import RunError
 from latentcrf.training.presets import PRESETS
-from tests.test_model import stirred
+from recipes.emoji import train_unet, train_vae
+from recipes.emoji.captions import encode_captions
+from recipes.emoji.latents import sdedit
+from recipes.emoji.widening import widen_vae
+from tests.latentcrf.test_model import with_random_weights
 
 ROOT = Path(__file__).parents[2]
 LDM = ROOT / "assets" / "models" / "emoji-ldm"
@@ -52,7 +52,7 @@ def kill_and_resume(module: str, out: Path, *arguments: object) -> str:
 
 @pytest.mark.slow
 def test_the_autoencoder_resumes_after_a_kill(small_data: Path, tmp_path: Path) -> None:
-    printed = kill_and_resume("latentcrf.emoji.train_vae", tmp_path / "vae", "--data", small_data)
+    printed = kill_and_resume("recipes.emoji.train_vae", tmp_path / "vae", "--data", small_data)
     assert "resumed" in printed and "at step 0," not in printed
     vae = AutoencoderKL.from_pretrained(tmp_path / "vae" / "vae")
     assert vae.config.scaling_factor == 1.0
@@ -62,7 +62,7 @@ def test_the_autoencoder_resumes_after_a_kill(small_data: Path, tmp_path: Path) 
 @pytest.mark.parametrize("judge", ["patches", "alexnet"])
 def test_refining_the_decoder_leaves_the_latents_as_they_are(small_data: Path, tmp_path: Path, judge: str) -> None:
     arguments = ["--data", small_data, "--out", tmp_path / "run", "--init-from", LDM / "vae", "--decoder-only"]
-    arguments += ["--judge", judge, "--adversarial-weight", 0.1]
+    arguments += ["--discriminator", judge, "--adversarial-weight", 0.1]
     arguments += ["--ldm", LDM] if judge == "alexnet" else ["--latent-noise", 0.2]
     assert train_vae.main([*map(str, arguments), "--minutes", "0.01", "--adversarial-from", "0"]) == 0
     assert "discriminator" in (tmp_path / "run" / "log.csv").read_text()
@@ -74,7 +74,7 @@ def test_refining_the_decoder_leaves_the_latents_as_they_are(small_data: Path, t
 def test_a_wider_decoder_begins_with_the_same_pictures_and_all_of_it_learns() -> None:
     torch.manual_seed(0)
     vae = train_vae.build_vae().eval()
-    wide = widened(vae, 2).eval()
+    wide = widen_vae(vae, 2).eval()
     assert wide.config.block_out_channels == [32, 64, 128, 256] and wide.config.scaling_factor == 1.0
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
@@ -92,7 +92,7 @@ def test_a_wider_decoder_begins_with_the_same_pictures_and_all_of_it_learns() ->
     unmoved = {name for name, weight in wide.decoder.named_parameters() if (weight == before[name]).all()}
     assert all("to_k.bias" in name for name in unmoved)  # softmax does not feel what all keys have in common
     with pytest.raises(ValueError, match="whole factor of at least 1, not 0"):
-        widened(vae, 0)
+        widen_vae(vae, 0)
 
 
 def test_drift_is_the_distance_of_the_latents_and_leads_back() -> None:
@@ -118,13 +118,13 @@ def test_drift_is_the_distance_of_the_latents_and_leads_back() -> None:
 def test_an_encoder_that_learns_begins_with_the_same_latents(small_data: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     vae = train_vae.build_vae().eval()
-    wide = widened(vae, 2, encoder_learns=True).eval()
+    wide = widen_vae(vae, 2, encoder_learns=True).eval()
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         torch.testing.assert_close(
             wide.encode(images).latent_dist.mean, vae.encode(images).latent_dist.mean, atol=1e-5, rtol=0
         )
-    silent = widened(vae, 2).encoder.conv_in.weight[16:]
+    silent = widen_vae(vae, 2).encoder.conv_in.weight[16:]
     assert (wide.encoder.conv_in.weight[16:] != 0).all() and (silent == 0).all()  # what leads to the new channels
     arguments = ["--data", small_data, "--init-from", LDM / "vae", "--stay-near", 10, "--learning-rate", 1e-2]
     arguments += ["--out", tmp_path / "run", "--adversarial-from", 1, "--crops-until", 0, "--batch-size", 2]
@@ -137,7 +137,7 @@ def test_an_encoder_that_learns_begins_with_the_same_latents(small_data: Path, t
 
 
 def test_a_crf_that_grows_out_of_a_plain_network_begins_near_its_result(tmp_path: Path) -> None:
-    plain = stirred(train.build_crf(PRESETS["emoji-plain-finisher"], 4))
+    plain = with_random_weights(train.build_crf(PRESETS["emoji-plain-finisher"], 4))
     plain.save_pretrained(tmp_path)
     crf = train.build_crf(PRESETS["emoji-finisher"], 4, init_from=str(tmp_path)).eval()
     fresh = train.build_crf(PRESETS["emoji-finisher"], 4).eval()
@@ -160,7 +160,7 @@ def test_latents_that_the_ldm_drew_again_are_near_and_the_nearer_the_less_noise(
     captions = ["red apple", "pizza", "cat", "umbrella"]
     images = [ldm(caption, num_inference_steps=6, output_type="latent").images for caption in captions]
     clean, states = torch.cat(images), encode_captions(ldm, captions).float()
-    errors = [(redrawn(ldm, clean, states, latest) - clean).square().mean().item() for latest in (1, 100, 500)]
+    errors = [(sdedit(ldm, clean, states, latest) - clean).square().mean().item() for latest in (1, 100, 500)]
     assert errors[0] < 0.005 < errors[1] < errors[2] < 0.5 * clean.var().item()
     white = 1 - ldm.scheduler.alphas_cumprod[250].item()  # the noise itself, at the mean of the last one's levels
     assert errors[2] < 0.7 * white
@@ -170,7 +170,7 @@ def test_latents_that_the_ldm_drew_again_are_near_and_the_nearer_the_less_noise(
 def test_the_unet_resumes_after_a_kill(small_data: Path, tmp_path: Path) -> None:
     arguments = ("--data", small_data, "--vae", LDM / "vae", "--init-from", LDM, "--batch-size", 4)
     arguments += ("--min-snr", "inf", "--detail-share", 0.5)
-    printed = kill_and_resume("latentcrf.emoji.train_unet", tmp_path / "unet", *arguments)
+    printed = kill_and_resume("recipes.emoji.train_unet", tmp_path / "unet", *arguments)
     assert "resumed" in printed and "at step 0," not in printed
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "unet" / "ldm")
     assert pipeline.scheduler.config.prediction_type == "v_prediction"
@@ -179,7 +179,7 @@ def test_the_unet_resumes_after_a_kill(small_data: Path, tmp_path: Path) -> None
 @pytest.mark.slow
 def test_the_crf_resumes_after_a_kill(small_data: Path, tmp_path: Path) -> None:
     arguments = ("--base", LDM, "--data", small_data, "--runs", 16, "--stage1-until", 0, "--stage3-from", 0)
-    arguments += ("--judge", "alexnet")
+    arguments += ("--discriminator", "alexnet")
     printed = kill_and_resume("latentcrf.training.train", tmp_path / "crf", *arguments)
     assert "resumed" in printed and "at step 0," not in printed
     LatentCRF.from_pretrained(tmp_path / "crf" / "latentcrf")
@@ -205,14 +205,14 @@ def test_the_crf_goes_through_its_three_stages(
 ) -> None:
     common = ["--base", LDM, "--data", small_data, "--runs", "16", "--recordings", tmp_path / "runs"]
     stages = ["--minutes", "0.3", "--stage1-until", "0.4", "--stage3-from", "0.6", "--out", tmp_path / "crf"]
-    stages += ["--judge", "alexnet"]
+    stages += ["--discriminator", "alexnet"]
     assert train.main([str(word) for word in (*common, *stages)]) == 0
     log = (tmp_path / "crf" / "log.csv").read_text()
     assert all(loss in log for loss in ("denoising", "distillation", "pixels", "features", "images_judged", "few_crf"))
     crf = tmp_path / "crf" / "latentcrf"
     LatentCRF.from_pretrained(crf)
     alone = ["--stage1-until", "0", "--stage3-from", "0", "--minutes", "0.05", "--preset", "emoji-no-adversary"]
-    alone += ["--init-from", crf, "--keep-start", "0.25", "--judge", "alexnet", "--out", tmp_path / "alone"]
+    alone += ["--init-from", crf, "--keep-start", "0.25", "--discriminator", "alexnet", "--out", tmp_path / "alone"]
     assert train.main([str(word) for word in (*common, *alone)]) == 0
     log = (tmp_path / "alone" / "log.csv").read_text()
     assert "features" in log and "images_judged" not in log
@@ -289,7 +289,7 @@ def test_the_crf_goes_through_its_three_stages(
         (train_finisher.main, [*FINISHER, "--preset", "emoji"], "invalid choice: 'emoji'"),
         (train_finisher.main, [*FINISHER, "--minutes", "0"], "above 0, at most 100000"),
         (train.main, ["--data", "x", "--base", "x", "--stage1-until", "-1"], "is out of range: 0 to 1"),
-        (train.main, ["--data", "x", "--base", "x", "--judge", "patches"], "invalid choice: 'patches'"),
+        (train.main, ["--data", "x", "--base", "x", "--discriminator", "patches"], "invalid choice: 'patches'"),
         (train.main, ["--data", "x", "--base", "x", "--keep-start", "0.5"], "--keep-start needs --init-from FOLDER"),
         (
             train.main,
@@ -312,4 +312,4 @@ def test_bad_options_are_named(
 def test_a_missing_data_set_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = train_vae.main(["--data", str(tmp_path / "none"), "--out", str(tmp_path / "run")])
     assert code == 1
-    assert "holds no data set. Build it: python -m latentcrf.emoji.dataset" in capsys.readouterr().err
+    assert "holds no data set. Build it: python -m recipes.emoji.dataset" in capsys.readouterr().err

@@ -1,0 +1,58 @@
+"""How all figures look: one colour and mark a method (Okabe and Ito's palette), type that a room can read."""
+
+import plotly.graph_objects as go
+
+# Colour, marker symbol and dash: colour never tells alone.
+METHODS = {
+    "full LDM": ("#0072b2", "circle", "solid"),
+    "LatentCRF": ("#d55e00", "star", "solid"),
+    "bypass without parameters": ("#8c8c8c", "x", "dot"),
+    "DDIM, equal calls": ("#009e73", "square", "dash"),
+    "few steps": ("#cc79a7", "triangle-down", "dashdot"),
+}
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#333333")  # where nothing is a method
+BELOW = {"orientation": "h", "yref": "container", "yanchor": "bottom", "y": 0, "x": 0}  # a legend under the axis' title
+FONT_SIZE, PRESENTATION_FONT_SIZE = 15, 22
+
+
+def apply_style(
+    drawn: go.Figure, title: str, *, presentation: bool = False, on_page: bool = False, height: int = 560
+) -> go.Figure:
+    """`drawn` with its title and the looks that all figures share; the same figure, for chaining.
+
+    Args:
+        presentation: type large enough for the back of a room.
+        on_page: transparent, so that the page's light or dark background shows (the page recolours the text), and as
+            wide as there is room; otherwise white and 1180 px wide, for files.
+    """
+    size = PRESENTATION_FONT_SIZE if presentation else FONT_SIZE
+    drawn.update_layout(
+        title={
+            "text": title,
+            "font": {"size": round(1.15 * size)},
+            "x": 0.01,
+            "xanchor": "left",
+            "yref": "container",
+            "y": 1,
+            "yanchor": "top",
+            "pad": {"t": size},
+        },
+        template="plotly_white",
+        font={"size": size},
+        height=round(1.15 * height) if presentation else height,
+        margin={"l": 5 * size, "r": 2 * size, "t": 4 * size, "b": 4 * size},
+    )
+    drawn.update_xaxes(automargin=True, gridcolor="rgba(128, 140, 160, 0.3)", zeroline=False)
+    drawn.update_yaxes(automargin=True, gridcolor="rgba(128, 140, 160, 0.3)", zeroline=False)
+    if on_page:
+        clear = "rgba(0, 0, 0, 0)"
+        drawn.update_layout(paper_bgcolor=clear, plot_bgcolor=clear, autosize=True, modebar={"bgcolor": clear})
+    else:
+        drawn.update_layout(width=1180)
+    return drawn
+
+
+def tint(colour: str, opacity: float = 0.18) -> str:
+    """A "#rrggbb" colour made transparent, for bands."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red}, {green}, {blue}, {opacity})"

@@ -1,0 +1,104 @@
+"""The last latents of the LDM's runs and what they should become: what a finisher is trained on, recorded once.
+
+A chunk file holds `latents` (n, C, H, W), the last ones of n runs of few steps, and `finished` (n, C, H, W), the same after
+the static form of LatentCRF (part of the way) and the autoencoder's round trip, both twice; float32. The metadata say how it was
+made.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline, UniPCMultistepScheduler
+from safetensors import safe_open
+from torch import Tensor
+
+from latentcrf.finisher import Finisher
+from latentcrf.model import LatentCRF
+from latentcrf.training.loop import RunError
+from latentcrf.training.recording import SOLVERS, Chunk, record_chunks, solve
+from latentcrf.vae import VAERoundTrip
+
+FIRST_SEED = 3_000_000  # far from those of the trajectories and of measurements
+KINDS = SOLVERS | {"unipc": (UniPCMultistepScheduler, {})}
+
+
+@dataclass(frozen=True)
+class FinalLatentsSettings:
+    """How the runs are made: solver, steps and guidance of a chunk, each in turn; runs a chunk; how far the static form goes, and
+    how often it and the round trip are done."""
+
+    runs: tuple[tuple[str, int], ...] = (
+        ("unipc", 8), ("dpm", 8), ("unipc", 6), ("ddim", 10), ("unipc", 5), ("unipc", 12), ("dpm", 6), ("unipc", 4),
+        ("dpm", 12), ("unipc", 10), ("ddim", 15),
+    )  # fmt: skip
+    guidances: tuple[float, ...] = (3.0, 3.0, 3.0, 2.0, 3.0, 5.0, 3.0, 3.0)
+    chunk: int = 32
+    strength: float = 0.4
+    passes: int = 2  # of one its KID is higher, of three R@1 lower (on prompts of `--validation`)
+
+
+class FinisherTeacher:
+    """What a finisher learns to do at once: the static form, part of the way, then the VAE round trip, both several times.
+
+    Args:
+        static: a LatentCRF of the static form.
+        vae: the LDM's autoencoder.
+        settings: strength and passes.
+    """
+
+    def __init__(self, static: LatentCRF, vae: Any, settings: FinalLatentsSettings) -> None:
+        self.finisher, self.round_trip = Finisher(static), VAERoundTrip(vae)
+        self.settings = settings
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        """Correct final latents (B, C, H, W)."""
+        for _ in range(self.settings.passes):
+            latents = self.round_trip(torch.lerp(latents, self.finisher(latents), self.settings.strength))
+        return latents
+
+
+@torch.no_grad()
+def record_final_latents(
+    pipeline: StableDiffusionPipeline, static: LatentCRF, prompts: Sequence[str], folder: Path, count: int,
+    recording: FinalLatentsSettings,
+) -> None:  # fmt: skip
+    """Record `count` runs on `prompts`, in turn, into `folder`; chunks that are there already are kept.
+
+    Raises:
+        RunError: the folder holds recordings made in another way, or of other models or prompts.
+    """
+    teacher = FinisherTeacher(static, pipeline.vae, recording)
+
+    def make(chunk: Chunk) -> dict[str, Tensor]:
+        solver, steps = recording.runs[chunk.index % len(recording.runs)]
+        kind, how = KINDS[solver]
+        scheduler = kind.from_config(pipeline.scheduler.config, **how)
+        path_of, _ = solve(pipeline, scheduler, chunk.prompts, chunk.noise, steps, chunk.guidance)
+        latents = path_of[:, -1].to(pipeline.device)
+        with torch.autocast(latents.device.type, torch.bfloat16):
+            finished = teacher(latents)
+        return {"latents": latents.float().cpu(), "finished": finished.float().cpu()}
+
+    record_chunks(
+        pipeline, prompts, folder, count, recording, FIRST_SEED, make, pipeline.vae, static, name="last latents"
+    )
+
+
+def load_final_latents(folder: Path, count: int, recording: FinalLatentsSettings) -> tuple[Tensor, Tensor]:
+    """The first `count` runs that `record_final_latents` wrote into `folder`: latents and finished latents, (count, C, H, W) each.
+
+    Raises:
+        RunError: there are not so many.
+    """
+    names = [folder / f"{index:05d}.safetensors" for index in range(-(-count // recording.chunk))]
+    if missing := [path for path in names if not path.is_file()]:
+        raise RunError(f"{missing[0]} is missing: {folder} does not hold {count:,} runs.")
+    parts = []
+    for path in names:
+        with safe_open(path, "pt") as file:
+            parts.append((file.get_tensor("latents"), file.get_tensor("finished")))
+    latents, finished = (torch.cat(column)[:count] for column in zip(*parts, strict=True))
+    return latents, finished

@@ -1,0 +1,31 @@
+"""Weights of third-party networks: where they lie in a checkout, and what to do outside one."""
+
+from pathlib import Path
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+MODELS = Path(__file__).parents[2] / "assets" / "models"  # of a checkout; an installed library has none
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def read_weights(name: str, folder: str | Path | None = None) -> dict[str, Tensor]:
+    """Read a network's weights.
+
+    Args:
+        name: the network's folder in `assets/models` of a checkout.
+        folder: another folder that holds `model.safetensors`; None (default): that of the checkout.
+
+    Returns:
+        Weights by name.
+
+    Raises:
+        FileNotFoundError: there is no such file; the message says how to get it or name another folder.
+    """
+    path = Path(folder or MODELS / name) / "model.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing. A checkout of the project holds the weights of {name} in assets/models/{name}; pass "
+            f"such a folder as `folder`, or make it: python -m recipes.emoji.third_party_weights --out assets/models"
+        )
+    return load_file(path)

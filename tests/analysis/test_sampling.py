@@ -1,0 +1,108 @@
+"""Generation for measurements, on a pipeline of tiny random parts."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from analysis.sampling import (
+    cache_denoiser_calls,
+    count_calls,
+    decode,
+    encode,
+    initial_noise,
+    load_pipeline,
+    sample,
+    use_scheduler,
+)
+from latentcrf import LatentCRFScheduler
+
+PROMPTS = ["red apple", "apple", "red", "pizza", ""]
+
+
+@pytest.fixture
+def pipeline(tiny_pipeline: StableDiffusionPipeline) -> StableDiffusionPipeline:
+    return tiny_pipeline
+
+
+def test_noise_of_a_seed_does_not_depend_on_its_batch(pipeline: StableDiffusionPipeline) -> None:
+    together = initial_noise(pipeline, [7, 8, 9])
+    assert together.shape == (3, 4, 8, 8)
+    for index, seed in enumerate((7, 8, 9)):
+        assert torch.equal(together[index], initial_noise(pipeline, [seed])[0])
+    assert not torch.equal(together[0], together[1])
+
+
+def test_images_do_not_depend_on_the_batch_size(pipeline: StableDiffusionPipeline) -> None:
+    seeds = range(5)
+    alone = sample(pipeline, PROMPTS, seeds, steps=4, batch_size=1, bf16=False)
+    batched = sample(pipeline, PROMPTS, seeds, steps=4, batch_size=3, bf16=False)
+    torch.testing.assert_close(alone, batched, rtol=1e-4, atol=1e-4)
+    swapped = sample(pipeline, PROMPTS[::-1], seeds, steps=4, bf16=False)
+    assert (swapped - alone)[2].abs().max() < 1e-4
+    assert (swapped - alone)[0].abs().max() > 1e-3, "the prompt matters"
+
+
+def test_sample_is_the_pipelines_own_run(pipeline: StableDiffusionPipeline) -> None:
+    latents = sample(pipeline, ["red apple"], [3], steps=5, guidance=2.5, bf16=False)
+    images = decode(pipeline, latents, bf16=False)
+    expected = pipeline(
+        "red apple", latents=initial_noise(pipeline, [3]), num_inference_steps=5, guidance_scale=2.5, output_type="pt"
+    ).images
+    assert images.shape == (1, 3, 16, 16)
+    torch.testing.assert_close(images, expected * 2 - 1, rtol=1e-5, atol=1e-5)
+
+
+def test_bypass_makes_fewer_calls_and_leaves_the_pipeline_as_it_was(pipeline: StableDiffusionPipeline) -> None:
+    own = pipeline.scheduler
+    bypass = LatentCRFScheduler(own, None, bypass=(6, 9))
+    with count_calls(pipeline.unet) as calls:
+        sample(pipeline, PROMPTS, range(5), steps=10, scheduler=bypass, batch_size=5)
+    assert calls == [10] * 7  # batch of five, with and without prompt
+    assert pipeline.scheduler is own
+    assert torch.equal(bypass.prompt_embeds, encode(pipeline, PROMPTS)["prompt_embeds"])
+    with pytest.raises(KeyError), use_scheduler(pipeline, bypass):
+        assert pipeline.scheduler is bypass
+        raise KeyError
+    assert pipeline.scheduler is own
+    with count_calls(pipeline.unet) as calls:
+        pass
+    sample(pipeline, ["red"], [0], steps=2)
+    assert calls == []
+
+
+def test_a_remembered_call_is_made_once_and_answered_alike(pipeline: StableDiffusionPipeline) -> None:
+    own, bypass = pipeline.unet, LatentCRFScheduler(pipeline.scheduler, None, bypass=(6, 9))
+    how: dict[str, Any] = {"steps": 10, "batch_size": 5}
+    expected = [sample(pipeline, PROMPTS, range(5), scheduler=each, **how) for each in (None, bypass)]
+    with cache_denoiser_calls(pipeline), count_calls(own) as made, count_calls(pipeline.unet) as asked:
+        found = [sample(pipeline, PROMPTS, range(5), scheduler=each, **how) for each in (None, bypass)]
+        # of the bypass's seven calls the six before the gap are the full run's
+        assert (len(asked), len(made)) == (17, 11)
+        with torch.inference_mode():
+            call = torch.zeros(1, 4, 8, 8), torch.tensor(1), encode(pipeline, ["red"])["prompt_embeds"]
+            for _ in range(2):  # what is not remembered is asked each time
+                pipeline.unet(*call, cross_attention_kwargs={}, return_dict=False)
+        assert len(made) == 13
+        other = sample(pipeline, PROMPTS, range(1, 6), **how)
+    assert pipeline.unet is own
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert torch.equal(other, sample(pipeline, PROMPTS, range(1, 6), **how))
+
+
+def test_wrong_input_is_named(pipeline: StableDiffusionPipeline, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="one seed a prompt: got 5 prompts and 2 seeds"):
+        sample(pipeline, PROMPTS, [0, 1])
+    with pytest.raises(FileNotFoundError, match=r"is no pipeline folder: it has no model_index\.json"):
+        load_pipeline(tmp_path)
+
+
+def test_a_saved_pipeline_comes_back_in_float32(pipeline: StableDiffusionPipeline, tmp_path: Path) -> None:
+    pipeline.save_pretrained(tmp_path)
+    again = load_pipeline(tmp_path)
+    for part in (again.unet, again.vae, again.text_encoder):
+        assert {weight.dtype for weight in part.parameters()} == {torch.float32}
+    latents = sample(again, ["red apple"], [3], steps=3, bf16=False)
+    torch.testing.assert_close(latents, sample(pipeline, ["red apple"], [3], steps=3, bf16=False))

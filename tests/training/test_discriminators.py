@@ -1,0 +1,124 @@
+"""The discriminators: they learn, at any size."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from latentcrf.training.discriminator_networks import FeatureDiscriminator, LatentDiscriminator, PatchDiscriminator
+from latentcrf.training.discriminators import PairDiscriminator, build_discriminator
+from latentcrf.training.losses import discriminator_loss, feature_loss
+from latentcrf.training.perceptual import VGG16
+
+
+def test_it_learns_to_tell_noise_from_waves() -> None:
+    torch.manual_seed(0)
+    critic = LatentDiscriminator(channels=8)
+    wave = torch.linspace(0, 6, 16).sin().expand(8, 4, 16, 16)
+    optimizer = torch.optim.Adam(critic.parameters(), lr=5e-3)
+    for _ in range(40):
+        optimizer.zero_grad()
+        noisy = wave + 0.1 * torch.randn(8, 4, 16, 16)
+        discriminator_loss(critic, noisy, torch.randn(8, 4, 16, 16)).backward()
+        optimizer.step()
+    assert critic(wave).mean() > critic(torch.randn(8, 4, 16, 16)).mean() + 0.5
+
+
+def test_patches_and_parameters() -> None:
+    critic = LatentDiscriminator().eval()
+    assert sum(p.numel() for p in critic.parameters()) < 1.5e6
+    assert critic(torch.randn(2, 4, 16, 16)).shape == (2, 1, 4, 4)
+    assert critic(torch.randn(1, 4, 33, 64)).shape == (1, 1, 8, 16)
+
+
+def test_a_score_depends_on_24_sites_each_way() -> None:
+    critic = LatentDiscriminator(channels=8).eval()
+    x = torch.randn(1, 4, 64, 64, requires_grad=True)
+    critic(x)[0, 0, 8, 8].backward()
+    seen = x.grad.abs().sum(dim=(0, 1)).nonzero()
+    assert (seen.amax(dim=0) - seen.amin(dim=0) + 1).tolist() == [24, 24]
+
+
+def test_an_images_score_depends_on_38_pixels_each_way() -> None:
+    layers = PatchDiscriminator(width=8)
+    # without the only layers that see all of the image
+    critic = torch.nn.Sequential(*(layer for layer in layers if not isinstance(layer, torch.nn.GroupNorm)))
+    images = torch.zeros(2, 3, 128, 96, requires_grad=True)
+    scores = critic(images)
+    assert scores.shape == (2, 1, 16, 12)
+    scores[0, 0, 8, 6].backward()
+    (rows,) = images.grad[0].abs().sum((0, 2)).nonzero(as_tuple=True)
+    assert rows.max() - rows.min() + 1 == 38 and not images.grad[1].any()
+
+
+def vgg16_weights() -> dict[str, torch.Tensor]:
+    """Random ones, of the shapes that `recipes.emoji.third_party_weights.vgg16` reads."""
+    places, widths = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21), (3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512)
+    weights = {}
+    for place, c_in, c_out in zip(places, widths, widths[1:], strict=False):
+        weights[f"features.{place}.weight"] = torch.randn(c_out, c_in, 3, 3) * (2 / (9 * c_in)) ** 0.5
+        weights[f"features.{place}.bias"] = torch.zeros(c_out)
+    return weights
+
+
+def test_vgg16_gives_the_maps_that_torchvisions_gives() -> None:
+    from torchvision.models import vgg
+
+    weights = vgg16_weights()
+    theirs = vgg.make_layers(vgg.cfgs["D"])
+    theirs.load_state_dict({name[9:]: weight for name, weight in weights.items()}, strict=False)
+    images = torch.rand(2, 3, 64, 64) * 2 - 1
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    x = ((images / 2 + 0.5) - mean.view(3, 1, 1)) / std.view(3, 1, 1)
+    maps = VGG16(weights)(images)
+    assert [tuple(each.shape[1:]) for each in maps] == [(128, 32, 32), (256, 16, 16), (512, 8, 8)]
+    for each, layer in zip(maps, (8, 15, 22), strict=True):
+        torch.testing.assert_close(each, theirs[: layer + 1](x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_discriminator_on_features_learns_what_is_real_and_its_backbone_stays() -> None:
+    torch.manual_seed(0)
+    critic = build_discriminator("alexnet", Path())
+    heads = [weight for weight in critic.parameters() if weight.requires_grad]
+    before = [weight.clone() for weight in critic.backbone.parameters()]
+    stripes = torch.linspace(0, 40, 64).sin().expand(4, 3, 64, 64)
+    optimizer = torch.optim.Adam(heads, lr=2e-3)
+    for _ in range(30):
+        optimizer.zero_grad()
+        discriminator_loss(critic, stripes + 0.1 * torch.randn(4, 3, 64, 64), torch.randn(4, 3, 64, 64) / 3).backward()
+        optimizer.step()
+    assert critic(stripes).shape == (4, 16 * 5)
+    assert critic(stripes).mean() > critic(torch.randn(4, 3, 64, 64) / 3).mean() + 0.5
+    assert all(a.equal(b) for a, b in zip(critic.backbone.parameters(), before, strict=True))
+    assert not any(weight.requires_grad for weight in critic.mixes.parameters())
+    images = stripes.clone().requires_grad_()
+    critic(images).mean().backward()
+    assert images.grad is not None and images.grad.abs().sum() > 0
+
+
+def test_a_score_of_features_does_not_depend_on_the_batch() -> None:
+    critic = FeatureDiscriminator(VGG16(vgg16_weights()), VGG16.CHANNELS).eval()
+    images = torch.rand(3, 3, 64, 64)
+    torch.testing.assert_close(critic(images)[1:2], critic(images[1:2]), rtol=1e-3, atol=1e-4)
+
+
+def test_a_judge_of_pairs_sees_one_view_of_both_and_learns_which_was_made() -> None:
+    torch.manual_seed(0)
+    judge = PairDiscriminator("alexnet", Path(), learning_rate=2e-3)
+    wanted = torch.rand(4, 3, 128, 128) * 2 - 1
+    same, other = judge.look(wanted.clone().requires_grad_(), wanted)
+    assert all(torch.equal(a, b) for a, b in zip(same, other, strict=True))  # also cut out at the same place
+    assert same[0].requires_grad and not other[0].requires_grad
+    assert feature_loss(same, other) == 0
+    assert judge.fooled_by(same, other).item() == pytest.approx(math.log(2), abs=1e-5)
+    made = F.avg_pool2d(wanted, 3, 1, 1).requires_grad_()  # blurred
+    assert 0.01 < feature_loss(*judge.look(made, wanted)) < 2
+    losses = [judge.learn(*judge.look(made, wanted)).item() for _ in range(30)]
+    assert losses[-1] < 0.4 < losses[0]
+    assert made.grad is None  # the judge's step leaves the images alone
+    seen = judge.look(made, wanted)
+    assert judge.fooled_by(*seen) > 1  # far from fooled
+    judge.fooled_by(*seen).backward()
+    assert made.grad is not None and made.grad.abs().sum() > 0
