@@ -82,6 +82,6 @@ def resolve_bypass(bypass: Bypass, num_steps: int) -> tuple[int, int]:
     if first < 1:
         raise ValueError(
             f"bypass begins at step {first} of {num_steps}; first must be at least 1: "
-            "the CRF works on what the U-Net has begun."
+            "the CRF works on what the denoiser has begun."
         )
     return first, last

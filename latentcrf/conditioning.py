@@ -9,15 +9,28 @@ from torch import Tensor, nn
 from .noise_levels import LOG_SNR_LIMIT, log_snr
 
 
-def zeroed(layer: nn.Conv2d) -> nn.Conv2d:
-    """The layer with weights and bias zero: a residual branch that ends in it starts as the identity."""
+def zero_initialize(layer: nn.Conv2d) -> nn.Conv2d:
+    """Set weights and bias to zero, in place: a residual block that ends in the layer starts as the identity.
+
+    Args:
+        layer: the convolution.
+
+    Returns:
+        The same layer.
+    """
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
 
 
 class LevelEmbedding(nn.Module):
-    """Noise levels alpha (B, n) in [0, 1], as sinusoidal features of the log-SNR, to an embedding (B, dim)."""
+    """Embeds noise levels (B, n), 0 to 1, as (B, dim), by sinusoidal features of the log-SNR.
+
+    Args:
+        num_levels: n.
+        dim: of the embedding.
+        num_frequencies: of the features (default 16).
+    """
 
     def __init__(self, num_levels: int, dim: int, num_frequencies: int = 16) -> None:
         super().__init__()
@@ -26,7 +39,7 @@ class LevelEmbedding(nn.Module):
         self.outer = nn.Linear(dim, dim)
 
     def forward(self, alpha: Tensor) -> Tensor:
-        # Periods from twice the whole range down to a fifth of a unit of log-SNR. No buffer: a model in bf16 would round it.
+        # Periods from twice the whole range down to a fifth of a unit of log-SNR. No buffer: bf16 would round it.
         span = math.log10(4 * LOG_SNR_LIMIT), math.log10(0.2)
         frequencies = 2 * math.pi / torch.logspace(*span, self.num_frequencies, device=alpha.device)
         angle = (log_snr(alpha.float())[:, :, None] * frequencies).flatten(1)
@@ -35,14 +48,22 @@ class LevelEmbedding(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions, the noise level applied as a scale and a shift of the normalised activations (FiLM)."""
+    """Two 3x3 convolutions with a residual connection, conditioned on the noise level.
+
+    The level's embedding scales and shifts the normalised activations (FiLM, arXiv 1709.07871).
+
+    Args:
+        channels: in and out.
+        embedding_dim: of the level's embedding.
+        groups: of the group norms (default 8).
+    """
 
     def __init__(self, channels: int, embedding_dim: int, groups: int = 8) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(groups, channels)
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.norm2 = nn.GroupNorm(groups, channels, affine=False)
-        self.conv2 = zeroed(nn.Conv2d(channels, channels, 3, padding=1))
+        self.conv2 = zero_initialize(nn.Conv2d(channels, channels, 3, padding=1))
         self.film = nn.Linear(embedding_dim, 2 * channels)
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
@@ -53,14 +74,20 @@ class ResidualBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Attention between all sites of the coarse grid, residual."""
+    """Attention between all sites of the coarse grid, with a residual connection.
+
+    Args:
+        channels: in and out.
+        heads: of the attention (default 4).
+        groups: of the group norm (default 8).
+    """
 
     def __init__(self, channels: int, heads: int = 4, groups: int = 8) -> None:
         super().__init__()
         self.heads = heads
         self.norm = nn.GroupNorm(groups, channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.out = zeroed(nn.Conv2d(channels, channels, 1))
+        self.out = zero_initialize(nn.Conv2d(channels, channels, 1))
 
     def forward(self, h: Tensor) -> Tensor:
         qkv = self.qkv(self.norm(h)).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(-1, -2)
@@ -70,11 +97,19 @@ class SelfAttention(nn.Module):
 
 
 class ConditioningNetwork(nn.Module):
-    """A small residual U-Net whose work is mostly at half resolution, unless `num_fine_blocks` blocks more are at the full one.
+    """A small residual U-Net: maps (B, in_channels, H, W) and noise levels (B, num_levels) to (B, channels, H, W).
 
-    Maps (B, in_channels, H, W), noise levels (B, num_levels) and, where `prompt_dim` is given, the prompt's token states
-    (B, tokens, prompt_dim) to features (B, channels, H, W). No position enters, so any grid size will do; odd sizes
-    are padded by repeating the border.
+    No position enters, so any grid size will do. Odd sizes are padded by repeating the border.
+
+    Args:
+        in_channels: of the maps that it reads.
+        channels: its width at full resolution.
+        coarse_channels: its width at half resolution.
+        num_coarse_blocks: residual blocks at half resolution.
+        embedding_dim: of the levels' embedding (default 96).
+        num_levels: noise levels that it reads (default 3).
+        prompt_dim: D of the prompt's token states (B, tokens, D); None (default): it does not read the prompt.
+        num_fine_blocks: residual blocks at full resolution beside the first and the last (default 0).
     """
 
     def __init__(
@@ -125,7 +160,11 @@ class ConditioningNetwork(nn.Module):
 class PositionFeatures(nn.Module):
     """Pairwise features of the positions alone, for any grid: phi_r(p) = a_r exp(-||p - c_r||^2 / (2 s_r^2)).
 
-    p runs over [0, 1]^2; amplitudes a_r > 0, centres c_r and widths s_r are learned. Returns (rank, H, W).
+    p runs over [0, 1]^2. Amplitudes a_r > 0, centres c_r and widths s_r are learned. Called with a grid's height and
+    width, it returns (rank, H, W).
+
+    Args:
+        rank: number of features.
     """
 
     def __init__(self, rank: int) -> None:

@@ -38,7 +38,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Pairwise:
-    """Parameters of the pairwise term (3): phi (B, R, H, W) >= 0 and W (M, C)."""
+    """Parameters of the pairwise term (3).
+
+    Attributes:
+        features: phi (B, R, H, W), >= 0.
+        mixing: W (M, C).
+    """
 
     features: Tensor
     mixing: Tensor
@@ -46,7 +51,13 @@ class Pairwise:
 
 @dataclass(frozen=True)
 class Experts:
-    """Parameters of the higher-order term (4): f (K, C, k, k), alpha (B, K, H, W) >= 0 and b (B, K, H, W)."""
+    """Parameters of the higher-order term (4).
+
+    Attributes:
+        filters: f (K, C, k, k).
+        reliability: alpha (B, K, H, W), >= 0.
+        response: b (B, K, H, W).
+    """
 
     filters: Tensor
     reliability: Tensor
@@ -55,9 +66,13 @@ class Experts:
 
 @dataclass(frozen=True)
 class Potentials:
-    """The energy's parameters for a batch of grids: u (B, C, H, W), lambda (B, 1, H, W) > 0, and the other two terms.
+    """The energy's parameters for a batch of grids.
 
-    A term that is None is absent.
+    Attributes:
+        u: where each site is pulled to (B, C, H, W).
+        weight: lambda (B, 1, H, W), > 0.
+        pairwise: parameters of (3); None: the energy has no such term.
+        experts: parameters of (4), alike.
     """
 
     u: Tensor
@@ -70,7 +85,15 @@ class Potentials:
 
 
 def energy(y: Tensor, p: Potentials) -> dict[str, Tensor]:
-    """Equation (1) and its terms, for latents y (B, C, H, W): unary, pairwise, higher_order, total, each (B,)."""
+    """Compute the energy (1) and its terms.
+
+    Args:
+        y: latents (B, C, H, W).
+        p: the energy's parameters.
+
+    Returns:
+        `unary`, `pairwise`, `higher_order` and `total`, each (B,).
+    """
     unary = (p.weight * (y - p.u).square()).sum(dim=(1, 2, 3)) / 2
     pairwise = higher_order = torch.zeros_like(unary)
     if p.pairwise is not None:
@@ -83,7 +106,16 @@ def energy(y: Tensor, p: Potentials) -> dict[str, Tensor]:
 
 
 def gradient(y: Tensor, p: Potentials) -> tuple[Tensor, Tensor | None]:
-    """The gradient of (1) at y (B, C, H, W), and alpha w(r) (B, K, H, W): the experts' curvature there, by (6)."""
+    """Compute the gradient of (1).
+
+    Args:
+        y: latents (B, C, H, W).
+        p: the energy's parameters.
+
+    Returns:
+        The gradient at y (B, C, H, W), and the experts' curvature there, alpha w(r) by (6), (B, K, H, W); None without
+        experts.
+    """
     slope = p.weight * (y - p.u)
     if p.pairwise is not None:
         features, mixing = p.pairwise.features, p.pairwise.mixing
@@ -100,25 +132,54 @@ def gradient(y: Tensor, p: Potentials) -> tuple[Tensor, Tensor | None]:
 
 
 def messages(z: Tensor, features: Tensor) -> Tensor:
-    """Equation (5): sum_j s_ij z_j for z (B, M, H, W), the site itself included."""
+    """Compute (5), sum_j s_ij z_j, the site itself included.
+
+    Args:
+        z: (B, M, H, W).
+        features: phi (B, R, H, W).
+
+    Returns:
+        The messages to each site (B, M, H, W).
+    """
     gathered = torch.einsum("brhw,bmhw->brm", features, z)
     return torch.einsum("brhw,brm->bmhw", features, gathered)
 
 
 def degree(features: Tensor) -> Tensor:
-    """sum_j s_ij (B, 1, H, W), the site itself included: it cancels against its own message."""
+    """Compute sum_j s_ij, the site itself included: it cancels against its own message.
+
+    Args:
+        features: phi (B, R, H, W).
+
+    Returns:
+        The weighted degree of each site (B, 1, H, W).
+    """
     return torch.einsum("brhw,br->bhw", features, features.sum(dim=(2, 3)))[:, None]
 
 
 def degree_of_others(features: Tensor) -> Tensor:
-    """sum_{j != i} s_ij (B, 1, H, W)."""
+    """Compute sum_{j != i} s_ij.
+
+    Args:
+        features: phi (B, R, H, W).
+
+    Returns:
+        The weighted degree of each site without itself (B, 1, H, W).
+    """
     return degree(features) - features.square().sum(dim=1, keepdim=True)
 
 
 def pairwise_products(d: Tensor, pairwise: Pairwise) -> Tensor:
-    """d_a^T L d_b (B, n, n) for n directions d (B, n, C, H, W), with L the Hessian of (3): (3) is y^T L y / 2.
+    """Compute d_a^T L d_b, with L the Hessian of (3): (3) is y^T L y / 2.
 
     sum_i<j s_ij (z_i - z_j)(z'_i - z'_j) = sum_i degree_i z_i z'_i - sum_r (sum_i phi_ri z_i) (sum_i phi_ri z'_i)
+
+    Args:
+        d: n directions (B, n, C, H, W).
+        pairwise: parameters of (3).
+
+    Returns:
+        The products of all pairs of directions (B, n, n).
     """
     z = torch.einsum("mc,bnchw->bnmhw", pairwise.mixing, d)
     z = z - z.mean(dim=(3, 4), keepdim=True)  # only differences count; centred, the two sums hardly cancel
@@ -132,12 +193,28 @@ def pairwise_products(d: Tensor, pairwise: Pairwise) -> Tensor:
 
 
 def apply_filters(y: Tensor, filters: Tensor) -> Tensor:
-    """F y: the experts' answers (B, K, H, W) to latents (B, C, H, W)."""
+    """Compute F y, the experts' answers.
+
+    Args:
+        y: latents (B, C, H, W).
+        filters: f (K, C, k, k), k odd.
+
+    Returns:
+        The answers (B, K, H, W).
+    """
     return F.conv2d(y, filters, padding=filters.shape[-1] // 2)
 
 
 def apply_filters_transposed(r: Tensor, filters: Tensor) -> Tensor:
-    """F^T r: responses (B, K, H, W) back onto the latents (B, C, H, W)."""
+    """Compute F^T r, the adjoint of `apply_filters`.
+
+    Args:
+        r: answers (B, K, H, W).
+        filters: f (K, C, k, k), k odd.
+
+    Returns:
+        Latents (B, C, H, W).
+    """
     return F.conv_transpose2d(r, filters, padding=filters.shape[-1] // 2)
 
 
@@ -146,7 +223,15 @@ def apply_filters_transposed(r: Tensor, filters: Tensor) -> Tensor:
 
 
 def jacobi_diagonal(p: Potentials, curvature: Tensor | None) -> Tensor:
-    """The diagonal of A (B, C, H, W): the curvature along each latent alone."""
+    """Compute the diagonal of A: the curvature along each latent alone.
+
+    Args:
+        p: the energy's parameters.
+        curvature: of the experts (B, K, H, W), or None.
+
+    Returns:
+        The diagonal (B, C, H, W).
+    """
     diagonal = p.weight.expand_as(p.u)
     if p.pairwise is not None:
         size = p.pairwise.mixing.square().sum(dim=0)[:, None, None]
@@ -157,10 +242,17 @@ def jacobi_diagonal(p: Potentials, curvature: Tensor | None) -> Tensor:
 
 
 def separable_bound(p: Potentials, curvature: Tensor | None) -> Tensor:
-    """A diagonal D (B, C, H, W) with D >= A as quadratic forms, so that steps with 0 < omega < 2 descend.
+    """Compute a diagonal D with D >= A as quadratic forms, so that damped steps with 0 < omega < 2 descend.
 
     Pairs: (z_i - z_j)^2 <= 2 z_i^2 + 2 z_j^2, hence twice the weighted degree, and W^T W <= diag(|W|^T |W| 1).
     Experts: F^T diag(a) F <= diag(|F|^T (a |F| 1)).
+
+    Args:
+        p: the energy's parameters.
+        curvature: of the experts (B, K, H, W), or None.
+
+    Returns:
+        D (B, C, H, W).
     """
     bound = p.weight.expand_as(p.u)
     if p.pairwise is not None:
@@ -173,7 +265,16 @@ def separable_bound(p: Potentials, curvature: Tensor | None) -> Tensor:
 
 
 def curvature_products(d: Tensor, p: Potentials, curvature: Tensor | None) -> Tensor:
-    """d_a^T A d_b (B, n, n) for n directions d (B, n, C, H, W), without ever forming A."""
+    """Compute d_a^T A d_b without ever forming A.
+
+    Args:
+        d: n directions (B, n, C, H, W).
+        p: the energy's parameters.
+        curvature: of the experts (B, K, H, W), or None.
+
+    Returns:
+        The products of all pairs of directions (B, n, n).
+    """
     products = torch.einsum("bnchw,blchw->bnl", d * p.weight[:, None], d)
     if p.pairwise is not None:
         products = products + pairwise_products(d, p.pairwise)

@@ -2,6 +2,10 @@
 
 With Q(y) = prod_i N(mu_i, .) the free energy is stationary in mu where grad E(mu) = 0. Both solvers are
 majorize-minimize: each step lowers the quadratic that touches E from above, so the energy never rises.
+
+    solver   step
+    3mg      `memory_gradient_step`: a quadratic minimized over two directions; the default
+    damped   `damped_step`: plain parallel mean-field with a fixed step size
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +23,11 @@ Result = TypeVar("Result")
 
 
 def without_autocast(function: Callable[Args, Result]) -> Callable[Args, Result]:
-    """Run `function`, whose first argument is a tensor, in the types of its arguments, whatever autocast says."""
+    """Decorator: the function computes in the types of its arguments, whatever autocast says.
+
+    Args:
+        function: its first argument is a tensor.
+    """
 
     @wraps(function)
     def wrapper(*args: Args.args, **kwargs: Args.kwargs) -> Result:
@@ -31,17 +39,34 @@ def without_autocast(function: Callable[Args, Result]) -> Callable[Args, Result]
 
 @without_autocast
 def damped_step(y: Tensor, p: Potentials, omega: float = 1.0) -> Tensor:
-    """Plain parallel mean-field: y - omega D^-1 grad E(y), with D the separable bound and 0 < omega < 2."""
+    """Make a step of plain parallel mean-field: y - omega D^-1 grad E(y), D the separable bound.
+
+    Args:
+        y: latents (B, C, H, W).
+        p: the energy's parameters.
+        omega: step size, between 0 and 2 (default 1).
+
+    Returns:
+        The next iterate (B, C, H, W).
+    """
     slope, curvature = gradient(y, p)
     return y - omega * slope / separable_bound(p, curvature)
 
 
 @without_autocast
 def memory_gradient_step(y: Tensor, previous: Tensor, p: Potentials) -> Tensor:
-    """One 3MG step (Chouzenoux et al., IEEE TIP 2011): y (B, C, H, W) after `previous`, the displacement that led to y.
+    """Make a step of 3MG (Chouzenoux et al., IEEE TIP 2011).
 
-    The majorizer is minimized exactly over the span of the mean-field direction -grad E / diag(A) and `previous`;
-    no step size is left to choose.
+    The majorizer is minimized exactly over the span of the mean-field direction -grad E / diag(A) and the previous
+    displacement. No step size is left to choose.
+
+    Args:
+        y: latents (B, C, H, W).
+        previous: the displacement that led to y (B, C, H, W); zero at the first step.
+        p: the energy's parameters.
+
+    Returns:
+        The next iterate (B, C, H, W).
     """
     slope, curvature = gradient(y, p)
     d = torch.stack([-slope / jacobi_diagonal(p, curvature), previous], dim=1)
@@ -52,11 +77,18 @@ def memory_gradient_step(y: Tensor, previous: Tensor, p: Potentials) -> Tensor:
 
 
 def solve_2x2(a: Tensor, b: Tensor) -> Tensor:
-    """Solve a c = b for symmetric, positive semidefinite a (B, 2, 2) and b (B, 2), by Cramer's rule.
+    """Solve a c = b by Cramer's rule.
 
-    A relative and an absolute ridge stand in where directions are parallel or zero (the first step has no previous
-    displacement); the solution of a ridged system still lowers the majorizer. The absolute one is so large that
-    neither the determinant nor its square, which the derivative needs, underflows.
+    A relative and an absolute ridge keep the system regular where directions are parallel or zero (the first step has no
+    previous displacement). The solution of a ridged system still lowers the majorizer. The absolute ridge is so large
+    that neither the determinant nor its square, which the derivative needs, underflows.
+
+    Args:
+        a: symmetric and positive semidefinite (B, 2, 2).
+        b: (B, 2).
+
+    Returns:
+        c (B, 2).
     """
     tiny = torch.finfo(a.dtype).tiny ** 0.25
     a11, a12, a22 = a[:, 0, 0] * (1 + 1e-5) + tiny, a[:, 0, 1], a[:, 1, 1] * (1 + 1e-5) + tiny
@@ -65,7 +97,17 @@ def solve_2x2(a: Tensor, b: Tensor) -> Tensor:
 
 
 def iterate(y: Tensor, p: Potentials, num_iterations: int, solver: str = "3mg", omega: float = 1.0) -> Iterator[Tensor]:
-    """Yield the start y (B, C, H, W), then `num_iterations` further iterates: num_iterations + 1 in all.
+    """Descend the energy from y.
+
+    Args:
+        y: the start (B, C, H, W).
+        p: the energy's parameters.
+        num_iterations: 0 or more.
+        solver: "3mg" (default) or "damped".
+        omega: step size of "damped", between 0 and 2 (default 1).
+
+    Yields:
+        The start, then each iterate (B, C, H, W): num_iterations + 1 in all.
 
     Raises:
         ValueError: at the first `next`: an unknown solver, a negative count, omega outside (0, 2).

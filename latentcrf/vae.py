@@ -68,7 +68,7 @@ def round_trip(vae: Any, latents: Tensor) -> Tensor:
         The mean of the encoder's posterior (B, C, H, W), scaled alike, in the type of `latents`.
 
     Raises:
-        ValueError: an autoencoder without scaling factor, or one whose `encode` gives no distribution (AutoencoderTiny).
+        ValueError: an autoencoder without scaling factor, or one that encodes to no distribution (AutoencoderTiny).
     """
     check_autoencoder(vae)
     scale, shift = vae.config.scaling_factor, vae.config.get("shift_factor") or 0.0

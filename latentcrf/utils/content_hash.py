@@ -1,4 +1,4 @@
-"""What kept results depend on, as one hash: with other settings or weights they are made again."""
+"""One hash of what kept results depend on: with other settings or weights they are made again."""
 
 import hashlib
 import json
@@ -8,7 +8,14 @@ from torch import nn
 
 
 def content_hash(*parts: nn.Module | dict[str, Any] | None) -> str:
-    """A hash (SHA-256, hexadecimal) of settings and weights; the weights' precision does not enter."""
+    """Compute a hash of settings and weights. The weights' precision does not enter.
+
+    Args:
+        parts: dicts of settings, networks, or None, in order.
+
+    Returns:
+        SHA-256, hexadecimal.
+    """
     found = hashlib.sha256()
     for part in parts:
         if isinstance(part, nn.Module):

@@ -10,10 +10,16 @@ from pathlib import Path
 
 @contextmanager
 def replace_file(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success rename it onto `path`, on any error remove it.
+    """Replace a file as a whole: on success the temporary file is renamed onto `path`, on any error it is removed.
 
     The rename is atomic, so whoever opens `path` sees the old content or the new, never a part.
     The data are flushed to the disk before the rename: a power cut cannot leave an empty file.
+
+    Args:
+        path: the file; its folder is made where it is missing.
+
+    Yields:
+        A temporary path beside it, to write to.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -35,7 +41,14 @@ def replace_file(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def replace_folder(folder: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `folder`; on success it takes its place, on any error it is removed."""
+    """Replace a folder as a whole: on success the temporary folder takes its place, on any error it is removed.
+
+    Args:
+        folder: the folder; its parent is made where it is missing.
+
+    Yields:
+        A temporary folder beside it, to write to.
+    """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
