@@ -23,8 +23,8 @@ class Observation:
         alpha_in: the level of the hand-over, 0 to 1, a number or (B,).
         alpha_out: the level of the return, alike; 1 where the LDM does not take over again.
         prompt_embeds: the prompt's token states (B, tokens, D), or None.
-        alpha_denoised: the level of the last denoiser call, alike; None: alpha_in. It lies one step below alpha_in, which
-            tells a run of few steps from one of many.
+        alpha_denoised: the level of the last denoiser call, alike; None: alpha_in. It lies one step below alpha_in,
+            which tells a run of few steps from one of many.
         earlier: the clean estimate of an earlier denoiser call (B, C, H, W), or None. The change since then shows where
             the estimate is going (see `noise_levels.find_earlier_calls`).
         alpha_earlier: the level of that call, alike; given if and only if `earlier` is.

@@ -60,13 +60,13 @@ class with_inner_signature:
 class LatentCRFScheduler(SchedulerMixin):
     """A diffusers scheduler with a block of its steps replaced by LatentCRF.
 
-    All else (config, add_noise, scale_model_input, order, ...) is the inner scheduler's. A pipeline's progress bar still
-    counts up to n. `save_pretrained`, of this object or of the whole pipeline, stores the inner scheduler where it would
-    have been without this wrapper, and the CRF beside it.
+    All else (config, add_noise, scale_model_input, order, ...) is the inner scheduler's. A pipeline's progress bar
+    still counts up to n. `save_pretrained`, of this object or of the whole pipeline, stores the inner scheduler where
+    it would have been without this wrapper, and the CRF beside it.
 
     Args:
-        scheduler: the inner scheduler, with one denoiser call a step: DDIM, DDPM, Euler, DPM-Solver++, UniPC, DEIS, LCM,
-            flow matching, ... (see `latentcrf.inner_schedulers`).
+        scheduler: the inner scheduler, with one denoiser call a step: DDIM, DDPM, Euler, DPM-Solver++, UniPC, DEIS,
+            LCM, flow matching, ... (see `latentcrf.inner_schedulers`).
         crf: the bypass CRF; None (default): the zero-parameter bypass, y is the LDM's clean estimate. It follows the
             latents to their device.
         bypass: (first, last): the steps first, ..., last - 1 of the full run of n are skipped. Whole numbers are steps,
@@ -84,9 +84,9 @@ class LatentCRFScheduler(SchedulerMixin):
         num_denoiser_calls: how many timesteps are kept, after `set_timesteps`.
 
     Raises:
-        ValueError: a scheduler that makes more than one call a step or cannot begin in the middle of a run; a bypass that
-            is not as above (against n: in `set_timesteps`); a negative number of iterations; a finisher of another kind;
-            image-to-image that begins inside or after the bypass.
+        ValueError: a scheduler that makes more than one call a step or cannot begin in the middle of a run; a bypass
+            that is not as above (against n: in `set_timesteps`); a negative number of iterations; a finisher of another
+            kind; image-to-image that begins inside or after the bypass.
     """
 
     def __init__(
@@ -207,8 +207,9 @@ class LatentCRFScheduler(SchedulerMixin):
 
     @with_inner_signature
     def step(self, *args: Any, **kwargs: Any) -> Any:
-        """Make a step of the inner scheduler. At the last one before the bypass the CRF acts on its result, at the run's
-        last one the finisher.
+        """Make a step of the inner scheduler.
+
+        At the last one before the bypass the CRF acts on its result, at the run's last one the finisher.
 
         Args:
             args: the inner scheduler's: model output, timestep, sample (B, C, H, W).
@@ -284,8 +285,8 @@ class LatentCRFScheduler(SchedulerMixin):
         """Take the latents from the begin of the bypass to its end.
 
         The observation's x is `following`, what the inner scheduler returned at the last step before the bypass, at the
-        level of step `first`. Its x0_hat is `denoised`, from the denoiser call of step first - 1. For DDIM (eta = 0) the
-        two agree exactly.
+        level of step `first`. Its x0_hat is `denoised`, from the denoiser call of step first - 1. For DDIM (eta = 0)
+        the two agree exactly.
         """
         assert self._skipped is not None
         first, last = self._skipped
@@ -324,14 +325,16 @@ class LatentCRFScheduler(SchedulerMixin):
         images_per_prompt, rest = divmod(latents.shape[0], prompts)
         if rest or not images_per_prompt:
             raise ValueError(
-                f"prompt_embeds holds {prompts} prompts for {latents.shape[0]} latents; set those of this run before it "
-                "begins."
+                f"prompt_embeds holds {prompts} prompts for {latents.shape[0]} latents; set those of this run before "
+                "it begins."
             )
         return self.prompt_embeds.to(latents.device).repeat_interleave(images_per_prompt, dim=0)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Save the scheduler into a folder: the inner scheduler's own files, `latentcrf.json`, and the CRFs in `crf` and
-        `finisher`. A VAE round trip is noted; the autoencoder itself is the pipeline's.
+        """Save the scheduler into a folder.
+
+        It holds the inner scheduler's own files, `latentcrf.json`, and the CRFs in `crf` and `finisher`. A VAE round
+        trip is noted; the autoencoder itself is the pipeline's.
 
         Without this package the folder still loads as the inner scheduler.
 
@@ -360,8 +363,8 @@ class LatentCRFScheduler(SchedulerMixin):
         """Load what `save_pretrained` wrote. A pipeline saved with this scheduler loads once `latentcrf` is imported.
 
         Args:
-            pretrained_model_name_or_path: a local folder; from the Hub, fetch it with `huggingface_hub.snapshot_download`
-                first.
+            pretrained_model_name_or_path: a local folder; from the Hub, fetch it with
+                `huggingface_hub.snapshot_download` first.
             subfolder: of the folder, or None.
             kwargs: ignored, as pipelines pass them to every part.
 

@@ -79,9 +79,9 @@ def memory_gradient_step(y: Tensor, previous: Tensor, p: Potentials) -> Tensor:
 def solve_2x2(a: Tensor, b: Tensor) -> Tensor:
     """Solve a c = b by Cramer's rule.
 
-    A relative and an absolute ridge keep the system regular where directions are parallel or zero (the first step has no
-    previous displacement). The solution of a ridged system still lowers the majorizer. The absolute ridge is so large
-    that neither the determinant nor its square, which the derivative needs, underflows.
+    A relative and an absolute ridge keep the system regular where directions are parallel or zero (the first step has
+    no previous displacement). The solution of a ridged system still lowers the majorizer. The absolute ridge is so
+    large that neither the determinant nor its square, which the derivative needs, underflows.
 
     Args:
         a: symmetric and positive semidefinite (B, 2, 2).
