@@ -16,6 +16,7 @@ class InnerScheduler(Protocol):
 
     config: Any
     timesteps: Tensor
+    _internal_dict: Any
 
     def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
         """Choose the timesteps of a run."""
@@ -25,6 +26,10 @@ class InnerScheduler(Protocol):
 
     def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
         """Write the settings into a folder."""
+
+    def __len__(self) -> int:
+        """Count its training timesteps."""
+        ...
 
     def __getattr__(self, name: str) -> Any:
         """Whatever else it has: sigmas, alphas_cumprod, begin index, step index, order."""

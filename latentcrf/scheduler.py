@@ -330,7 +330,7 @@ class LatentCRFScheduler(SchedulerMixin):
             )
         return self.prompt_embeds.to(latents.device).repeat_interleave(images_per_prompt, dim=0)
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Save the scheduler into a folder.
 
         It holds the inner scheduler's own files, `latentcrf.json`, and the CRFs in `crf` and `finisher`. A VAE round
@@ -344,7 +344,7 @@ class LatentCRFScheduler(SchedulerMixin):
         """
         self.scheduler.save_pretrained(save_directory, **kwargs)
         finisher = self.finisher if isinstance(self.finisher, Finisher) else None
-        networks = {"crf": self.crf, "finisher": finisher and finisher.crf}
+        networks = {"crf": self.crf, "finisher": None if finisher is None else finisher.crf}
         for name, network in networks.items():
             if network is not None:
                 network.save_pretrained(Path(save_directory) / name)
@@ -358,7 +358,7 @@ class LatentCRFScheduler(SchedulerMixin):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike, subfolder: str | None = None, **kwargs: Any
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], subfolder: str | None = None, **kwargs: Any
     ) -> "LatentCRFScheduler":
         """Load what `save_pretrained` wrote. A pipeline saved with this scheduler loads once `latentcrf` is imported.
 
