@@ -31,13 +31,13 @@ from analysis.reference_features import embed, load_gallery
 from analysis.sampling import decode, load_pipeline
 from latentcrf import LatentCRF, Observation
 from latentcrf.observation import trend
+from latentcrf.training.data import DatasetError, read_image_folder
 from latentcrf.training.loop import RunError
 from latentcrf.training.observations import observe_coarse, observe_run
 from latentcrf.training.recording import RecordedRuns, RecordingSettings, load_recorded_runs
 from latentcrf.training.train import PAPER_BYPASS, errors, split
 from latentcrf.utils.files import replace_file
 from latentcrf.utils.weights import MODELS
-from recipes.emoji.dataset import DatasetError, load
 
 CPU = torch.device("cpu")
 FINISHING_SHARE = (
@@ -178,7 +178,7 @@ def ended_runs(options: argparse.Namespace, runs: RecordedRuns) -> EndedRuns:
     Raises:
         DatasetError, OSError: no data set, or no pipeline.
     """
-    rows, pixels = load(options.data)
+    rows, pixels = read_image_folder(options.data)
     features = load_features()
     gallery, _ = load_gallery(features, rows, pixels, options.data)
     core = [index for index, row in enumerate(rows) if row["core"]]

@@ -58,7 +58,7 @@ def read_parti(text: str) -> list[str]:
 def core_subjects(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """The core subjects seen in training: (subject, code_point)."""
     table = pd.DataFrame(rows)
-    return table[table["core"] & (table["split"] == "train")][["subject", "code_point"]].drop_duplicates()
+    return table[table["core"] & (table["split"] == "train")][["text", "code_point"]].drop_duplicates()
 
 
 def draw_prompts(rows: list[dict[str, Any]], count: int, seed: int) -> pd.DataFrame:

@@ -45,10 +45,10 @@ from analysis.sampling import (
     sample_encoded,
 )
 from latentcrf import LatentCRF, LatentCRFScheduler, Observation
+from latentcrf.training.data import DatasetError, read_image_folder
 from latentcrf.utils.files import replace_file
 from latentcrf.utils.weights import MODELS
 from latentcrf.vae import round_trip
-from recipes.emoji.dataset import DatasetError, load
 
 SHIPPED = (
     *("emoji-latentcrf", "emoji-latentcrf-static", "emoji-latentcrf-finisher"),
@@ -84,7 +84,7 @@ def captioned_sheet(pixels: np.ndarray, captions: list[str], columns: int = 8) -
 @torch.inference_mode()
 def autoencoder(options: argparse.Namespace) -> None:
     """Reconstruction of the held-out images: PSNR in dB, LPIPS(alex)."""
-    rows, pixels = load(options.data)
+    rows, pixels = read_image_folder(options.data)
     held_out = [index for index, row in enumerate(rows) if row["split"] == "test"]
     vae, model = load_pipeline(options.model).vae, load_lpips()
     reference = measures.to_images(pixels[held_out])
@@ -95,7 +95,7 @@ def autoencoder(options: argparse.Namespace) -> None:
         decoded = measures.to_images(measures.to_pixels(decoded))  # as the eye sees it: 8 bits a channel
         found["psnr"].append(measures.psnr(decoded, batch))
         found["lpips"].append(measures.lpips(model, decoded, batch))
-    items = pd.DataFrame(rows)[["subject", "style", "code_point"]].iloc[held_out].reset_index(drop=True)
+    items = pd.DataFrame(rows)[["text", "style", "code_point"]].iloc[held_out].reset_index(drop=True)
     for name, values in found.items():
         items[name] = torch.cat(values).numpy()
     summary = measures.summary({"PSNR (dB)": (items["psnr"], np.mean), "LPIPS(alex)": (items["lpips"], np.mean)})
@@ -104,11 +104,11 @@ def autoencoder(options: argparse.Namespace) -> None:
 
 def ldm(options: argparse.Namespace) -> None:
     """Retrieval of the prompted subject, R@1 and R@5, beside real images'; a sheet of the first 64 pictures."""
-    rows, pixels = load(options.data)
+    rows, pixels = read_image_folder(options.data)
     prompts = draw_prompts(rows, options.prompts, options.seed)
     pipeline = load_pipeline(options.model)
     seeds = [options.seed + index for index in range(len(prompts))]
-    captions = prompts["subject"].tolist()
+    captions = prompts["text"].tolist()
     latents = sample(
         pipeline, captions, seeds, steps=STEPS, guidance=options.guidance,
         batch_size=options.batch_size, bf16=options.bf16, progress="ldm",
@@ -158,7 +158,7 @@ def interleaved_seconds(
 
 def crf(options: argparse.Namespace) -> None:
     """LatentCRF and the bypass without parameters against the full run from the same noise."""
-    rows, _ = load(options.data)
+    rows, _ = read_image_folder(options.data)
     prompts = draw_prompts(rows, options.prompts, options.seed)
     pipeline, model = load_pipeline(options.model), load_lpips()
     network = LatentCRF.from_pretrained(options.crf, use_safetensors=True, local_files_only=True).eval()
@@ -167,7 +167,7 @@ def crf(options: argparse.Namespace) -> None:
         "bypass": LatentCRFScheduler(pipeline.scheduler, None, bypass=BYPASS),
         "crf": LatentCRFScheduler(pipeline.scheduler, network, bypass=BYPASS, num_iterations=options.iterations),
     }
-    captions, seeds = prompts["subject"].tolist(), [options.seed + index for index in range(len(prompts))]
+    captions, seeds = prompts["text"].tolist(), [options.seed + index for index in range(len(prompts))]
 
     def run(name: str, count: int, batch_size: int, progress: str | None = None) -> torch.Tensor:
         return sample(

@@ -28,9 +28,9 @@ from analysis.figures.style import BELOW, METHODS, apply_style, tint
 from analysis.sampling import BYPASS, GUIDANCE, STEPS, encode, initial_noise, load_pipeline, use_scheduler
 from latentcrf import LatentCRF, LatentCRFScheduler
 from latentcrf.noise_levels import clean_estimate_between, coefficients, to_variance_preserving
+from latentcrf.training.data import DatasetError, read_image_folder
 from latentcrf.utils.files import replace_file
 from latentcrf.utils.weights import MODELS
-from recipes.emoji.dataset import DatasetError, load
 
 # Quantity -> (title, axis).
 QUANTITIES = {
@@ -264,7 +264,7 @@ def choose_prompts(options: argparse.Namespace) -> list[str]:
     """
     if options.prompts == "parti":
         return prompt_lists.parti()
-    listed = options.text or prompt_lists.core_subjects(load(options.data)[0])["subject"].tolist()
+    listed = options.text or prompt_lists.core_subjects(read_image_folder(options.data)[0])["text"].tolist()
     return [listed[index % len(listed)] for index in range(options.prompts)]
 
 

@@ -1,11 +1,10 @@
 """What all tests share: seeded random numbers, a small data set in the real one's format, a tiny pipeline."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -36,7 +35,7 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             image.save(folder / file)
             rows.append(
                 {
-                    "subject": f"{colour} shape",
+                    "text": f"{colour} shape",
                     "tags": [colour, shape, "plain"],
                     "group": "activities",
                     "subgroup": "game",
@@ -46,11 +45,11 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     "package": "none",
                     "licence": "none",
                     "pixels_sha256": hashlib.sha256(np.asarray(image).tobytes()).hexdigest(),
-                    "file": file,
+                    "file_name": file,
                     "split": "test" if index % 4 == 0 and style == "noto" else "train",
                 }
             )
-    pq.write_table(pa.Table.from_pylist(rows).replace_schema_metadata({"size": "128"}), folder / "dataset.parquet")
+    (folder / "metadata.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     return folder
 
 

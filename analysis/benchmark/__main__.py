@@ -42,10 +42,10 @@ from analysis.prompts import remaining_prompts, validation_prompts
 from analysis.reference_features import load_gallery
 from analysis.sampling import GUIDANCE, cache_denoiser_calls, decode, load_pipeline
 from latentcrf import LatentCRF
+from latentcrf.training.data import DatasetError, read_image_folder
 from latentcrf.utils.content_hash import content_hash
 from latentcrf.utils.files import replace_file
 from latentcrf.utils.weights import MODELS
-from recipes.emoji.dataset import DatasetError, load
 
 RESAMPLES = 2000
 SAMPLES = 6  # images shown of each method
@@ -90,7 +90,7 @@ def benchmark(options: argparse.Namespace) -> pd.DataFrame:
     Raises:
         ValueError: wrong options, or --out holds a benchmark of other settings or weights.
     """
-    rows, pixels = load(options.data)
+    rows, pixels = read_image_folder(options.data)
     drawn = validation_prompts if options.validation else remaining_prompts
     task = Task.of(drawn(rows, options.prompts, options.seed), options)
     pipeline = load_pipeline(options.model)

@@ -41,7 +41,7 @@ class Task:
         repeated = prompts.loc[prompts.index.repeat(options.seeds)]
         first = 10_000 + options.seed  # far from the seeds of `analysis.quality`
         return cls(
-            captions=repeated["subject"].tolist(),
+            captions=repeated["text"].tolist(),
             seeds=[first + index for index in range(len(repeated))],
             prompt=np.repeat(np.arange(len(prompts)), options.seeds),
             labels=repeated["code_point"].tolist(),

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from latentcrf.model import LatentCRF
 from latentcrf.observation import Observation, hand_over
+from latentcrf.training.data import DatasetError, read_image_folder
 from latentcrf.training.discriminators import (
     PAIR_DISCRIMINATORS,
     PairDiscriminator,
@@ -55,7 +56,6 @@ from latentcrf.training.recording import RecordedRuns, RecordingSettings, levels
 from latentcrf.training.stages import Denoising, Distillation, Refinement, Stage, to_device
 from latentcrf.utils.files import replace_folder
 from recipes.emoji.captions import STYLE_WORDS, build_captions
-from recipes.emoji.dataset import DatasetError, load
 from recipes.emoji.latents import encode_images
 from recipes.emoji.third_party_weights import PartsError
 
@@ -122,7 +122,7 @@ def train(options: argparse.Namespace) -> None:
     ldm = ldm.to(device)
     ldm.scheduler = DDIMScheduler.from_config(ldm.scheduler.config)
     recording = RecordingSettings(chunk=options.chunk)
-    table, pixels = load(options.data)
+    table, pixels = read_image_folder(options.data)
     seen = [index for index, row in enumerate(table) if row["core"] and row["split"] == "train"]
     prompts = prompt_list([table[index] for index in seen])
     folder = options.recordings or options.out / "runs"
@@ -254,9 +254,7 @@ def check_chunk(parser: argparse.ArgumentParser, options: argparse.Namespace, ki
 
 def prompt_list(rows: list[dict]) -> list[str]:
     """Labels, every second one with its style, in an order that does not follow the alphabet."""
-    described = [
-        row["subject"] if i % 2 else f"{row['subject']}, {STYLE_WORDS[row['style']]}" for i, row in enumerate(rows)
-    ]
+    described = [row["text"] if i % 2 else f"{row['text']}, {STYLE_WORDS[row['style']]}" for i, row in enumerate(rows)]
     order = torch.randperm(len(described), generator=torch.Generator().manual_seed(0)).tolist()
     return [described[index] for index in order]
 

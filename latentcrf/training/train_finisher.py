@@ -21,6 +21,7 @@ from torch import Tensor
 
 from latentcrf.model import LatentCRF
 from latentcrf.observation import Observation
+from latentcrf.training.data import DatasetError, read_image_folder
 from latentcrf.training.final_latents import FinalLatentsSettings, load_final_latents, record_final_latents
 from latentcrf.training.loop import (
     EMA,
@@ -38,7 +39,6 @@ from latentcrf.training.loop import (
 from latentcrf.training.presets import PRESETS, with_overrides
 from latentcrf.training.stages import random_iterations
 from latentcrf.training.train import HELD_OUT_EVERY, build_crf, check_chunk, chunk_argument, prompt_list, save_half
-from recipes.emoji.dataset import DatasetError, load
 
 
 def finished_by(crf: LatentCRF, latents: Tensor, num_iterations: int = 5) -> Tensor:
@@ -71,7 +71,7 @@ def train(options: argparse.Namespace) -> None:
             f"{ldm.unet.config.in_channels}."
         )
     recording = FinalLatentsSettings(chunk=options.chunk, passes=options.passes)
-    table, _ = load(options.data)
+    table, _ = read_image_folder(options.data)
     prompts = prompt_list([row for row in table if row["core"] and row["split"] == "train"])
     folder = options.recordings or options.out / "finals"
     record_final_latents(ldm, static, prompts, folder, options.runs, recording)

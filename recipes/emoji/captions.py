@@ -59,7 +59,7 @@ def build_captions(pipeline: StableDiffusionPipeline, rows: list[dict[str, Any]]
 
     described = []
     for row in rows:
-        label, tags = row["subject"], [tag for tag in row["tags"] if tag not in row["subject"]]
+        label, tags = row["text"], [tag for tag in row["tags"] if tag not in row["text"]]
         pairs = [f"{label}, {first}, {second}" for first, second in zip(tags, tags[1:], strict=False)] or [label]
         described.append(
             ([row_of(label)], [row_of(f"{label}, {STYLE_WORDS[row['style']]}")], [row_of(pair) for pair in pairs])

@@ -19,13 +19,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from latentcrf.training.data import METADATA, DatasetError, read_metadata
 from latentcrf.utils.files import replace_file
 from recipes.emoji.drawings import (
     PACKAGES,
     STYLES,
     WHITE,
     WORDS,
-    DatasetError,
     fetch,
     normal_code_point,
     open_sources,
@@ -54,7 +54,7 @@ def subjects(words: Path) -> Iterator[dict[str, Any]]:
             continue
         subgroup = names["subgroups"][str(entry["subgroup"])]
         yield {
-            "subject": entry["label"],
+            "text": entry["label"],
             "tags": list(entry.get("tags", [])),
             "group": group,
             "subgroup": subgroup,
@@ -73,7 +73,7 @@ def draw_rows(folder: Path, out: Path, size: int) -> list[dict[str, Any]]:
     rows, seen = [], set()
     for subject in tqdm(listed, desc="drawing", unit="subject"):
         for style in STYLES:
-            key = slug(subject["subject"]) if style == "flat" else subject["code_point"]
+            key = slug(subject["text"]) if style == "flat" else subject["code_point"]
             draw = sources[style].get(key)
             if draw is None:
                 continue
@@ -89,7 +89,7 @@ def draw_rows(folder: Path, out: Path, size: int) -> list[dict[str, Any]]:
             seen.add((style, pixels))
             package = PACKAGES[style]
             source = {"package": str(package), "licence": package.licence}
-            rows.append({**subject, "style": style, **source, "pixels_sha256": pixels, "file": file})
+            rows.append({**subject, "style": style, **source, "pixels_sha256": pixels, "file_name": file})
     return rows
 
 
@@ -126,30 +126,26 @@ def contact_sheet(images: list[Image.Image], columns: int, gap: int = 4) -> Imag
 
 
 def build(out: Path, size: int = 128) -> list[dict[str, Any]]:
-    """Build the data set in `out`: packages/, images/, sample-sheet.png and, last of all, dataset.parquet.
+    """Build the data set in `out`: packages/, images/, sample-sheet.png and, last of all, metadata.jsonl.
 
     Deterministic; an interrupted run is taken up where it stopped.
 
     Raises:
         DatasetError: with a sentence, where a package, the network or disk space is missing.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    table_path = out / "dataset.parquet"
-    if table_path.exists():
-        rows, made = _read_table(table_path)
-        if made != size:
-            raise DatasetError(f"{out} holds this data set at {made} px; choose another folder for {size} px.")
-        missing = sum(not (out / row["file"]).exists() for row in rows)
+    metadata, settings = out / METADATA, out / "size.txt"
+    if settings.exists() and settings.read_text() != str(size):
+        raise DatasetError(
+            f"{out} holds this data set at {settings.read_text()} px; choose another folder for {size} px."
+        )
+    if metadata.exists():
+        rows = read_metadata(out)
+        missing = sum(not (out / row["file_name"]).exists() for row in rows)
         if not missing:
             print(f"{out} is complete: {len(rows):,} images at {size} px.")
             return rows
         print(f"{missing:,} images are missing from {out}; drawing them again.")
     try:
-        settings = out / "size.txt"
-        if settings.exists() and settings.read_text() != str(size):
-            raise DatasetError(f"{out} was begun at {settings.read_text()} px; choose another folder for {size} px.")
         with replace_file(settings) as temporary:
             temporary.write_text(str(size))
         (out / "packages").mkdir(parents=True, exist_ok=True)
@@ -157,37 +153,15 @@ def build(out: Path, size: int = 128) -> list[dict[str, Any]]:
         split(rows)
         chosen = np.random.default_rng(0).choice(len(rows), size=min(200, len(rows)), replace=False)
         with replace_file(out / "sample-sheet.png") as temporary:
-            contact_sheet([Image.open(out / rows[i]["file"]) for i in chosen], columns=20).save(temporary)
-        table = pa.Table.from_pylist(rows).replace_schema_metadata({"size": str(size)})
-        with replace_file(table_path) as temporary:
-            pq.write_table(table, temporary)
+            contact_sheet([Image.open(out / rows[i]["file_name"]) for i in chosen], columns=20).save(temporary)
+        with replace_file(metadata) as temporary:
+            temporary.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), encoding="utf-8")
     except OSError as error:
         raise DatasetError(
             f"The data set could not be written to {out}: {error.strerror or error}. "
             f"Make room (it needs about 300 MB) or choose another --out, then run the command again; what is written is kept."
         ) from error
     return rows
-
-
-def _read_table(path: Path) -> tuple[list[dict[str, Any]], int]:
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(path)
-    return table.to_pylist(), int(table.schema.metadata[b"size"])
-
-
-def load(folder: str | Path) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """The table's rows and the images, uint8 (N, size, size, 3) in 0..255, in the same order.
-
-    Raises:
-        DatasetError: `folder` holds no complete data set.
-    """
-    folder = Path(folder)
-    path = folder / "dataset.parquet"
-    if not path.exists():
-        raise DatasetError(f"{folder} holds no data set. Build it: python -m recipes.emoji.dataset --out {folder}")
-    rows, _ = _read_table(path)
-    return rows, np.stack([np.asarray(Image.open(folder / row["file"])) for row in rows])
 
 
 def main(arguments: list[str] | None = None) -> int:

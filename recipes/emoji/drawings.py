@@ -18,12 +18,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from latentcrf.training.data import DatasetError
+
 STYLES = ("3d", "flat", "noto", "twemoji")
 WHITE = (255, 255, 255)
-
-
-class DatasetError(RuntimeError):
-    """The data set cannot be built or read; the message says why and what to do."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from latentcrf.training.data import DatasetError, read_image_folder
 from latentcrf.training.loop import (
     EMA,
     Run,
@@ -33,7 +34,7 @@ from latentcrf.training.loop import (
 )
 from latentcrf.utils.files import replace_file, replace_folder
 from recipes.emoji.captions import build_captions
-from recipes.emoji.dataset import DatasetError, contact_sheet, load
+from recipes.emoji.dataset import contact_sheet
 from recipes.emoji.latents import encode_images
 from recipes.emoji.third_party_weights import PartsError, text_encoder
 
@@ -144,7 +145,7 @@ def train(options: argparse.Namespace) -> None:
     """Run the training that the command line describes."""
     device = best_device()
     torch.manual_seed(options.seed)
-    rows, pixels = load(options.data)
+    rows, pixels = read_image_folder(options.data)
     pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     seen = [index for index, row in enumerate(rows) if row["core"] and row["split"] == "train"]
     unseen = [index for index, row in enumerate(rows) if row["split"] == "test"]

@@ -28,6 +28,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor, nn
 
+from latentcrf.training.data import DatasetError, read_image_folder
 from latentcrf.training.discriminators import (
     ImageDiscriminator,
     add_discriminator_arguments,
@@ -50,7 +51,7 @@ from latentcrf.training.losses import adversarial_ramp
 from latentcrf.training.perceptual import load_lpips
 from latentcrf.utils.files import replace_file, replace_folder
 from recipes.emoji.captions import encode_captions
-from recipes.emoji.dataset import DatasetError, contact_sheet, load
+from recipes.emoji.dataset import contact_sheet
 from recipes.emoji.latents import fold, latent_moments, sdedit
 from recipes.emoji.third_party_weights import PartsError
 from recipes.emoji.widening import widen_vae
@@ -105,7 +106,7 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
     """Run the training that the command line describes; returns the averaged, folded autoencoder."""
     device = best_device()
     torch.manual_seed(options.seed)
-    rows, pixels = load(options.data)
+    rows, pixels = read_image_folder(options.data)
     # Kept as bytes: 6,000 pictures as floats would take 1.2 GB.
     pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
     is_train = torch.tensor([row["split"] == "train" for row in rows])
@@ -113,7 +114,7 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
     if options.ldm:
         ldm = StableDiffusionPipeline.from_pretrained(options.ldm, torch_dtype=torch.float32, use_safetensors=True)
         ldm = ldm.to(device)
-        states = encode_captions(ldm, [row["subject"] for row in rows if row["split"] == "train"])
+        states = encode_captions(ldm, [row["text"] for row in rows if row["split"] == "train"])
 
     def to_float(images: Tensor) -> Tensor:
         return images.to(device).float() / 127.5 - 1

@@ -26,7 +26,7 @@ from tests.latentcrf.test_model import with_random_weights
 
 def subject_rows(count: int) -> list[dict[str, Any]]:
     return [
-        {"subject": f"subject {i}", "code_point": f"{i:x}", "style": style, "core": True, "split": "train",
+        {"text": f"subject {i}", "code_point": f"{i:x}", "style": style, "core": True, "split": "train",
          "pixels_sha256": f"{i}-{style}"}
         for i in range(count) for style in ("flat", "noto")
     ]  # fmt: skip

@@ -97,7 +97,7 @@ def test_bootstrap_intervals() -> None:
 
 def some_rows(count: int = 20) -> list[dict[str, object]]:
     return [
-        {"subject": f"s{i}", "code_point": str(i), "core": i >= 5, "split": "test" if i < 8 else "train",
+        {"text": f"s{i}", "code_point": str(i), "core": i >= 5, "split": "test" if i < 8 else "train",
          "pixels_sha256": str(i)}
         for i in range(count)
     ]  # fmt: skip

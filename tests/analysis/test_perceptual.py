@@ -10,8 +10,8 @@ from torch import Tensor
 
 from analysis.metrics.perceptual import load_features, load_lpips
 
-OURS = Path(__file__).parent / "data"
-PUBLISHED = Path(__file__).parents[2] / "shared" / "data" / "lpips-examples"
+OURS = Path(__file__).parents[1] / "data"
+PUBLISHED = Path(__file__).parents[3] / "shared" / "data" / "lpips-examples"
 
 
 def read(path: Path) -> Tensor:
@@ -81,5 +81,7 @@ def test_wrong_shapes_and_missing_files_are_named(features: torch.nn.Module, tmp
     with pytest.raises(ValueError, match=r"\(B, 3, H, W\).*got shape \(3, 64, 64\)"):
         features(torch.zeros(3, 64, 64))
     for load in (load_lpips, load_features):
-        with pytest.raises(FileNotFoundError, match=r"model\.safetensors is missing.*latentcrf\.emoji\.parts"):
+        with pytest.raises(
+            FileNotFoundError, match=r"model\.safetensors is missing.*recipes\.emoji\.third_party_weights"
+        ):
             load(tmp_path)

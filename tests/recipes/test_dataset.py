@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from latentcrf.training.data import DatasetError
 from recipes.emoji import dataset, drawings
-from recipes.emoji.dataset import build, load, main, split
-from recipes.emoji.drawings import DatasetError, Package, normal_code_point, slug
+from recipes.emoji.dataset import build, main, split
+from recipes.emoji.drawings import Package, normal_code_point, slug
 
 SUBJECTS = {  # code point, label, and the styles that draw it
     "1F34E": ("red apple", ("3d", "flat", "noto", "twemoji")),
@@ -160,13 +161,13 @@ def test_split_depends_on_neither_order_nor_company() -> None:
 def test_build_and_load(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--out", str(out), "--size", "32"]) == 0
     assert "16 images, 5 subjects" in capsys.readouterr().out
-    rows, images = load(out)
+    rows, images = read_image_folder(out)
     assert images.shape == (16, 32, 32, 3)
     assert images.dtype == np.uint8
-    assert [(row["subject"], row["style"]) for row in rows[:4]] == [("red apple", style) for style in drawings.STYLES]
-    assert not any(row["subject"] == "a flag" for row in rows)
-    assert {row["subject"]: row["core"] for row in rows}["thumbs up"] is False
-    assert {row["code_point"] for row in rows if row["subject"] == "red heart"} == {"2764"}
+    assert [(row["text"], row["style"]) for row in rows[:4]] == [("red apple", style) for style in drawings.STYLES]
+    assert not any(row["text"] == "a flag" for row in rows)
+    assert {row["text"]: row["core"] for row in rows}["thumbs up"] is False
+    assert {row["code_point"] for row in rows if row["text"] == "red heart"} == {"2764"}
     for row, image in zip(rows, images, strict=True):
         assert (image[0, 0] == 255).all(), "the ground is white"
         assert (image < 255).any(), row["file"]
@@ -180,7 +181,7 @@ def test_two_builds_are_equal(out: Path, registry: Path, tmp_path: Path) -> None
     first = build(out, 32)
     shutil.copytree(registry, tmp_path / "again" / "packages")
     assert build(tmp_path / "again", 32) == first
-    assert (tmp_path / "again" / "dataset.parquet").read_bytes() == (out / "dataset.parquet").read_bytes()
+    assert (tmp_path / "again" / "metadata.jsonl").read_bytes() == (out / "dataset.parquet").read_bytes()
 
 
 def test_a_complete_data_set_is_left_alone_and_a_hole_is_mended(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -218,10 +219,10 @@ def test_full_disk(out: Path, full_disk: None, capfd: pytest.CaptureFixture[str]
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))  # room is made
     assert status == 1
     assert "could not be written" in capfd.readouterr().err
-    assert not (out / "dataset.parquet").exists()
+    assert not (out / "metadata.jsonl").exists()
     assert not [path for path in out.rglob(".*") if path.is_file()], "no half-written file is left"
-    with pytest.raises(DatasetError, match="holds no data set"):
-        load(out)
+    with pytest.raises(DatasetError, match="holds no metadata.jsonl"):
+        read_image_folder(out)
     drawn = {path: path.stat().st_mtime_ns for path in (out / "images").iterdir()}
     assert drawn
     assert len(build(out, 32)) == 16
@@ -241,7 +242,7 @@ def test_without_network(
     assert main(["--out", str(tmp_path / "out"), "--size", "32"]) == 1
     error = capsys.readouterr().err
     assert "npm could not fetch words@1.0.0 (npm error connect ECONNREFUSED). Is there a network?" in error
-    assert not (tmp_path / "out" / "dataset.parquet").exists()
+    assert not (tmp_path / "out" / "metadata.jsonl").exists()
 
 
 def test_packages_come_by_npm(registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +258,7 @@ def test_another_file_is_refused(out: Path) -> None:
     with pytest.raises(DatasetError, match=r"is not noto@1\.0\.0: its SHA-256 is [0-9a-f]{64}.*It was removed"):
         build(out, 32)
     assert not file.exists()
-    assert not (out / "dataset.parquet").exists()
+    assert not (out / "metadata.jsonl").exists()
 
 
 @pytest.mark.parametrize("size", ["15", "513", "-1"])
