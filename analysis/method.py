@@ -33,6 +33,7 @@ from analysis.studies.walkthrough import (
     redundant,
 )
 from latentcrf import LatentCRF
+from latentcrf.precision import add_precision_argument, choose_precision
 from latentcrf.solver import SOLVERS
 from latentcrf.utils.weights import MODELS
 
@@ -133,16 +134,17 @@ def main(arguments: list[str] | None = None) -> int:
     add("--guidance", type=float, default=GUIDANCE, help=f"guidance scale (default {GUIDANCE:g})")
     add("--model", type=Path, default=MODELS / "emoji-ldm", metavar="FOLDER", help="pipeline (default: shipped)")
     add("--crf", type=Path, default=MODELS / "emoji-latentcrf", metavar="FOLDER", help="LatentCRF (default: shipped)")
-    add("--fp32", action="store_true", help="float32 networks instead of bfloat16")
+    add_precision_argument(parser)
     options = parse(parser, "method", arguments)
     if not COLUMNS <= options.steps <= 200:
         parser.error(f"--steps {options.steps} is out of range: {COLUMNS} to 200.")
     if not options.prompt.strip():
         parser.error("--prompt was left empty.")
     try:
+        precision = choose_precision(options.precision, "cpu")
         found = compute(
             load_pipeline(options.model), LatentCRF.from_pretrained(options.crf).eval(), options.prompt, options.seed,
-            bypass=tuple(options.bypass), steps=options.steps, guidance=options.guidance, bf16=not options.fp32,
+            bypass=tuple(options.bypass), steps=options.steps, guidance=options.guidance, precision=precision,
         )  # fmt: skip
         names = write_results(results(found), options.out)
     except (OSError, ValueError) as error:

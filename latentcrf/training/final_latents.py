@@ -17,6 +17,7 @@ from torch import Tensor
 
 from latentcrf.finisher import Finisher
 from latentcrf.model import LatentCRF
+from latentcrf.precision import autocast
 from latentcrf.training.loop import RunError
 from latentcrf.training.recording import SOLVERS, Chunk, record_chunks, solve
 from latentcrf.vae import VAERoundTrip
@@ -63,7 +64,7 @@ class FinisherTeacher:
 @torch.no_grad()
 def record_final_latents(
     pipeline: StableDiffusionPipeline, static: LatentCRF, prompts: Sequence[str], folder: Path, count: int,
-    recording: FinalLatentsSettings,
+    recording: FinalLatentsSettings, precision: torch.dtype = torch.float32,
 ) -> None:  # fmt: skip
     """Record `count` runs on `prompts`, in turn, into `folder`; chunks that are there already are kept.
 
@@ -76,15 +77,16 @@ def record_final_latents(
         solver, steps = recording.runs[chunk.index % len(recording.runs)]
         kind, how = KINDS[solver]
         scheduler = kind.from_config(pipeline.scheduler.config, **how)
-        path_of, _ = solve(pipeline, scheduler, chunk.prompts, chunk.noise, steps, chunk.guidance)
+        path_of, _ = solve(pipeline, scheduler, chunk.prompts, chunk.noise, steps, chunk.guidance, precision)
         latents = path_of[:, -1].to(pipeline.device)
-        with torch.autocast(latents.device.type, torch.bfloat16):
+        with autocast(latents.device, precision):
             finished = teacher(latents)
         return {"latents": latents.float().cpu(), "finished": finished.float().cpu()}
 
     record_chunks(
-        pipeline, prompts, folder, count, recording, FIRST_SEED, make, pipeline.vae, static, name="last latents"
-    )
+        pipeline, prompts, folder, count, recording, FIRST_SEED, make, pipeline.vae, static, name="last latents",
+        precision=precision,
+    )  # fmt: skip
 
 
 def load_final_latents(folder: Path, count: int, recording: FinalLatentsSettings) -> tuple[Tensor, Tensor]:

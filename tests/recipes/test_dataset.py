@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latentcrf.training.data import DatasetError
+from latentcrf.training.data import DatasetError, read_image_folder
 from recipes.emoji import dataset, drawings
 from recipes.emoji.dataset import build, main, split
 from recipes.emoji.drawings import Package, normal_code_point, slug
