@@ -9,7 +9,7 @@ LDM's own, for the bypass (33, 49) of 50 and for runs of 4 to 12 steps that the 
 latents decode to: KID to the data set's images of runs that the CRF ends, from step 33 of 50 and at the last step but
 one of 4 to 12, and of the LDM's own runs that the CRF finishes; beside that of the LDM's own images. Written to --out:
 ablation.csv (a row a model and iteration count) and ablation.md, with 95 % bootstrap intervals over the runs, the
-differences to the first model paired.
+differences to the first model paired. The CRFs compute in float32; `--precision` is the decoder's.
 """
 
 import argparse
@@ -34,6 +34,7 @@ from latentcrf.emoji.dataset import DatasetError, load
 from latentcrf.files import replacing
 from latentcrf.model import trend
 from latentcrf.perceptual import MODELS, load_features
+from latentcrf.precision import add_precision_argument, choose_precision, precision_name
 from latentcrf.training.loop import RunError
 from latentcrf.training.observations import observe_coarse, observe_run
 from latentcrf.training.train import PAPER_BYPASS, errors, split
@@ -68,13 +69,15 @@ class EndedRuns:
         runs: the recorded runs (n); resampled are they.
         features: reads the images.
         real: of the data set's images.
+        precision: in which the decoder computes.
     """
 
     def __init__(
-        self, pipeline: StableDiffusionPipeline, runs: Trajectories, features: nn.Module, real: RealFeatures
-    ) -> None:
+        self, pipeline: StableDiffusionPipeline, runs: Trajectories, features: nn.Module, real: RealFeatures,
+        precision: torch.dtype = torch.float32,
+    ) -> None:  # fmt: skip
         assert runs.coarse is not None
-        self.pipeline, self.features, self.real = pipeline, features, real
+        self.pipeline, self.features, self.real, self.precision = pipeline, features, real, precision
         self.weights, self.own = cluster_weights(len(runs)), runs.latents[:, -1]
         steps, every, end = runs.coarse, torch.arange(len(runs)), torch.full((len(runs),), runs.steps)
         first = torch.full_like(end, PAPER_BYPASS[0])
@@ -103,7 +106,7 @@ class EndedRuns:
         return self.own.lerp(mend(handed), SETTLING_STRENGTH) if kind == "kid_finished" else mend(handed)
 
     def _kid(self, latents: Tensor) -> np.ndarray:
-        features = embed(self.features, decode(self.pipeline, latents))
+        features = embed(self.features, decode(self.pipeline, latents, precision=self.precision))
         return 1000 * kid_draws(features, np.arange(len(features)), self.real, self.weights)
 
 
@@ -169,7 +172,7 @@ def markdown(table: pd.DataFrame) -> str:
     return markdown_table(header, rows) + "\n"
 
 
-def ended_runs(options: argparse.Namespace, runs: Trajectories) -> EndedRuns:
+def ended_runs(options: argparse.Namespace, runs: Trajectories, precision: torch.dtype) -> EndedRuns:
     """As the command line wants it.
 
     Raises:
@@ -179,7 +182,7 @@ def ended_runs(options: argparse.Namespace, runs: Trajectories) -> EndedRuns:
     features = load_features()
     gallery, _ = load_gallery(features, rows, pixels, options.data)
     core = [index for index, row in enumerate(rows) if row["core"]]
-    return EndedRuns(load_pipeline(options.model), runs, features, RealFeatures(gallery[core]))
+    return EndedRuns(load_pipeline(options.model), runs, features, RealFeatures(gallery[core]), precision)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -200,23 +203,25 @@ def main(arguments: list[str] | None = None) -> int:
     add("--data", type=Path, metavar="DIR", help="data set, to judge images too (default: latents alone)")
     add("--iterations", type=int, nargs="+", default=[1, 2, 3, 5, 10], metavar="N",
         help="iteration counts of the first model (default 1 2 3 5 10)")  # fmt: skip
+    add_precision_argument(parser)
     options = parser.parse_args(arguments)
     if wrong := [count for count in options.iterations if not 0 <= count <= 100]:
         parser.error(f"--iterations {wrong[0]} is out of range: 0 to 100.")
     try:
+        precision = choose_precision(options.precision, "cpu")
         scheduler = DDIMScheduler.from_pretrained(options.model, subfolder="scheduler", local_files_only=True)
         held_out, _ = split(load_trajectories(options.recordings, scheduler, Recording()))
         crfs = {
             name: LatentCRF.from_pretrained(folder, torch_dtype=torch.float32).eval() for name, folder in options.crf
         }
-        images = ended_runs(options, held_out) if options.data else None
+        images = ended_runs(options, held_out, precision) if options.data else None
         table = compute(crfs, held_out, options.iterations, images)
-    except (DatasetError, OSError, RunError) as error:
+    except (DatasetError, OSError, RunError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     options.out.mkdir(parents=True, exist_ok=True)
     with replacing(options.out / "ablation.csv") as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g")
+        table.assign(precision=precision_name(precision)).to_csv(temporary, index=False, float_format="%.6g")
     with replacing(options.out / "ablation.md") as temporary:
         temporary.write_text(f"{markdown(table)}\n{len(held_out)} held-out runs.\n")
     print(markdown(table))

@@ -45,6 +45,7 @@ from latentcrf.digest import digest
 from latentcrf.emoji.dataset import DatasetError, load
 from latentcrf.files import replacing
 from latentcrf.perceptual import MODELS, load_features, load_lpips
+from latentcrf.precision import add_precision_argument, choose_precision, precision_name
 
 RESAMPLES = 2000
 SAMPLES = 6  # images shown of each method
@@ -92,6 +93,7 @@ def benchmark(options: argparse.Namespace) -> pd.DataFrame:
     rows, pixels = load(options.data)
     drawn = validation_prompts if options.validation else remaining_prompts
     task = Task.of(drawn(rows, options.prompts, options.seed), options)
+    precision = precision_name(task.precision)
     pipeline = load_pipeline(options.model)
     refiners: dict[str, LatentCRF | None] = {"bypass": None, "LatentCRF": LatentCRF.from_pretrained(options.crf).eval()}
     refiners["static"] = static = LatentCRF.from_pretrained(options.static).eval()
@@ -110,7 +112,11 @@ def benchmark(options: argparse.Namespace) -> pd.DataFrame:
 
     folder = options.out / "methods"
     folder.mkdir(parents=True, exist_ok=True)
-    settings = asdict(task) | {"prompt": task.prompt.tolist(), "pictures": [row["pixels_sha256"] for row in rows]}
+    settings = asdict(task) | {
+        "precision": precision,
+        "prompt": task.prompt.tolist(),
+        "pictures": [row["pixels_sha256"] for row in rows],
+    }
     key = digest(settings, pipeline.text_encoder, pipeline.unet, pipeline.vae)
     key_file = folder / "key.txt"
     if key_file.exists() and key_file.read_text() != key:
@@ -148,7 +154,7 @@ def benchmark(options: argparse.Namespace) -> pd.DataFrame:
             left.tell(is_new)
             if full is None:
                 latents = torch.from_numpy(found["latents"])
-                full = decode(pipeline, latents, bf16=task.bf16), latents
+                full = decode(pipeline, latents, precision=task.precision), latents
 
     # Timed apart from the rest, so that all are timed under the same conditions.
     paths = {each.name: folder / f"{frontier.file_name(each.name)}-time.npz" for each in methods}
@@ -172,7 +178,7 @@ def benchmark(options: argparse.Namespace) -> pd.DataFrame:
     comparisons = compare(methods, kept)
     for name, frame in (("benchmark", table), ("comparisons", comparisons)):
         with replacing(options.out / f"{name}.csv") as temporary:
-            frame.to_csv(temporary, index=False, float_format="%.6g")
+            frame.assign(precision=precision).to_csv(temporary, index=False, float_format="%.6g")
     with replacing(options.out / "benchmark.md") as temporary:
         temporary.write_text(markdown(table))
     write_samples(methods, kept, task, pipeline, options.out / "samples")
@@ -191,7 +197,7 @@ def write_samples(
     first = [int(np.flatnonzero(task.prompt == prompt)[0]) for prompt in range(min(SAMPLES, task.prompt.max() + 1))]
     for method in methods:
         latents = torch.from_numpy(kept[method.name]["latents"][first])
-        row = np.concatenate(list(measures.to_pixels(decode(pipeline, latents, bf16=task.bf16))), axis=1)
+        row = np.concatenate(list(measures.to_pixels(decode(pipeline, latents, precision=task.precision))), axis=1)
         with replacing(folder / f"{frontier.file_name(method.name)}.png") as temporary:
             Image.fromarray(row).save(temporary, "PNG")
 
@@ -228,7 +234,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="timed pairs a method (default 7; 5 or more: of fewer the interval is narrower than 95 %%)",
     )
     add("--threads", type=int, default=2, metavar="N", help="CPU threads while timing (default 2)")
-    add("--fp32", dest="bf16", action="store_false", help="float32 networks instead of bfloat16")
+    add_precision_argument(parser)
     return parser
 
 
@@ -239,6 +245,7 @@ def main(arguments: list[str] | None = None) -> int:
         if getattr(options, name) < least:
             parser.error(f"--{name.replace('_', '-')} {getattr(options, name)} is out of range: {least} or more.")
     try:
+        options.precision = choose_precision(options.precision, "cpu")
         benchmark(options)
     except (DatasetError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

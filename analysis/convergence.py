@@ -30,6 +30,7 @@ from analysis.style import BELOW, SERIES, styled
 from latentcrf import LatentCRF, LatentCRFScheduler
 from latentcrf.perceptual import MODELS
 from latentcrf.potentials import Potentials, degree, messages, respond
+from latentcrf.precision import add_precision_argument, autocast, choose_precision, precision_name
 from latentcrf.solver import SOLVERS
 
 ITERATIONS = 10
@@ -50,7 +51,7 @@ class Convergence:
         differences: float32 (len(SHOWN), n, H, W, 3), of all but the last to the last, of the images before they are
             rounded, in grey levels (0 to 255).
         maps: each term's energy, and the total, of each site before the CRF and after the last iteration, (2, n, h, w).
-        bf16: whether the networks computed in bfloat16.
+        precision: name of the type in which the networks computed.
     """
 
     prompt: str
@@ -59,7 +60,7 @@ class Convergence:
     images: np.ndarray
     differences: np.ndarray
     maps: dict[str, np.ndarray]
-    bf16: bool
+    precision: str
 
 
 def energy_maps(y: Tensor, p: Potentials) -> dict[str, Tensor]:
@@ -96,7 +97,7 @@ def compute(
     bypass: tuple[int, int] = BYPASS,
     steps: int = STEPS,
     guidance: float = GUIDANCE,
-    bf16: bool = True,
+    precision: torch.dtype = torch.float32,
     report: Callable[[int], None] = lambda done: None,
 ) -> Convergence:
     """Run the LDM once for all `seeds`, then both solvers from what it hands over.
@@ -115,7 +116,7 @@ def compute(
         pipe._interrupt = scheduler.last_hand_over is not None  # what comes after the CRF is not looked at here
         return {}
 
-    with scheduled(pipeline, scheduler), torch.autocast(pipeline.device.type, torch.bfloat16, enabled=bf16):
+    with scheduled(pipeline, scheduler), autocast(pipeline.device, precision):
         pipeline(
             **embeds, latents=initial_noise(pipeline, seeds), num_inference_steps=steps, guidance_scale=guidance,
             output_type="latent", callback_on_step_end=told,
@@ -137,13 +138,15 @@ def compute(
             if solver == "3mg":
                 kept[iteration] = y
     pictures = [observation.denoised, *(kept[i] for i in SHOWN)]
-    decoded = torch.stack([decode(pipeline, latents.float(), bf16=False) for latents in pictures])
+    decoded = torch.stack([decode(pipeline, latents.float()) for latents in pictures])
     images = np.stack([to_pixels(each) for each in decoded])
     differences = 127.5 * (decoded[:-1] - decoded[-1]).abs().permute(0, 1, 3, 4, 2).numpy()
     ends = (observation.denoised.float(), kept[ITERATIONS])
     found = [energy_maps(y, potentials) for y in ends]
     maps = {name: torch.stack([sites[name] for sites in found]).cpu().numpy() for name in TERMS}
-    return Convergence(prompt, seeds, pd.concat(rows, ignore_index=True), images, differences, maps, bf16)
+    return Convergence(
+        prompt, seeds, pd.concat(rows, ignore_index=True), images, differences, maps, precision_name(precision)
+    )
 
 
 def curves(table: pd.DataFrame, **looks: bool) -> go.Figure:
@@ -263,7 +266,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--guidance", type=float, default=GUIDANCE, help=f"guidance scale (default {GUIDANCE:g})")
     add("--model", type=Path, default=MODELS / "emoji-ldm", metavar="FOLDER", help="pipeline (default: shipped)")
     add("--crf", type=Path, default=MODELS / "emoji-latentcrf", metavar="FOLDER", help="LatentCRF (default: shipped)")
-    add("--fp32", action="store_true", help="float32 networks instead of bfloat16")
+    add_precision_argument(parser)
     options = parse(parser, "convergence", arguments)
     if not 1 <= options.seeds <= 6:
         parser.error(f"--seeds {options.seeds} is out of range: 1 to 6.")
@@ -272,13 +275,15 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.prompt.strip():
         parser.error("--prompt was left empty.")
     try:
+        precision = choose_precision(options.precision, "cpu")
         found = compute(
             load_pipeline(options.model), LatentCRF.from_pretrained(options.crf).eval(), options.prompt,
             [options.seed + i for i in range(options.seeds)], bypass=tuple(options.bypass), steps=options.steps,
-            guidance=options.guidance, bf16=not options.fp32,
+            guidance=options.guidance, precision=precision,
         )  # fmt: skip
-        named = {name: getattr(options, name) for name in ("prompt", "seeds", "seed", "steps", "guidance", "fp32")}
-        names = write_results(results(found, named | {"bypass": list(options.bypass)}), options.out)
+        named = {name: getattr(options, name) for name in ("prompt", "seeds", "seed", "steps", "guidance")}
+        named |= {"precision": precision_name(precision), "bypass": list(options.bypass)}
+        names = write_results(results(found, named), options.out)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -30,6 +30,7 @@ from analysis.measures import lpips_matrix, to_images, to_pixels, vendi
 from analysis.style import METHODS, styled
 from latentcrf import LatentCRF, LatentCRFScheduler
 from latentcrf.perceptual import MODELS, load_features, load_lpips
+from latentcrf.precision import add_precision_argument, autocast, choose_precision, precision_name
 
 FULL = "full LDM"
 FEW_STEPS = 4
@@ -86,7 +87,7 @@ def compute(
     *,
     guidance: float = GUIDANCE,
     batch_size: int = 16,
-    bf16: bool = True,
+    precision: torch.dtype = torch.float32,
     report: Callable[[Any], None] = lambda event: None,
 ) -> list[Row]:
     """A `Row` a method, in the order of `methods`, from the same noise.
@@ -114,13 +115,13 @@ def compute(
             with (
                 scheduled(pipeline, scheduler),
                 counted(pipeline.unet) as batches,
-                torch.autocast(pipeline.device.type, torch.bfloat16, enabled=bf16),
+                autocast(pipeline.device, precision),
             ):
                 latents = pipeline(
                     **embeds, latents=initial_noise(pipeline, part), num_inference_steps=steps,
                     guidance_scale=guidance, output_type="latent", callback_on_step_end=told,
                 ).images  # fmt: skip
-            images.append(to_pixels(decode(pipeline, latents.float(), bf16=False)))
+            images.append(to_pixels(decode(pipeline, latents.float())))
             calls = len(batches)
         rows.append(judge(method, calls, np.concatenate(images), *judges))
         report(rows[-1])
@@ -262,19 +263,21 @@ def main(arguments: list[str] | None = None) -> int:
     add("--guidance", type=float, default=GUIDANCE, help=f"guidance scale (default {GUIDANCE:g})")
     add("--model", type=Path, default=MODELS / "emoji-ldm", metavar="FOLDER", help="pipeline (default: shipped)")
     add("--crf", type=Path, default=MODELS / "emoji-latentcrf", metavar="FOLDER", help="LatentCRF (default: shipped)")
-    add("--fp32", action="store_true", help="float32 networks instead of bfloat16")
+    add_precision_argument(parser)
     options = parse(parser, "diversity", arguments)
     if not 4 <= options.seeds <= 64:
         parser.error(f"--seeds {options.seeds} is out of range: 4 to 64.")
     seeds = [options.seed + i for i in range(options.seeds)]
     methods = list(dict.fromkeys([FULL, *(options.methods or METHODS)]))
     try:
+        precision = choose_precision(options.precision, "cpu")
         rows = compute(
             load_pipeline(options.model), LatentCRF.from_pretrained(options.crf).eval(), (load_lpips(), load_features()),
-            options.prompt, seeds, methods, guidance=options.guidance, bf16=not options.fp32,
+            options.prompt, seeds, methods, guidance=options.guidance, precision=precision,
         )  # fmt: skip
-        named = {name: getattr(options, name) for name in ("prompt", "seeds", "seed", "guidance", "fp32")}
-        names = write_results(results(rows, seeds, named | {"methods": methods}), options.out)
+        named = {name: getattr(options, name) for name in ("prompt", "seeds", "seed", "guidance")}
+        named |= {"precision": precision_name(precision), "methods": methods}
+        names = write_results(results(rows, seeds, named), options.out)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

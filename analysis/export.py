@@ -29,7 +29,8 @@ class Results:
         analysis: its module's name, "variance".
         options: those of the module's command line, by their long names without dashes ("batch_size"), which make it
             again.
-        tables, figures, images: by file name without ending; images are uint8 (H, W, 3).
+        tables, figures, images: by file name without ending; images are uint8 (H, W, 3). Each table is written with a
+            column `precision` where the options name one.
     """
 
     analysis: str
@@ -42,8 +43,9 @@ class Results:
         """File names and contents; figures as HTML that opens offline, and as PNG where Chrome or Chromium is found."""
         record = {"analysis": self.analysis, "options": self.options}
         yield SETTINGS, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
+        precision = {name: self.options[name] for name in ("precision",) if name in self.options}
         for name, table in self.tables.items():
-            yield f"{name}.csv", table.to_csv(index=False, float_format="%.6g").encode()
+            yield f"{name}.csv", table.assign(**precision).to_csv(index=False, float_format="%.6g").encode()
         for name, pixels in self.images.items():
             buffer = io.BytesIO()
             Image.fromarray(pixels).save(buffer, "PNG")

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from latentcrf import LatentCRFScheduler
 from latentcrf.perceptual import MODELS
+from latentcrf.precision import autocast
 
 STEPS, BYPASS, GUIDANCE = 50, (33, 49), 3.0
 
@@ -129,13 +130,14 @@ def sample(
     guidance: float = GUIDANCE,
     scheduler: Any = None,
     batch_size: int = 16,
-    bf16: bool = True,
+    precision: torch.dtype = torch.float32,
     progress: str | None = None,
 ) -> Tensor:
     """Final latents (B, C, h, w) of each prompt with its seed, by the pipeline's own loop.
 
     Args:
         scheduler: stands in for the pipeline's own, e.g. a `LatentCRFScheduler`.
+        precision: in which the networks compute.
         progress: the progress bar's name; None shows none.
 
     Raises:
@@ -150,7 +152,7 @@ def sample(
         latents.append(
             sample_encoded(
                 pipeline, encode(pipeline, prompts[part]), seeds[part],
-                steps=steps, guidance=guidance, scheduler=scheduler, bf16=bf16,
+                steps=steps, guidance=guidance, scheduler=scheduler, precision=precision,
             )
         )  # fmt: skip
         bar.update(len(latents[-1]))
@@ -166,12 +168,12 @@ def sample_encoded(
     steps: int = STEPS,
     guidance: float = GUIDANCE,
     scheduler: Any = None,
-    bf16: bool = True,
+    precision: torch.dtype = torch.float32,
 ) -> Tensor:
     """`sample` of one batch whose prompts have been through `encode`: U-Net and scheduler, and nothing else."""
     if isinstance(scheduler, LatentCRFScheduler):
         scheduler.prompt_embeds = embeds["prompt_embeds"]
-    with scheduled(pipeline, scheduler), torch.autocast(pipeline.device.type, torch.bfloat16, enabled=bf16):
+    with scheduled(pipeline, scheduler), autocast(pipeline.device, precision):
         out = pipeline(
             **embeds,
             latents=initial_noise(pipeline, seeds),
@@ -183,9 +185,11 @@ def sample_encoded(
 
 
 @torch.inference_mode()
-def decode(pipeline: StableDiffusionPipeline, latents: Tensor, batch_size: int = 16, bf16: bool = True) -> Tensor:
+def decode(
+    pipeline: StableDiffusionPipeline, latents: Tensor, batch_size: int = 16, precision: torch.dtype = torch.float32
+) -> Tensor:
     """Scaled latents (B, C, h, w) -> images (B, 3, H, W) in [-1, 1], on the CPU."""
     factor = pipeline.vae.config.scaling_factor
-    with torch.autocast(pipeline.device.type, torch.bfloat16, enabled=bf16):
+    with autocast(pipeline.device, precision):
         parts = [pipeline.vae.decode(part / factor).sample for part in latents.split(batch_size)]
     return torch.cat(parts).float().clamp(-1, 1).cpu()

@@ -17,6 +17,7 @@ from analysis.variance import run_table
 from latentcrf import LatentCRF, LatentCRFScheduler
 from latentcrf.levels import clean_between, coefficients
 from latentcrf.potentials import Experts, Pairwise, Potentials
+from latentcrf.precision import autocast, precision_name
 from latentcrf.solver import SOLVERS
 
 PROMPT, SEED = "red apple", 0
@@ -114,7 +115,7 @@ def moved(p: Potentials, device: str | torch.device) -> Potentials:
 
 def picture(pipeline: StableDiffusionPipeline, latents: Tensor) -> np.ndarray:
     """The latents (1, C, h, w) of one image, decoded: uint8 (H, W, 3)."""
-    return to_pixels(decode(pipeline, latents.float(), bf16=False))[0]
+    return to_pixels(decode(pipeline, latents.float()))[0]
 
 
 def shown_steps(steps: int) -> list[int]:
@@ -132,7 +133,7 @@ def compute(
     bypass: tuple[int, int] = BYPASS,
     steps: int = STEPS,
     guidance: float = GUIDANCE,
-    bf16: bool = True,
+    precision: torch.dtype = torch.float32,
     report: Callable[[Any], None] = lambda event: None,
 ) -> Lesson:
     """Run the full LDM and LatentCRF from the same noise, and look at everything on the way.
@@ -166,8 +167,7 @@ def compute(
         return {}
 
     def run(scheduler: Any, watch: Callable[..., dict]) -> tuple[Tensor, int]:
-        low = torch.autocast(pipeline.device.type, torch.bfloat16, enabled=bf16)
-        with scheduled(pipeline, scheduler), counted(pipeline.unet) as made, low:
+        with scheduled(pipeline, scheduler), counted(pipeline.unet) as made, autocast(pipeline.device, precision):
             latents = pipeline(
                 **embeds, latents=noise, num_inference_steps=steps, guidance_scale=guidance,
                 output_type="latent", callback_on_step_end=watch,
@@ -182,7 +182,7 @@ def compute(
 
     jump = ours.last_hand_over
     assert jump is not None
-    with torch.autocast(pipeline.device.type, torch.bfloat16, enabled=bf16):  # as in the run
+    with autocast(pipeline.device, precision):  # as in the run
         p = crf.potentials(jump.observation)
     found = {(term, e): minimum(pipeline, crf, p, term, 10.0**e) for term in TERMS for e in EXPONENTS}
     descent, iterates = _descend(pipeline, crf, p, jump.observation.latents)
@@ -202,7 +202,7 @@ def compute(
         hand_over=pd.DataFrame({"picture": ENDS, "unet_calls": counts, "distance": distances}),
         ends=np.array([picture(pipeline, latents) for latents in ends.values()]),
         options={"prompt": prompt, "seed": seed, "bypass": list(bypass), "steps": steps, "guidance": guidance,
-                 "fp32": not bf16},
+                 "precision": precision_name(precision)},
     )  # fmt: skip
 
 

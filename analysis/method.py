@@ -23,6 +23,7 @@ from analysis.lesson import COLUMNS, EXPONENTS, PROMPT, SEED, SHOWN, STARTS, TER
 from analysis.style import BELOW, SERIES, styled
 from latentcrf import LatentCRF
 from latentcrf.perceptual import MODELS
+from latentcrf.precision import add_precision_argument, choose_precision
 from latentcrf.solver import SOLVERS
 
 
@@ -121,16 +122,17 @@ def main(arguments: list[str] | None = None) -> int:
     add("--guidance", type=float, default=GUIDANCE, help=f"guidance scale (default {GUIDANCE:g})")
     add("--model", type=Path, default=MODELS / "emoji-ldm", metavar="FOLDER", help="pipeline (default: shipped)")
     add("--crf", type=Path, default=MODELS / "emoji-latentcrf", metavar="FOLDER", help="LatentCRF (default: shipped)")
-    add("--fp32", action="store_true", help="float32 networks instead of bfloat16")
+    add_precision_argument(parser)
     options = parse(parser, "method", arguments)
     if not COLUMNS <= options.steps <= 200:
         parser.error(f"--steps {options.steps} is out of range: {COLUMNS} to 200.")
     if not options.prompt.strip():
         parser.error("--prompt was left empty.")
     try:
+        precision = choose_precision(options.precision, "cpu")
         found = compute(
             load_pipeline(options.model), LatentCRF.from_pretrained(options.crf).eval(), options.prompt, options.seed,
-            bypass=tuple(options.bypass), steps=options.steps, guidance=options.guidance, bf16=not options.fp32,
+            bypass=tuple(options.bypass), steps=options.steps, guidance=options.guidance, precision=precision,
         )  # fmt: skip
         names = write_results(results(found), options.out)
     except (OSError, ValueError) as error:

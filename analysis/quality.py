@@ -48,6 +48,7 @@ from latentcrf.autoencoder import round_trip
 from latentcrf.emoji.dataset import DatasetError, load
 from latentcrf.files import replacing
 from latentcrf.perceptual import MODELS, load_features, load_lpips
+from latentcrf.precision import add_precision_argument, autocast, choose_precision, precision_name
 
 SHIPPED = (
     *("emoji-latentcrf", "emoji-latentcrf-static", "emoji-latentcrf-finisher"),
@@ -55,11 +56,12 @@ SHIPPED = (
 )
 
 
-def write(name: str, items: pd.DataFrame, summary: pd.DataFrame, out: Path) -> None:
-    """Write both tables to `out` and print the summary."""
+def write(name: str, items: pd.DataFrame, summary: pd.DataFrame, options: argparse.Namespace) -> None:
+    """Write both tables to --out, each with a column `precision`, and print the summary."""
+    out, precision = options.out, precision_name(options.precision)
     for ending, table in (("", items), ("-summary", summary)):
         with replacing(out / f"{name}{ending}.csv") as temporary:
-            table.to_csv(temporary, index=False, float_format="%.6g")
+            table.assign(precision=precision).to_csv(temporary, index=False, float_format="%.6g")
     print(summary.to_string(index=False, float_format=lambda number: f"{number:.4g}"))
     print(f"written: {out / name}.csv, {out / name}-summary.csv")
 
@@ -89,7 +91,7 @@ def autoencoder(options: argparse.Namespace) -> None:
     reference = measures.to_images(pixels[held_out])
     found: dict[str, list[torch.Tensor]] = {"psnr": [], "lpips": []}
     for batch in tqdm(reference.split(options.batch_size), desc="autoencoder", unit="batch"):
-        with torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
+        with autocast("cpu", options.precision):
             decoded = vae.decode(vae.encode(batch).latent_dist.mode()).sample
         decoded = measures.to_images(measures.to_pixels(decoded))  # as the eye sees it: 8 bits a channel
         found["psnr"].append(measures.psnr(decoded, batch))
@@ -98,7 +100,7 @@ def autoencoder(options: argparse.Namespace) -> None:
     for name, values in found.items():
         items[name] = torch.cat(values).numpy()
     summary = measures.summary({"PSNR (dB)": (items["psnr"], np.mean), "LPIPS(alex)": (items["lpips"], np.mean)})
-    write("autoencoder", items, summary, options.out)
+    write("autoencoder", items, summary, options)
 
 
 def ldm(options: argparse.Namespace) -> None:
@@ -110,9 +112,9 @@ def ldm(options: argparse.Namespace) -> None:
     captions = prompts["subject"].tolist()
     latents = sample(
         pipeline, captions, seeds, steps=STEPS, guidance=options.guidance,
-        batch_size=options.batch_size, bf16=options.bf16, progress="ldm",
+        batch_size=options.batch_size, precision=options.precision, progress="ldm",
     )  # fmt: skip
-    images = decode(pipeline, latents, bf16=options.bf16)
+    images = decode(pipeline, latents, precision=options.precision)
     with replacing(options.out / "ldm-sheet.png") as temporary:
         captioned_sheet(measures.to_pixels(images[:64]), captions[:64]).save(temporary)
 
@@ -129,7 +131,7 @@ def ldm(options: argparse.Namespace) -> None:
         measured[f"R@{k}, real images of the prompted subjects"] = (shares[prompts["code_point"]], np.mean)
         measured[f"R@{k}, real images of all subjects"] = (shares, np.mean)
     summary = measures.summary(measured)
-    write("ldm", items, summary, options.out)
+    write("ldm", items, summary, options)
 
 
 def interleaved_seconds(
@@ -171,11 +173,11 @@ def crf(options: argparse.Namespace) -> None:
     def run(name: str, count: int, batch_size: int, progress: str | None = None) -> torch.Tensor:
         return sample(
             pipeline, captions[:count], seeds[:count], steps=STEPS, guidance=options.guidance,
-            scheduler=methods[name], batch_size=batch_size, bf16=options.bf16, progress=progress,
+            scheduler=methods[name], batch_size=batch_size, precision=options.precision, progress=progress,
         )  # fmt: skip
 
     latents = {name: run(name, len(prompts), options.batch_size, progress=name) for name in methods}
-    images = {name: decode(pipeline, latent, bf16=options.bf16) for name, latent in latents.items()}
+    images = {name: decode(pipeline, latent, precision=options.precision) for name, latent in latents.items()}
     items = prompts.assign(seed=seeds)
     measured: dict[str, Any] = {}
     for label, name, compare in (
@@ -202,7 +204,7 @@ def crf(options: argparse.Namespace) -> None:
             steps=STEPS,
             guidance=options.guidance,
             scheduler=methods[name],
-            bf16=options.bf16,
+            precision=options.precision,
         )
 
     full, ours = interleaved_seconds(once, ("full", "crf"), options.rounds, options.threads)
@@ -214,7 +216,7 @@ def crf(options: argparse.Namespace) -> None:
     summary = measures.summary(measured)
     counts: dict[str, float] = {f"U-Net calls, {method}": count for method, count in calls.items()}
     counts["parameters, crf to U-Net"] = parameter_share(network, pipeline)
-    write("crf", items, pd.concat([summary, exact(counts)], ignore_index=True), options.out)
+    write("crf", items, pd.concat([summary, exact(counts)], ignore_index=True), options)
 
 
 def parameter_share(network: torch.nn.Module, pipeline: StableDiffusionPipeline) -> float:
@@ -251,7 +253,7 @@ def cost(options: argparse.Namespace) -> None:
         works[name] = partial(network, given, options.iterations)
 
     def once(name: str) -> None:
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=options.bf16):
+        with torch.inference_mode(), autocast("cpu", options.precision):
             works[name]()
 
     taken = dict(zip(works, interleaved_seconds(once, tuple(works), options.rounds, options.threads), strict=True))
@@ -260,7 +262,7 @@ def cost(options: argparse.Namespace) -> None:
     measured |= {f"share of a guided U-Net call, {name}": (taken[name] / call, np.median) for name in list(works)[1:]}
     shares = {f"parameters, {name} to U-Net": parameter_share(network, pipeline) for name, network in networks.items()}
     summary = pd.concat([measures.summary(measured), exact(shares)], ignore_index=True)
-    write("cost", items, summary, options.out)
+    write("cost", items, summary, options)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -278,7 +280,7 @@ def build_parser() -> argparse.ArgumentParser:
             add("--batch-size", type=int, default=16, metavar="N", help="images at a time (default 16)")
         add("--out", type=Path, required=True, metavar="DIR", help="folder for the tables")
         add("--model", type=Path, default=MODELS / "emoji-ldm", metavar="FOLDER", help="pipeline (default: shipped)")
-        add("--fp32", dest="bf16", action="store_false", help="float32 networks instead of bfloat16")
+        add_precision_argument(sub)
         if prompts:
             add("--prompts", type=int, default=prompts, metavar="N", help=f"number of prompts (default {prompts})")
             add("--seed", type=int, default=0, help="of the prompts' choice and the first image (default 0)")
@@ -300,6 +302,7 @@ def main(arguments: list[str] | None = None) -> int:
         if getattr(options, name, 1) < 1:
             parser.error(f"--{name.replace('_', '-')} {getattr(options, name)} is out of range: 1 or more.")
     try:
+        options.precision = choose_precision(options.precision, "cpu")
         options.run(options)
     except (DatasetError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 
@@ -26,6 +27,7 @@ class Task:
     Attributes:
         captions, seeds: one an image (N,); prompt: the number of its prompt, 0..C-1.
         labels: the prompted subject's code point, one an image.
+        precision: in which the networks compute.
     """
 
     captions: list[str]
@@ -34,7 +36,7 @@ class Task:
     labels: list[str]
     guidance: float
     batch_size: int
-    bf16: bool
+    precision: torch.dtype
 
     @classmethod
     def of(cls, prompts: pd.DataFrame, options: argparse.Namespace) -> "Task":
@@ -47,7 +49,7 @@ class Task:
             labels=repeated["code_point"].tolist(),
             guidance=options.guidance,
             batch_size=options.batch_size,
-            bf16=options.bf16,
+            precision=options.precision,
         )
 
 
@@ -69,7 +71,7 @@ def run(
     """Latents of the first `count` images."""
     return sample(
         pipeline, task.captions[:count], task.seeds[:count], guidance=task.guidance,
-        scheduler=scheduler, batch_size=batch_size, bf16=task.bf16, **how,
+        scheduler=scheduler, batch_size=batch_size, precision=task.precision, **how,
     )  # fmt: skip
 
 
@@ -113,7 +115,7 @@ def measure(
     latents = run(
         task, pipeline, scheduler, len(task.captions), task.batch_size, steps=method.steps, progress=method.name
     )
-    images = decode(pipeline, latents, bf16=task.bf16)
+    images = decode(pipeline, latents, precision=task.precision)
     draws = judge(images, latents, full or (images, latents), task, judges)
     return {
         **{f"draws_{name}": values for name, values in draws.items()},
@@ -137,7 +139,7 @@ def clock(
     def once(chosen: tuple[Any, int]) -> None:
         scheduler, steps = chosen
         sample_encoded(
-            pipeline, embeds, seeds, steps=steps, guidance=task.guidance, scheduler=scheduler, bf16=task.bf16
+            pipeline, embeds, seeds, steps=steps, guidance=task.guidance, scheduler=scheduler, precision=task.precision
         )
 
     chosen = [(scheduler, method.steps) for scheduler, method in zip(schedulers, methods, strict=True)]

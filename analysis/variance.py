@@ -31,6 +31,7 @@ from latentcrf.emoji.dataset import DatasetError, load
 from latentcrf.files import replacing
 from latentcrf.levels import clean_between, coefficients, level
 from latentcrf.perceptual import MODELS
+from latentcrf.precision import add_precision_argument, autocast, choose_precision, precision_name
 
 # Quantity -> (title, axis).
 QUANTITIES = {
@@ -103,7 +104,7 @@ def compute(
     steps: int = STEPS,
     guidance: float = GUIDANCE,
     batch_size: int = 16,
-    bf16: bool = True,
+    precision: torch.dtype = torch.float32,
 ) -> Iterator[pd.DataFrame]:
     """Tables as of `run_table`, one a batch and method, as they finish. With crf = None: the bypass without parameters.
 
@@ -126,7 +127,7 @@ def compute(
 
             if isinstance(scheduler, LatentCRFScheduler):
                 scheduler.prompt_embeds = embeds["prompt_embeds"]
-            with scheduled(pipeline, scheduler), torch.autocast(pipeline.device.type, torch.bfloat16, enabled=bf16):
+            with scheduled(pipeline, scheduler), autocast(pipeline.device, precision):
                 pipeline(
                     **embeds, latents=noise, num_inference_steps=steps, guidance_scale=guidance,
                     output_type="latent", callback_on_step_end=keep,
@@ -285,7 +286,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--bypass", type=int, nargs=2, default=BYPASS, metavar=("FIRST", "LAST"), help="of 50 steps (default 33 49)")
     add("--guidance", type=float, default=GUIDANCE, help=f"guidance scale (default {GUIDANCE:g})")
     add("--batch-size", type=int, default=16, metavar="N", help="images at a time (default 16)")
-    add("--fp32", dest="bf16", action="store_false", help="float32 networks instead of bfloat16")
+    add_precision_argument(parser)
     add("--summary-only", action="store_true", help="write settings.json and variance.csv only")
     options = parse(parser, "variance", arguments)
     if options.batch_size < 1:
@@ -293,6 +294,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.prompts == "parti" and options.text:
         parser.error("--prompts parti and --text name two sets of prompts; give one.")
     try:
+        precision = choose_precision(options.precision, "cpu")
         prompts = choose_prompts(options)
         seeds = [options.seed + index for index in range(len(prompts))]
         bar = tqdm(total=2 * -(-len(prompts) // options.batch_size), desc="variance", unit="batch")
@@ -300,21 +302,21 @@ def main(arguments: list[str] | None = None) -> int:
         crf = None if str(options.crf) == "none" else LatentCRF.from_pretrained(options.crf).eval()
         for part in compute(
             load_pipeline(options.model), prompts, seeds, crf, tuple(options.bypass),
-            guidance=options.guidance, batch_size=options.batch_size, bf16=options.bf16,
+            guidance=options.guidance, batch_size=options.batch_size, precision=precision,
         ):  # fmt: skip
             parts.append(part)
             bar.update()
         bar.close()
         runs = pd.concat(parts, ignore_index=True)
         named = {"prompts": options.prompts, "text": options.text, "seed": options.seed, "bypass": list(options.bypass),
-                 "guidance": options.guidance, "batch_size": options.batch_size, "fp32": not options.bf16}  # fmt: skip
+                 "guidance": options.guidance, "batch_size": options.batch_size, "precision": precision_name(precision)}  # fmt: skip
         if crf is None:
             named["crf"] = "none"
         made = results(summarize(runs), named, tuple(options.bypass), with_figures=not options.summary_only)
         names = write_results(made, options.out)
         if not options.summary_only:
             with replacing(options.out / "runs.csv") as temporary:
-                runs.to_csv(temporary, index=False, float_format="%.6g")
+                runs.assign(precision=named["precision"]).to_csv(temporary, index=False, float_format="%.6g")
             names.append("runs.csv")
     except (DatasetError, prompt_lists.PromptsError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

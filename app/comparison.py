@@ -18,6 +18,7 @@ from app.results import Comparison, Generated, Progress
 from app.settings import Settings
 from latentcrf import LatentCRF, LatentCRFScheduler
 from latentcrf.levels import clean_between, coefficients
+from latentcrf.precision import autocast, precision_name
 
 PREVIEW_SECONDS = 0.6  # at least this long from one preview to the next
 
@@ -36,9 +37,9 @@ class Models:
     origin: dict[str, str] = field(default_factory=dict)
 
     @property
-    def in_float32(self) -> bool:
-        """Whether the sampler's networks compute in float32."""
-        return self.precision == torch.float32
+    def precision_name(self) -> str:
+        """The precision as exports record it, "bfloat16"."""
+        return precision_name(self.precision)
 
     def origin_of(self, settings: Settings) -> dict[str, str]:
         """`origin` without what `settings` do not use."""
@@ -46,9 +47,8 @@ class Models:
         return {key: value for key, value in self.origin.items() if not unused.get(key)}
 
     def autocast(self) -> torch.autocast:
-        """The context in which the sampler computes; none for float32."""
-        low = torch.bfloat16 if self.in_float32 else self.precision
-        return torch.autocast(self.pipeline.device.type, low, enabled=not self.in_float32)
+        """The context in which the sampler computes."""
+        return autocast(self.pipeline.device, self.precision)
 
 
 class Stopwatch:
@@ -168,7 +168,7 @@ def _clean(scheduler: Any, index: int, latents: Tensor, following: Tensor) -> Te
 
 def _image(pipeline: StableDiffusionPipeline, latents: Tensor) -> Image.Image:
     # float32 whatever the sampler ran in: decoding is cheap and bfloat16 has fewer levels than 8 bits
-    return Image.fromarray(to_pixels(decode(pipeline, latents.float(), bf16=False))[0])
+    return Image.fromarray(to_pixels(decode(pipeline, latents.float()))[0])
 
 
 def _as_tensor(image: Image.Image, device: torch.device) -> Tensor:

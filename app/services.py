@@ -17,8 +17,6 @@ from app.results import Comparison, Generated, Progress
 from app.settings import Settings
 
 if TYPE_CHECKING:
-    import torch
-
     from app import comparison
     from app.comparison import Models
 else:
@@ -119,6 +117,7 @@ class Services:
         from app.comparison import Models
         from latentcrf import LatentCRF
         from latentcrf.perceptual import load_features, load_lpips
+        from latentcrf.precision import choose_precision, precision_name
 
         for library in (diffusers_logging, transformers_logging):
             library.set_verbosity_error()  # the text encoder is not the one that pipelines expect: known, and right
@@ -131,13 +130,13 @@ class Services:
             .eval()
             for name in ("emoji-latentcrf", "emoji-latentcrf-finisher")
         )
-        precision = best_precision(device)
+        precision = choose_precision("auto", device)
         origin = {
             "ldm": f"emoji-ldm {fingerprint(self.folder / 'emoji-ldm')}",
             "crf": f"emoji-latentcrf {fingerprint(self.folder / 'emoji-latentcrf')}",
             "finisher": f"emoji-latentcrf-finisher {fingerprint(self.folder / 'emoji-latentcrf-finisher')}",
             "device": device.type,
-            "precision": str(precision).removeprefix("torch."),
+            "precision": precision_name(precision),
             "torch": torch.__version__,
         }
         judges = load_lpips().to(device), load_features().to(device)
@@ -191,16 +190,6 @@ class Services:
 
     def _stream_on_device(self, work: Callable[["Models", Callable[[Any], None]], None]) -> Iterator[Any]:
         yield from inverted(lambda report: work(self.models, report), holding=self._device)
-
-
-def best_precision(device: "torch.device") -> "torch.dtype":
-    """The fastest type that the device computes in by itself; bfloat16 emulated through float32 is slow."""
-    import torch
-
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if native else torch.float32
 
 
 def fingerprint(folder: Path) -> str:

@@ -1,6 +1,7 @@
 """What all tests share: seeded random numbers, a small data set in the real one's format, a tiny pipeline."""
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from PIL import Image, ImageDraw
 from transformers import BertConfig, BertModel, BertTokenizer
 
+from latentcrf import precision
+
 COLOURS = ("red", "orange", "gold", "green", "teal", "blue", "purple", "brown")
 SHAPES = ("ellipse", "rectangle", "rounded_rectangle")
 
@@ -20,6 +23,14 @@ SHAPES = ("ellipse", "rectangle", "rounded_rectangle")
 def _seeded() -> None:
     """Each test draws the same random numbers in every run and in any order."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _float32() -> Iterator[None]:
+    """Precision "auto" is float32 on every CPU, so that tests compute the same everywhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precision, "_cpu_has_bfloat16", lambda: False)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -77,7 +77,7 @@ def test_both_methods_run_as_planned(services: Services) -> None:
 def test_the_full_image_is_the_plain_pipelines(services: Services, result: Comparison) -> None:
     """Watching, timing and previewing change nothing: the image is the one that diffusers makes by itself."""
     models = services.models
-    with torch.autocast(models.pipeline.device.type, torch.bfloat16, enabled=models.precision == torch.bfloat16):
+    with models.autocast():
         latents = models.pipeline(
             FEW.prompt,
             num_inference_steps=FEW.steps,
@@ -134,9 +134,9 @@ def test_a_run_of_few_steps_is_the_faster_solvers_finished(services: Services, r
     scheduler = UniPCMultistepScheduler.from_config(models.pipeline.scheduler.config)
     with models.autocast():
         latents = sample(
-            models.pipeline, [FEW.prompt], [FEW.seed], steps=4, guidance=FEW.guidance, scheduler=scheduler, bf16=not models.in_float32
+            models.pipeline, [FEW.prompt], [FEW.seed], steps=4, guidance=FEW.guidance, scheduler=scheduler
         )  # fmt: skip
-    before = to_pixels(decode(models.pipeline, latents, bf16=False))[0].astype(int)
+    before = to_pixels(decode(models.pipeline, latents))[0].astype(int)
     assert np.abs(before - pixels(few.before)).mean() < 0.5
     assert np.abs(before - pixels(few.after)).mean() > 0.5
     planned = html.plan(few.settings, {"full": 8, "latentcrf": 3})

@@ -91,7 +91,7 @@ def test_what_becomes_of_the_last_latents() -> None:
     method, made = Method("DPM-Solver++", 4), {}
     for name in ("", *ENDINGS):
         scheduler = scheduler_of(replace(method, finisher=name), pipeline, {}, finishers)
-        made[name] = sample(pipeline, ["rocket"], [0], steps=4, scheduler=scheduler, bf16=False)
+        made[name] = sample(pipeline, ["rocket"], [0], steps=4, scheduler=scheduler)
     latents = made[""]
     with torch.no_grad():
         settled = static(Observation(latents, latents, 1.0, 1.0))

@@ -36,9 +36,7 @@ def random_potentials(side: int, batch: int = 2) -> Potentials:
 def found(tiny_pipeline: StableDiffusionPipeline) -> convergence.Convergence:
     crf = LatentCRF(channels=8, coarse_channels=8, num_coarse_blocks=1, num_experts=2, pairwise_rank=2).eval()
     seen: list[int] = []
-    made = convergence.compute(
-        tiny_pipeline, crf, "red apple", SEEDS, bypass=GAP_STEPS, steps=10, bf16=False, report=seen.append
-    )
+    made = convergence.compute(tiny_pipeline, crf, "red apple", SEEDS, bypass=GAP_STEPS, steps=10, report=seen.append)
     assert seen == [1, 2, 3, 4, 5]  # the U-Net calls before the CRF, and none after it
     return made
 
@@ -143,7 +141,14 @@ def test_settings_make_the_export_again(
     monkeypatch.setattr(convergence, "write_results", write)
     assert convergence.main(["--out", str(tmp_path), "--from", str(tmp_path / "settings.json")]) == 0
     assert asked == [
-        {"prompt": "red apple", "seeds": SEEDS, "bypass": GAP_STEPS, "steps": 10, "guidance": 3.0, "bf16": False}
+        {
+            "prompt": "red apple",
+            "seeds": SEEDS,
+            "bypass": GAP_STEPS,
+            "steps": 10,
+            "guidance": 3.0,
+            "precision": torch.float32,
+        }
     ]
     assert written[0].options == exported.options
 

@@ -96,13 +96,12 @@ def test_methods_share_their_noise_and_what_they_cost_is_told(tiny_pipeline: Sta
         SEEDS,
         methods,
         batch_size=3,
-        bf16=False,
         report=events.append,
     )
     assert [row.unet_calls for row in rows] == [50, 34, 34, 4]
     counts = [event for event in events if isinstance(event, int)]
     assert counts == sorted(counts) and counts[-1] == diversity.cost(methods, len(SEEDS)) == 4 * (50 + 34 + 34 + 4)
-    again = diversity.compute(tiny_pipeline, crf, (lpips, features), "red apple", SEEDS[:2], [FULL], bf16=False)
+    again = diversity.compute(tiny_pipeline, crf, (lpips, features), "red apple", SEEDS[:2], [FULL])
     assert np.abs(again[0].images.astype(int) - rows[0].images[:2]).max() <= 1
     assert (rows[0].images != rows[3].images).any()
 

@@ -12,13 +12,15 @@ import pytest
 
 from analysis.export import Results, parse, write_results, write_zip
 from analysis.style import FONT_SIZE, PRESENTATION_FONT_SIZE, styled
+from latentcrf.precision import add_precision_argument
 
 OPTIONS = {
     "prompt": "-red apple",
     "seeds": 3,
     "bypass": [5, 9],
     "text": ["-apple", "blue heart"],
-    "fp32": True,
+    "finished": True,
+    "precision": "float32",
     "unused": None,
 }
 
@@ -35,7 +37,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seeds", type=int, default=1)
     made.add_argument("--bypass", type=int, nargs=2, default=(1, 2))
     made.add_argument("--text", action="extend", nargs="+")
-    made.add_argument("--fp32", action="store_true")
+    made.add_argument("--finished", action="store_true")
+    add_precision_argument(made)
     made.add_argument("--unused")
     made.add_argument("--out", required=True)
     return made
@@ -48,7 +51,7 @@ def test_folder_and_zip_hold_the_same(results: Results, tmp_path: Path) -> None:
     assert archive.namelist() == [f"demo/{name}" for name in names]
     for name in names:
         assert archive.read(f"demo/{name}") == (tmp_path / "out" / name).read_bytes()
-    assert (tmp_path / "out" / "table.csv").read_text() == "a\n1\n2.5\n"
+    assert (tmp_path / "out" / "table.csv").read_text() == "a,precision\n1,float32\n2.5,float32\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["demo.zip", "out"]
 
 
@@ -62,8 +65,8 @@ def test_settings_make_the_same_options_again(results: Results, tmp_path: Path) 
     write_results(results, tmp_path)
     file = str(tmp_path / "settings.json")
     options = parse(parser(), "demo", ["--from", file, "--out", "x"])
-    assert (options.prompt, options.seeds, options.bypass, options.fp32) == ("-red apple", 3, [5, 9], True)
-    assert options.text == ["-apple", "blue heart"]
+    assert (options.prompt, options.seeds, options.bypass, options.finished) == ("-red apple", 3, [5, 9], True)
+    assert options.text == ["-apple", "blue heart"] and options.precision == "float32"
     assert parse(parser(), "demo", ["--from", file, "--out", "x", "--text", "rocket"]).text == ["rocket"]
     assert parse(parser(), "demo", ["--out", "x", f"--from={file}", "--seeds", "7"]).seeds == 7  # the line wins
     assert parse(parser(), "demo", ["--out", "x"]).prompt == "pizza"

@@ -28,17 +28,17 @@ def test_noise_of_a_seed_does_not_depend_on_its_batch(pipeline: StableDiffusionP
 
 def test_images_do_not_depend_on_the_batch_size(pipeline: StableDiffusionPipeline) -> None:
     seeds = range(5)
-    alone = sample(pipeline, PROMPTS, seeds, steps=4, batch_size=1, bf16=False)
-    batched = sample(pipeline, PROMPTS, seeds, steps=4, batch_size=3, bf16=False)
+    alone = sample(pipeline, PROMPTS, seeds, steps=4, batch_size=1)
+    batched = sample(pipeline, PROMPTS, seeds, steps=4, batch_size=3)
     torch.testing.assert_close(alone, batched, rtol=1e-4, atol=1e-4)
-    swapped = sample(pipeline, PROMPTS[::-1], seeds, steps=4, bf16=False)
+    swapped = sample(pipeline, PROMPTS[::-1], seeds, steps=4)
     assert (swapped - alone)[2].abs().max() < 1e-4
     assert (swapped - alone)[0].abs().max() > 1e-3, "the prompt matters"
 
 
 def test_sample_is_the_pipelines_own_run(pipeline: StableDiffusionPipeline) -> None:
-    latents = sample(pipeline, ["red apple"], [3], steps=5, guidance=2.5, bf16=False)
-    images = decode(pipeline, latents, bf16=False)
+    latents = sample(pipeline, ["red apple"], [3], steps=5, guidance=2.5)
+    images = decode(pipeline, latents)
     expected = pipeline(
         "red apple", latents=initial_noise(pipeline, [3]), num_inference_steps=5, guidance_scale=2.5, output_type="pt"
     ).images
@@ -95,5 +95,5 @@ def test_a_saved_pipeline_comes_back_in_float32(pipeline: StableDiffusionPipelin
     again = load_pipeline(tmp_path)
     for part in (again.unet, again.vae, again.text_encoder):
         assert {weight.dtype for weight in part.parameters()} == {torch.float32}
-    latents = sample(again, ["red apple"], [3], steps=3, bf16=False)
-    torch.testing.assert_close(latents, sample(pipeline, ["red apple"], [3], steps=3, bf16=False))
+    latents = sample(again, ["red apple"], [3], steps=3)
+    torch.testing.assert_close(latents, sample(pipeline, ["red apple"], [3], steps=3))

@@ -36,7 +36,7 @@ def events() -> list[Any]:
 @pytest.fixture(scope="module")
 def found(tiny_pipeline: StableDiffusionPipeline, crf: LatentCRF, events: list[Any]) -> lesson.Lesson:
     return lesson.compute(
-        tiny_pipeline, crf, "red apple", 3, bypass=GAP, steps=STEPS, bf16=False, report=events.append
+        tiny_pipeline, crf, "red apple", 3, bypass=GAP, steps=STEPS, report=events.append
     )  # fmt: skip
 
 
@@ -126,7 +126,7 @@ class Stand:
     """The page's services with the tiny pipeline."""
 
     def __init__(self, pipeline: StableDiffusionPipeline, crf: LatentCRF) -> None:
-        self.models = type("Models", (), {"pipeline": pipeline, "crf": crf, "in_float32": True})()
+        self.models = type("Models", (), {"pipeline": pipeline, "crf": crf, "precision": torch.float32})()
 
     def stream(self, work: Any) -> Any:
         reports: list[Any] = []

@@ -37,8 +37,8 @@ def crf() -> LatentCRF:
 def draw(pipeline: StableDiffusionPipeline, crf: LatentCRF, prompts: list[str], seeds: list[int]) -> np.ndarray:
     """LatentCRF's images, uint8 (B, H, W, 3), in float32: the type that differs least between machines."""
     scheduler = LatentCRFScheduler(pipeline.scheduler, crf, bypass=BYPASS)
-    latents = sample(pipeline, prompts, seeds, scheduler=scheduler, bf16=False)
-    return to_pixels(decode(pipeline, latents, bf16=False))
+    latents = sample(pipeline, prompts, seeds, scheduler=scheduler)
+    return to_pixels(decode(pipeline, latents))
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> float:
@@ -74,14 +74,14 @@ def test_the_static_form_finishes_as_measured(pipeline: StableDiffusionPipeline)
         for each in (None, static)
     ]
     prompts, seeds = ["red heart", "rocket"], [0, 1]
-    plain, finished = (sample(pipeline, prompts, seeds, steps=8, scheduler=each, bf16=False) for each in schedulers)
+    plain, finished = (sample(pipeline, prompts, seeds, steps=8, scheduler=each) for each in schedulers)
     with torch.inference_mode():
         potentials = static.potentials(Observation(plain, plain, 1.0, 1.0))
         energies = torch.stack([static.energy(y, potentials)["total"] for y in static.solve(potentials, 20)])
     assert (energies.diff(dim=0) <= 1e-5 * energies[0]).all()
     assert torch.allclose(finished, torch.lerp(plain, static(Observation(plain, plain, 1.0, 1.0)), 0.7), atol=1e-4)
     assert finished.std() < 0.97 * plain.std()  # less contrast than guidance gave
-    before, after = (to_pixels(decode(pipeline, each, bf16=False)) for each in (plain, finished))
+    before, after = (to_pixels(decode(pipeline, each)) for each in (plain, finished))
     assert 0.5 < difference(before, after) < 15
 
 
@@ -132,7 +132,7 @@ def test_the_trained_energy_never_rises_and_the_solver_converges(
     pipeline: StableDiffusionPipeline, crf: LatentCRF
 ) -> None:
     scheduler = LatentCRFScheduler(pipeline.scheduler, crf, bypass=BYPASS)
-    sample(pipeline, ["red heart", "rocket", "dog face"], [0, 1, 2], scheduler=scheduler, bf16=False)
+    sample(pipeline, ["red heart", "rocket", "dog face"], [0, 1, 2], scheduler=scheduler)
     with torch.inference_mode():
         potentials = crf.potentials(scheduler.last_hand_over.observation)
         iterates = list(crf.solve(potentials, 50))

@@ -27,7 +27,7 @@ PROMPTS, SEEDS, GAP = ["red apple", "pizza", "apple"], [4, 5, 6], (5, 9)
 
 @pytest.fixture(scope="module")
 def runs(tiny_pipeline: StableDiffusionPipeline) -> pd.DataFrame:
-    parts = variance.compute(tiny_pipeline, PROMPTS, SEEDS, None, GAP, steps=10, batch_size=2, bf16=False)
+    parts = variance.compute(tiny_pipeline, PROMPTS, SEEDS, None, GAP, steps=10, batch_size=2)
     return pd.concat(parts, ignore_index=True)
 
 
@@ -37,10 +37,10 @@ def test_steps_and_values(tiny_pipeline: StableDiffusionPipeline, runs: pd.DataF
     assert full[full["run"] == 1]["step"].tolist() == list(range(11))
     assert ours[ours["run"] == 1]["step"].tolist() == [0, 1, 2, 3, 4, 9, 10]
     # the last row is what the pipeline returns
-    final = sample(tiny_pipeline, PROMPTS, SEEDS, steps=10, bf16=False)
+    final = sample(tiny_pipeline, PROMPTS, SEEDS, steps=10)
     np.testing.assert_allclose(full[full["step"] == 10]["variance"], final.flatten(1).var(1, correction=0), rtol=1e-4)
     bypassed = LatentCRFScheduler(tiny_pipeline.scheduler, None, bypass=GAP)
-    final = sample(tiny_pipeline, PROMPTS, SEEDS, steps=10, scheduler=bypassed, bf16=False)
+    final = sample(tiny_pipeline, PROMPTS, SEEDS, steps=10, scheduler=bypassed)
     np.testing.assert_allclose(ours[ours["step"] == 10]["variance"], final.flatten(1).var(1, correction=0), rtol=1e-4)
     # up to the gap both are the same run, and from then on they are not
     for step, same in ((0, True), (4, True), (9, False)):
@@ -61,7 +61,7 @@ def test_the_clean_estimate_is_the_schedulers(tiny_pipeline: StableDiffusionPipe
 
     scheduler.step = watched
     try:
-        sample(tiny_pipeline, PROMPTS, SEEDS, steps=10, bf16=False)
+        sample(tiny_pipeline, PROMPTS, SEEDS, steps=10)
     finally:
         del scheduler.step
     full = runs[(runs["method"] == "full LDM") & runs["step"].isin([3, 7])]
@@ -170,7 +170,7 @@ LOOK = ["Latents' variance", "Step", False, 2, False]
 def services(tiny_pipeline: StableDiffusionPipeline) -> Any:
     """Stands in for the page's services: the tiny pipeline, what `work` reports all at once."""
     crf = LatentCRF(num_experts=2, pairwise_rank=2, channels=8, coarse_channels=8, num_coarse_blocks=1).eval()
-    models = SimpleNamespace(pipeline=tiny_pipeline, crf=crf, in_float32=True)
+    models = SimpleNamespace(pipeline=tiny_pipeline, crf=crf, precision=torch.float32, precision_name="float32")
 
     def stream(work: Any) -> Iterator[Any]:
         events: list[Any] = []
@@ -190,7 +190,9 @@ def test_tab_streams_batches_and_exports_what_it_drew(services: Any, tmp_path: P
     assert "seeds 3 to 12" in told and "red apple, pizza" in told
     names = write_results(tab.results(made), tmp_path)
     record = json.loads((tmp_path / "settings.json").read_text())
-    assert "variance.html" in names and record["options"]["prompts"] == 10 and record["options"]["fp32"] is True
+    assert (
+        "variance.html" in names and record["options"]["prompts"] == 10 and record["options"]["precision"] == "float32"
+    )
 
 
 def test_tab_stops_where_the_visitor_cancels(services: Any) -> None:

@@ -53,7 +53,7 @@ def work(settings: Settings, seeds: list[int], models: "Models", report: Callabl
     """Report the number of U-Net calls made, after each, and at last a `Convergence`."""
     found = analysis.compute(
         models.pipeline, models.crf, settings.prompt, seeds, bypass=(settings.bypass_start, settings.bypass_end),
-        steps=settings.steps, guidance=settings.guidance, bf16=not models.in_float32, report=report,
+        steps=settings.steps, guidance=settings.guidance, precision=models.precision, report=report,
     )  # fmt: skip
     report(found)
 
@@ -107,7 +107,7 @@ def results(made: dict[str, Any]) -> "Results":
     found: analysis.Convergence = made["found"]
     s: Settings = made["settings"]
     options = {"prompt": s.prompt, "seeds": len(found.seeds), "seed": s.seed, "steps": s.steps}
-    options |= {"guidance": s.guidance, "fp32": not found.bf16, "bypass": [s.bypass_start, s.bypass_end]}
+    options |= {"guidance": s.guidance, "precision": found.precision, "bypass": [s.bypass_start, s.bypass_end]}
     return analysis.results(found, options)
 
 

@@ -87,7 +87,7 @@ def work(prompt: str, seeds: list[int], methods: list[str], models: "Models", re
     """Report the number of steps made, after each, and a `Row` a method."""
     analysis.compute(
         models.pipeline, models.crf, (models.lpips, models.features), prompt, seeds, methods,
-        bf16=not models.in_float32, report=report,
+        precision=models.precision, report=report,
     )  # fmt: skip
 
 
@@ -109,7 +109,7 @@ def run(
         if isinstance(event, int):
             yield [*said(clock.told(event), busy=True), *same]
             continue
-        made = {**made, "rows": [*made["rows"], event], "fp32": services.models.in_float32}
+        made = {**made, "rows": [*made["rows"], event], "precision": services.models.precision_name}
         finished = len(made["rows"]) == len(methods)
         text = f"“{words}”, {len(seeds)} seeds from {seeds[0]}." if finished else f"{event.method} is done."
         yield [*said(text, busy=not finished), made, *show(made, presentation)]
@@ -156,7 +156,7 @@ def send(made: dict[str, Any] | None, event: gr.SelectData) -> list[Any]:
 def results(made: dict[str, Any]) -> "Results":
     """The export."""
     options = {"prompt": made["prompt"], "seeds": len(made["seeds"]), "seed": made["seeds"][0]}
-    options |= {name: made[name] for name in ("guidance", "fp32")}
+    options |= {name: made[name] for name in ("guidance", "precision")}
     return analysis.results(made["rows"], made["seeds"], options | {"methods": [row.method for row in made["rows"]]})
 
 

@@ -142,7 +142,7 @@ def work(settings: Settings, models: "Models", report: Callable[[Any], None]) ->
     report(
         lesson.compute(
             models.pipeline, models.crf, settings.prompt, settings.seed,
-            bf16=not models.in_float32, report=report,
+            precision=models.precision, report=report,
         )
     )  # fmt: skip
 

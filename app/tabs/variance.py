@@ -65,10 +65,9 @@ def parse(text: str, runs: Any, seed: Any) -> tuple[list[str], list[int]]:
 
 def work(prompts: list[str], seeds: list[int], models: "Models", report: Callable[[Any], None]) -> None:
     """Report a table (see `analysis.variance.run_table`) for each batch and method."""
-    low = not models.in_float32
     for table in analysis.compute(
         models.pipeline, prompts, seeds, models.crf, BYPASS,
-        steps=STEPS, guidance=GUIDANCE, batch_size=BATCH, bf16=low,
+        steps=STEPS, guidance=GUIDANCE, batch_size=BATCH, precision=models.precision,
     ):  # fmt: skip
         report(table)
 
@@ -91,7 +90,7 @@ def run(
         done = min(len(prompts), BATCH * (len(tables) // 2))
         if len(tables) % 2 == 0:
             options = {"prompts": done, "text": prompts[:done], "seed": seeds[0], "bypass": list(BYPASS),
-                       "guidance": GUIDANCE, "batch_size": BATCH, "fp32": services.models.in_float32}  # fmt: skip
+                       "guidance": GUIDANCE, "batch_size": BATCH, "precision": services.models.precision_name}  # fmt: skip
             made = {"summary": analysis.summarize(pd.concat(tables)), "options": options, "shipped": False}
             finished = done == len(prompts)
             words = f"{len(prompts)} runs." if finished else clock.told(done)

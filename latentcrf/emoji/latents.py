@@ -6,6 +6,7 @@ from torch import Tensor
 
 from latentcrf.levels import denoise
 from latentcrf.model import hand_over
+from latentcrf.precision import autocast
 
 
 @torch.no_grad()
@@ -44,7 +45,10 @@ def fold(vae: AutoencoderKL, mean: Tensor, std: Tensor) -> None:
 
 
 @torch.no_grad()
-def redrawn(ldm: StableDiffusionPipeline, clean: Tensor, states: Tensor, latest: int = 250) -> Tensor:
+def redrawn(
+    ldm: StableDiffusionPipeline, clean: Tensor, states: Tensor, latest: int = 250,
+    precision: torch.dtype = torch.float32,
+) -> Tensor:  # fmt: skip
     """Clean latents (B, C, H, W) noised to random timesteps up to `latest` and taken back by the LDM in one to four DDIM steps
     (SDEdit, arXiv 2108.01073): the LDM's errors on a known picture.
 
@@ -57,7 +61,7 @@ def redrawn(ldm: StableDiffusionPipeline, clean: Tensor, states: Tensor, latest:
     levels = [abars[timestep] for timestep in timesteps] + [torch.ones_like(start)]
     latents = ldm.scheduler.add_noise(clean, torch.randn_like(clean), timesteps[0])
     for timestep, here, after in zip(timesteps, levels, levels[1:], strict=False):
-        with torch.autocast(clean.device.type, torch.bfloat16):
+        with autocast(clean.device, precision):
             predicted = ldm.unet(latents, timestep, states).sample.float()
         keep, spoil = (part.sqrt().view(-1, 1, 1, 1) for part in (here, 1 - here))
         denoised = denoise(ldm.scheduler.config.prediction_type, predicted, latents, keep, spoil)

@@ -24,6 +24,7 @@ from latentcrf.emoji.dataset import DatasetError, contact_sheet, load
 from latentcrf.emoji.latents import encode_images
 from latentcrf.emoji.parts import PartsError, text_encoder
 from latentcrf.files import replacing, replacing_folder
+from latentcrf.precision import autocast
 from latentcrf.training.loop import (
     EMA,
     Run,
@@ -112,7 +113,7 @@ def stratified_timesteps(count: int, levels: int) -> Tensor:
 
 def v_loss(
     unet: nn.Module, scheduler: DDIMScheduler, latents: Tensor, states: Tensor, timesteps: Tensor, noise: Tensor,
-    min_snr: float = 5.0,
+    min_snr: float = 5.0, *, precision: torch.dtype = torch.float32,
 ) -> Tensor:  # fmt: skip
     """Min-SNR weighted v-prediction loss of each item (B,).
 
@@ -123,7 +124,7 @@ def v_loss(
     target = scheduler.get_velocity(latents, noise, timesteps)
     # On the CPU the backward pass of fused attention takes a quarter of a step; over 64 sites the plain formula is faster.
     attention = sdpa_kernel(SDPBackend.MATH) if latents.device.type == "cpu" else nullcontext()
-    with torch.autocast(latents.device.type, torch.bfloat16), attention:
+    with autocast(latents.device, precision), attention:
         predicted = unet(noisy, timesteps, states).sample
     abar = scheduler.alphas_cumprod.to(latents.device)[timesteps]
     weight = (min_snr * (1 - abar)).clamp(max=1.0)  # SNR + 1 = 1 / (1 - abar)
@@ -132,11 +133,12 @@ def v_loss(
 
 @torch.no_grad()
 def sample(
-    pipeline: StableDiffusionPipeline, prompts: tuple[str, ...], steps: int = 25, guidance: float = 3.0
-) -> list[Any]:
+    pipeline: StableDiffusionPipeline, prompts: tuple[str, ...], steps: int = 25, guidance: float = 3.0,
+    precision: torch.dtype = torch.float32,
+) -> list[Any]:  # fmt: skip
     """One PIL image a prompt, seed = its place in the list."""
     generators = [torch.Generator().manual_seed(index) for index in range(len(prompts))]
-    with torch.autocast(pipeline.device.type, torch.bfloat16):
+    with autocast(pipeline.device, precision):
         return pipeline(list(prompts), num_inference_steps=steps, guidance_scale=guidance, generator=generators).images
 
 
@@ -178,13 +180,13 @@ def train(options: argparse.Namespace) -> None:
         unet.eval()
         with ema.applied():
             losses = [
-                v_loss(unet, scheduler, *(part.to(device) for part in parts))
+                v_loss(unet, scheduler, *(part.to(device) for part in parts), precision=options.precision)
                 for parts in zip(
                     *(t.split(64) for t in (test_means, test_states, test_timesteps, test_noise)), strict=True
                 )
             ]
             with replacing(options.out / f"sample-{run.step:06d}.png") as temporary:
-                contact_sheet(sample(pipeline, SAMPLE_PROMPTS), columns=8).save(temporary)
+                contact_sheet(sample(pipeline, SAMPLE_PROMPTS, precision=options.precision), columns=8).save(temporary)
             export(pipeline, options.out / "ldm")
         unet.train()
         return {"held_out_loss": torch.cat(losses).mean().item()}
@@ -207,7 +209,10 @@ def train(options: argparse.Namespace) -> None:
         timesteps = torch.cat([stratified_timesteps(*share) for share in shares if share[0]]).to(device)
         noise = torch.randn(latents.shape).to(device)
         set_learning_rate(optimizer, options.learning_rate * warm_cosine(step, run.fraction))
-        loss = v_loss(unet, scheduler, latents, states, timesteps, noise, options.min_snr).mean()
+        losses = v_loss(
+            unet, scheduler, latents, states, timesteps, noise, options.min_snr, precision=options.precision
+        )
+        loss = losses.mean()
         optimise(loss, unet, optimizer)
         ema.update()
         run.count(len(chosen), loss=loss.detach())

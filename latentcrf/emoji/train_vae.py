@@ -35,6 +35,7 @@ from latentcrf.emoji.parts import PartsError
 from latentcrf.emoji.widening import widened
 from latentcrf.files import replacing, replacing_folder
 from latentcrf.perceptual import load_lpips
+from latentcrf.precision import autocast
 from latentcrf.training.judges import Judge, chosen_judge, judge_arguments, random_view
 from latentcrf.training.loop import (
     EMA,
@@ -76,12 +77,14 @@ def drift(latents: Tensor, start: AutoencoderKL, images: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def held_out(vae: AutoencoderKL, images: Tensor, lpips: nn.Module) -> tuple[dict[str, float], Tensor]:
+def held_out(
+    vae: AutoencoderKL, images: Tensor, lpips: nn.Module, precision: torch.dtype = torch.float32
+) -> tuple[dict[str, float], Tensor]:
     """PSNR (dB) and LPIPS of the reconstructions of `images` (N, 3, H, W) in [-1, 1], and the reconstructions."""
     vae.eval()
     rebuilt, distances = [], []
     for batch in images.split(25):
-        with torch.autocast(batch.device.type, torch.bfloat16):
+        with autocast(batch.device, precision):
             decoded = vae.decode(vae.encode(batch).latent_dist.mean).sample
         rebuilt.append(decoded.float().clamp(-1, 1))
         distances.append(lpips(rebuilt[-1], batch).flatten())
@@ -135,8 +138,8 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
 
     def report() -> dict[str, float]:
         with ema.applied():
-            measured, _ = held_out(vae, to_float(unseen[:100]), lpips)
-            _, rebuilt = held_out(vae, sheet_images, lpips)
+            measured, _ = held_out(vae, to_float(unseen[:100]), lpips, options.precision)
+            _, rebuilt = held_out(vae, sheet_images, lpips, options.precision)
             export(vae, None if options.decoder_only else to_float(pictures[::10]), options.out / "vae")
         pairs = [to_pil(image) for pair in zip(sheet_images, rebuilt, strict=True) for image in pair]
         with replacing(options.out / f"sample-{run.step:06d}.png") as temporary:
@@ -152,7 +155,7 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
         images = random_view(to_float(pictures[chosen]), CROP if crops else 128, smallest=0.5 if crops else 0.8)
         set_learning_rate(optimizer, options.learning_rate * warm_cosine(step, run.fraction))
 
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device, options.precision):
             with torch.set_grad_enabled(not (adversarial or options.decoder_only)):
                 posterior = source.encode(images).latent_dist
             latents = posterior.sample()
@@ -163,7 +166,7 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
                 spread = spread * (torch.rand_like(spread) >= options.clean_share)
                 latents = latents + spread * torch.randn_like(latents)
             if options.ldm:
-                latents = redrawn(ldm, latents.float(), states[chosen].float().to(device))
+                latents = redrawn(ldm, latents.float(), states[chosen].float().to(device), precision=options.precision)
             rebuilt = vae.decode(latents).sample.float()
             perceptual = lpips(rebuilt, images).mean()
         l1, l2 = (rebuilt - images).abs().mean(), (rebuilt - images).square().mean()

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from latentcrf.model import LatentCRF
+from latentcrf.precision import autocast
 from latentcrf.scheduler import LatentCRFScheduler
 from latentcrf.training.loop import RunError
 from latentcrf.training.trajectories import SOLVERS, Chunk, record_chunks, solve
@@ -54,7 +55,7 @@ def teacher(scheduler: Any, static: LatentCRF, vae: Any, recording: FinalsRecord
 @torch.no_grad()
 def record_finals(
     pipeline: StableDiffusionPipeline, static: LatentCRF, prompts: Sequence[str], folder: Path, count: int,
-    recording: FinalsRecording,
+    recording: FinalsRecording, precision: torch.dtype = torch.float32,
 ) -> None:  # fmt: skip
     """Record `count` runs on `prompts`, in turn, into `folder`; chunks that are there already are kept.
 
@@ -67,15 +68,16 @@ def record_finals(
         solver, steps = recording.runs[chunk.index % len(recording.runs)]
         kind, how = KINDS[solver]
         scheduler = kind.from_config(pipeline.scheduler.config, **how)
-        path_of, _ = solve(pipeline, scheduler, chunk.prompts, chunk.noise, steps, chunk.guidance)
+        path_of, _ = solve(pipeline, scheduler, chunk.prompts, chunk.noise, steps, chunk.guidance, precision)
         latents = path_of[:, -1].to(pipeline.device)
-        with torch.autocast(latents.device.type, torch.bfloat16):
+        with autocast(latents.device, precision):
             finished = teaches.finish(latents)
         return {"latents": latents.float().cpu(), "finished": finished.float().cpu()}
 
     record_chunks(
-        pipeline, prompts, folder, count, recording, FIRST_SEED, make, pipeline.vae, static, name="last latents"
-    )
+        pipeline, prompts, folder, count, recording, FIRST_SEED, make, pipeline.vae, static, name="last latents",
+        precision=precision,
+    )  # fmt: skip
 
 
 def load_finals(folder: Path, count: int, recording: FinalsRecording) -> tuple[Tensor, Tensor]:

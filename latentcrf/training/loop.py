@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from latentcrf.files import replacing
+from latentcrf.precision import add_precision_argument, choose_precision
 
 REPORT_SECONDS = 600.0
 
@@ -254,6 +255,7 @@ def run_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint-seconds", type=float, default=240.0, metavar="S", help="how often to checkpoint (default 240)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of weights and data order (default 0)")
+    add_precision_argument(parser)
 
 
 def step_arguments(
@@ -276,6 +278,11 @@ def step_arguments(
 
 
 def check_run_arguments(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Check the shared options; `options.precision` becomes the type that it stands for on `best_device`."""
+    try:
+        options.precision = choose_precision(options.precision, best_device())
+    except ValueError as error:
+        parser.error(str(error))
     if not (math.isfinite(options.minutes) and 0 < options.minutes <= 100_000):
         parser.error(f"--minutes {options.minutes} is out of range: above 0, at most 100000.")
     if not 1 <= options.checkpoint_seconds <= 3600:

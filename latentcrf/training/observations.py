@@ -9,6 +9,7 @@ from torch import Tensor
 from latentcrf.emoji.captions import Captions
 from latentcrf.levels import TREND_GAP, denoise, earlier_calls, log_snr
 from latentcrf.model import Observation, hand_over
+from latentcrf.precision import autocast
 from latentcrf.training.trajectories import Trajectories, guided
 
 COARSE_SHARE = 0.4  # of the batches of stages 2 and 3
@@ -47,8 +48,9 @@ class RealLatents:
 
 @torch.no_grad()
 def observe_real(
-    ldm: StableDiffusionPipeline, clean: Tensor, states: Tensor, alphas: Tensor, guidance: float
-) -> Observation:
+    ldm: StableDiffusionPipeline, clean: Tensor, states: Tensor, alphas: Tensor, guidance: float,
+    precision: torch.dtype = torch.float32,
+) -> Observation:  # fmt: skip
     """What the LDM would hand over, were it on its way to the real latents `clean` (B, C, H, W) (stage 1).
 
     The latents are noised to the level of the last step before the gap, the LDM estimates the clean ones in one
@@ -61,7 +63,7 @@ def observe_real(
     noisy = keep * clean + spoil * torch.randn(clean.shape).to(clean.device)
     timesteps = ldm.scheduler.timesteps.to(clean.device)[call]
     empty, captions = states[:1].expand(len(clean), -1, -1), states[1:]
-    with torch.autocast(clean.device.type, torch.bfloat16):
+    with autocast(clean.device, precision):
         both = ldm.unet(torch.cat([noisy, noisy]), timesteps.repeat(2), torch.cat([empty, captions])).sample
     predicted = guided(both.float(), guidance)
     denoised = denoise(ldm.scheduler.config.prediction_type, predicted, noisy, keep, spoil)
@@ -69,13 +71,14 @@ def observe_real(
 
 
 def observe_drawn(
-    ldm: StableDiffusionPipeline, real: RealLatents, alphas: Tensor, count: int, guidance: float
-) -> tuple[Observation, Tensor]:
+    ldm: StableDiffusionPipeline, real: RealLatents, alphas: Tensor, count: int, guidance: float,
+    precision: torch.dtype = torch.float32,
+) -> tuple[Observation, Tensor]:  # fmt: skip
     """`observe_real` of a random batch: the hand-overs and the clean latents (count, C, H, W)."""
     clean, chosen = real.draw(count)
     clean, captions = clean.to(ldm.device), real.captions
     states = torch.cat([captions.states[:1].float(), captions.draw(chosen)]).to(ldm.device)
-    return observe_real(ldm, clean, states, alphas, guidance), clean
+    return observe_real(ldm, clean, states, alphas, guidance, precision), clean
 
 
 def observe_run(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from latentcrf.discriminator import LatentDiscriminator
 from latentcrf.model import LatentCRF, Observation
+from latentcrf.precision import autocast
 from latentcrf.training.judges import PairJudge
 from latentcrf.training.loop import Stateful, optimise
 from latentcrf.training.losses import (
@@ -40,10 +41,9 @@ def to_device(observation: Observation, device: torch.device) -> Observation:
     return Observation(**parts)  # type: ignore[arg-type]
 
 
-def mended(crf: LatentCRF, observation: Observation) -> Tensor:
-    """The CRF's clean latents y (B, C, H, W) after a random number of iterations, its network in the precision in which it is
-    used."""
-    with torch.autocast(observation.latents.device.type, torch.bfloat16):
+def mended(crf: LatentCRF, observation: Observation, precision: torch.dtype = torch.float32) -> Tensor:
+    """The CRF's clean latents y (B, C, H, W) after a random number of iterations, its network in `precision`."""
+    with autocast(observation.latents.device, precision):
         return crf(perhaps_less(observation), random_iterations())
 
 
@@ -77,8 +77,11 @@ class Denoising:
     """Stage 1: real images' latents are noised, the LDM estimates the clean ones in one call, the CRF mends the estimate
     towards the real latents; a discriminator judges its latents."""
 
-    def __init__(self, preset: Preset, ldm: StableDiffusionPipeline, real: RealLatents, alphas: Tensor) -> None:
-        self.preset, self.ldm, self.real, self.alphas = preset, ldm, real, alphas
+    def __init__(
+        self, preset: Preset, ldm: StableDiffusionPipeline, real: RealLatents, alphas: Tensor,
+        precision: torch.dtype = torch.float32,
+    ) -> None:  # fmt: skip
+        self.preset, self.ldm, self.real, self.alphas, self.precision = preset, ldm, real, alphas, precision
         self.learning_rate, self.batch_size = preset.learning_rate, preset.batch_size
         self.discriminator = LatentDiscriminator(ldm.unet.config.in_channels).to(ldm.device)
         self.critic = torch.optim.AdamW(self.discriminator.parameters(), lr=3e-4, betas=(0.5, 0.9))
@@ -86,8 +89,10 @@ class Denoising:
 
     def step(self, crf: LatentCRF, optimizer: torch.optim.Optimizer, share: float) -> dict[str, Tensor]:
         weight = self.preset.adversarial_weight
-        observation, clean = observe_drawn(self.ldm, self.real, self.alphas, self.batch_size, self.preset.guidance)
-        y = mended(crf, observation)
+        observation, clean = observe_drawn(
+            self.ldm, self.real, self.alphas, self.batch_size, self.preset.guidance, self.precision
+        )
+        y = mended(crf, observation, self.precision)
         loss = denoising_loss(y, clean, torch.as_tensor(observation.alpha_denoised))
         losses = {"denoising": loss.detach()}
         if (ramp := weight * adversarial_ramp(share)) > 0:
@@ -102,15 +107,17 @@ class Denoising:
 class Distillation:
     """Stage 2: from hand-overs of recorded runs, back to latents with which the LDM goes on as if nothing had been bypassed."""
 
-    def __init__(self, preset: Preset, runs: Trajectories, device: torch.device) -> None:
-        self.runs, self.device = runs, device
+    def __init__(
+        self, preset: Preset, runs: Trajectories, device: torch.device, precision: torch.dtype = torch.float32
+    ) -> None:
+        self.runs, self.device, self.precision = runs, device, precision
         self.learning_rate, self.batch_size = preset.learning_rate, preset.batch_size
         self.parts: dict[str, Stateful] = {}
 
     def step(self, crf: LatentCRF, optimizer: torch.optim.Optimizer, share: float) -> dict[str, Tensor]:
         observation, target, _ = observe_recorded(self.runs, self.batch_size)
         observation, target = to_device(observation, self.device), target.to(self.device)
-        loss = distillation_loss(mended(crf, observation), observation, target)
+        loss = distillation_loss(mended(crf, observation, self.precision), observation, target)
         optimise(loss, crf, optimizer)
         return {"distillation": loss.detach()}
 
@@ -126,12 +133,16 @@ class Refinement:
 
     Args:
         judge: compares the images.
+        precision: in which the CRF and the decoder compute.
     """
 
     EARLIEST = 0.3  # share of a run's steps: on more noise than there, no image near to the LDM's can be had
 
-    def __init__(self, preset: Preset, ldm: StableDiffusionPipeline, runs: Trajectories, judge: PairJudge) -> None:
-        self.preset, self.runs = preset, runs
+    def __init__(
+        self, preset: Preset, ldm: StableDiffusionPipeline, runs: Trajectories, judge: PairJudge,
+        precision: torch.dtype = torch.float32,
+    ) -> None:  # fmt: skip
+        self.preset, self.runs, self.precision = preset, runs, precision
         self.learning_rate, self.batch_size = preset.final_learning_rate, preset.final_batch_size
         self.vae, self.device, self.judge = ldm.vae.requires_grad_(False), ldm.device, judge.to(ldm.device)
         self.parts: dict[str, Stateful] = {"judge": judge, "judge_critic": judge.optimizer}
@@ -141,13 +152,13 @@ class Refinement:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images (B, 3, H, W), about -1 to 1."""
-        with torch.autocast(self.device.type, torch.bfloat16):
+        with autocast(self.device, self.precision):
             return self.vae.decode(latents / self.vae.config.scaling_factor).sample.float()
 
     def step(self, crf: LatentCRF, optimizer: torch.optim.Optimizer, share: float) -> dict[str, Tensor]:
         earliest = round(self.EARLIEST * self.runs.steps)
         observation, _, numbers = observe_recorded(self.runs, self.batch_size, earliest)
-        made = self.decode(mended(crf, to_device(observation, self.device)))
+        made = self.decode(mended(crf, to_device(observation, self.device), self.precision))
         wanted = self.finals[numbers].to(self.device).float()
         seen = self.judge.look(made, wanted)
         losses = {"pixels": F.l1_loss(made, wanted), "features": feature_loss(*seen)}

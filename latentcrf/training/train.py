@@ -120,7 +120,7 @@ def train(options: argparse.Namespace) -> None:
     seen = [index for index, row in enumerate(table) if row["core"] and row["split"] == "train"]
     prompts = prompt_list([table[index] for index in seen])
     folder = options.recordings or options.out / "runs"
-    record(ldm, prompts, folder, options.runs, recording)
+    record(ldm, prompts, folder, options.runs, recording, options.precision)
     runs = load_trajectories(folder, ldm.scheduler, recording, options.runs)
     validation, runs = split(runs)
 
@@ -134,10 +134,11 @@ def train(options: argparse.Namespace) -> None:
     if options.stage1_until > 0:
         rows, pictures = [table[index] for index in seen], torch.from_numpy(pixels[seen]).permute(0, 3, 1, 2)
         real = RealLatents(*encode_images(ldm.vae, pictures), build_captions(ldm, rows))
-        stages.append((0.0, Denoising(preset, ldm, real, levels(ldm.scheduler, recording.steps))))
-    stages.append((options.stage1_until, Distillation(preset, runs, device)))
+        stages.append((0.0, Denoising(preset, ldm, real, levels(ldm.scheduler, recording.steps), options.precision)))
+    stages.append((options.stage1_until, Distillation(preset, runs, device, options.precision)))
     if refined_from < 1:
-        stages.append((refined_from, Refinement(preset, ldm, runs, chosen_judge(PairJudge, options))))
+        judge = chosen_judge(PairJudge, options)
+        stages.append((refined_from, Refinement(preset, ldm, runs, judge, options.precision)))
 
     def report() -> dict[str, float]:
         crf.eval()

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from latentcrf.emoji.dataset import DatasetError, load
 from latentcrf.model import LatentCRF, Observation
+from latentcrf.precision import autocast
 from latentcrf.training.finals import FinalsRecording, load_finals, record_finals
 from latentcrf.training.loop import (
     EMA,
@@ -40,17 +41,23 @@ from latentcrf.training.stages import random_iterations
 from latentcrf.training.train import HELD_OUT_EVERY, build_crf, check_chunk, chunk_argument, prompt_list, save_half
 
 
-def finished_by(crf: LatentCRF, latents: Tensor, num_iterations: int = 5) -> Tensor:
+def finished_by(
+    crf: LatentCRF, latents: Tensor, num_iterations: int = 5, precision: torch.dtype = torch.float32
+) -> Tensor:
     """The finisher's result for last latents (B, C, H, W)."""
-    with torch.autocast(latents.device.type, torch.bfloat16):
+    with autocast(latents.device, precision):
         return crf(Observation(latents, latents, 1.0, 1.0), num_iterations)
 
 
 @torch.no_grad()
-def remaining_error(crf: LatentCRF, latents: Tensor, finished: Tensor, batch_size: int = 64) -> float:
+def remaining_error(
+    crf: LatentCRF, latents: Tensor, finished: Tensor, batch_size: int = 64, precision: torch.dtype = torch.float32
+) -> float:
     """Squared error of the CRF's result, as a share of the squared change from `latents` to `finished` (N, C, H, W)."""
     device = next(crf.parameters()).device
-    made = torch.cat([finished_by(crf, part.to(device)).cpu() for part in latents.split(batch_size)])
+    made = torch.cat(
+        [finished_by(crf, part.to(device), precision=precision).cpu() for part in latents.split(batch_size)]
+    )
     return ((made - finished).square().mean() / (latents - finished).square().mean()).item()
 
 
@@ -73,7 +80,7 @@ def train(options: argparse.Namespace) -> None:
     table, _ = load(options.data)
     prompts = prompt_list([row for row in table if row["core"] and row["split"] == "train"])
     folder = options.recordings or options.out / "finals"
-    record_finals(ldm, static, prompts, folder, options.runs, recording)
+    record_finals(ldm, static, prompts, folder, options.runs, recording, options.precision)
     latents, finished = load_finals(folder, options.runs, recording)
     validates = torch.arange(len(latents)) % HELD_OUT_EVERY == 0
     learned = latents[~validates].to(device), finished[~validates].to(device)
@@ -84,7 +91,7 @@ def train(options: argparse.Namespace) -> None:
 
     def report() -> dict[str, float]:
         with ema.applied():
-            left = remaining_error(crf, latents[validates], finished[validates])
+            left = remaining_error(crf, latents[validates], finished[validates], precision=options.precision)
             save_half(crf, options.out / "finisher")
         return {"remaining_error": left}
 
@@ -93,7 +100,7 @@ def train(options: argparse.Namespace) -> None:
     for step in run.steps():
         set_learning_rate(optimizer, preset.learning_rate * warm_cosine(step, run.fraction))
         chosen = torch.randint(len(learned[0]), (preset.batch_size,)).to(device)
-        made = finished_by(crf, learned[0][chosen], random_iterations())
+        made = finished_by(crf, learned[0][chosen], random_iterations(), options.precision)
         loss = (made - learned[1][chosen]).square().mean()
         optimise(loss, crf, optimizer)
         run.count(preset.batch_size, loss=loss.detach())

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from latentcrf.digest import digest
 from latentcrf.files import replacing
 from latentcrf.levels import clean_between, clean_estimate, coefficients, level
+from latentcrf.precision import autocast, precision_name
 from latentcrf.training.loop import RunError
 
 FIRST_SEED = 1_000_000  # far from the small seeds that measurements use
@@ -127,6 +128,7 @@ class Chunk:
 def record_chunks(
     pipeline: StableDiffusionPipeline, prompts: Sequence[str], folder: Path, count: int, recording: Any, first_seed: int,
     make: Callable[[Chunk], dict[str, Tensor]], *others: nn.Module, name: str,
+    precision: torch.dtype = torch.float32,
 ) -> None:  # fmt: skip
     """Write what `make` gives for each chunk of `count` runs on `prompts`, in turn, into `folder`; chunks that are there
     already are kept.
@@ -137,6 +139,7 @@ def record_chunks(
         first_seed: of the noise.
         others: networks on which the result depends, beside U-Net and text encoder.
         name: the progress bar's.
+        precision: in which `make` lets the networks compute; kept beside the tensors, too.
 
     Raises:
         RunError: the folder holds recordings made in another way, or of other models or prompts.
@@ -147,15 +150,21 @@ def record_chunks(
     kept = {key: value for key, value in config.items() if key != "_use_default_values"}
     made_by = {"prompts": list(prompts), "scheduler": kept}
     settings["ldm"] = digest(made_by, unet, pipeline.text_encoder, *others)
+    settings["precision"] = precision_name(precision)
     shape = (unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
     for index in tqdm(range(-(-count // recording.chunk)), desc=name, unit="chunk", mininterval=5):
         path = folder / f"{index:05d}.safetensors"
         if path.exists():
             with safe_open(path, "pt") as file:
-                found = file.metadata() or {}
+                # recordings without a precision are older than the choice and were made in bfloat16
+                found = {"precision": "bfloat16"} | (file.metadata() or {})
                 if (chunk := found.get("chunk")) != settings["chunk"]:
                     raise RunError(
                         f"{folder} holds chunks of {chunk} runs: give --chunk {chunk}, or choose another folder."
+                    )
+                if (recorded_in := found["precision"]) != settings["precision"]:
+                    raise RunError(
+                        f"{folder} was recorded in {recorded_in}: give --precision {recorded_in}, or choose another folder."
                     )
                 if found != settings:
                     raise RunError(
@@ -174,8 +183,9 @@ def record_chunks(
 
 
 def record(
-    pipeline: StableDiffusionPipeline, prompts: Sequence[str], folder: Path, count: int, recording: Recording
-) -> None:
+    pipeline: StableDiffusionPipeline, prompts: Sequence[str], folder: Path, count: int, recording: Recording,
+    precision: torch.dtype = torch.float32,
+) -> None:  # fmt: skip
     """Record `count` runs on `prompts`, in turn, into `folder`; chunks that are there already are kept.
 
     Raises:
@@ -187,17 +197,20 @@ def record(
         noise, states, guidance = chunk.noise, chunk.prompts, chunk.guidance
         precise = DDIMScheduler.from_config(config)
         recorded = {
-            "latents": solve(pipeline, precise, states, noise, recording.steps, guidance)[0],
+            "latents": solve(pipeline, precise, states, noise, recording.steps, guidance, precision)[0],
             "prompt_embeds": states[0].half().cpu(),
         }
         for solver, (kind, how) in SOLVERS.items():
             steps = recording.coarse_steps(chunk.index, solver)
-            path_of, denoised = solve(pipeline, kind.from_config(config, **how), states, noise, steps, guidance)
+            scheduler = kind.from_config(config, **how)
+            path_of, denoised = solve(pipeline, scheduler, states, noise, steps, guidance, precision)
             # The first call is at pure noise; after the last step there is nothing left to bypass.
             recorded |= {f"{solver}.latents": path_of[:, 2:-1], f"{solver}.denoised": denoised[:, 1:-1]}
         return recorded
 
-    record_chunks(pipeline, prompts, folder, count, recording, FIRST_SEED, make, name="trajectories")
+    record_chunks(
+        pipeline, prompts, folder, count, recording, FIRST_SEED, make, name="trajectories", precision=precision
+    )
 
 
 def guided(both: Tensor, guidance: float) -> Tensor:
@@ -213,6 +226,7 @@ def solve(
     noise: Tensor,
     steps: int,
     guidance: float,
+    precision: torch.dtype = torch.float32,
 ) -> tuple[Tensor, Tensor]:
     """Latents (n, steps + 1, C, H, W) of a run from `noise` (n, C, H, W), itself the first, and the clean estimate of each
     step (n, steps, C, H, W); float32 on the CPU. What the pipeline does, seen from within.
@@ -223,7 +237,7 @@ def solve(
     scheduler.set_timesteps(steps, device=device)
     latents = noise.to(device) * scheduler.init_noise_sigma
     (states, empty), path, estimates = prompts, [noise], []
-    with torch.autocast(device.type, torch.bfloat16):
+    with autocast(device, precision):
         for index, timestep in enumerate(scheduler.timesteps):
             inputs = scheduler.scale_model_input(latents, timestep)
             if guidance > 1:

@@ -29,7 +29,7 @@ FINISHER = ["--data", "x", "--base", "x", "--static", "x"]
 
 
 def start(module: str, *arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-W", "ignore", "-m", module, *map(str, arguments)]
+    command = [sys.executable, "-W", "ignore", "-m", module, "--precision", "float32", *map(str, arguments)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
