@@ -56,12 +56,12 @@ def draw_idea(full: Image.Image, bypassed: Image.Image, prompt: str = PROMPT) ->
         prompt: the caption's.
     """
     first, last = BYPASS
-    rows = (
-        ("Full run", f"{STEPS} denoiser calls", [DENOISER] * STEPS, full),
+    rows: tuple[tuple[str, str, list[str | None], Image.Image], ...] = (
+        ("Full run", f"{STEPS} denoiser calls", [DENOISER for _ in range(STEPS)], full),
         (
             "LatentCRF",
             f"{first} denoiser calls, one CRF, {STEPS - last} denoiser call",
-            [DENOISER] * first + [CRF] + [None] * (last - first - 1) + [DENOISER] * (STEPS - last),
+            [*[DENOISER] * first, CRF, *[None] * (last - first - 1), *[DENOISER] * (STEPS - last)],
             bypassed,
         ),
     )

@@ -38,8 +38,8 @@ CRF_FORMS = ("conditional", "static")  # the values of the column crf_form in wh
 SUMMARY = {
     "full run (DDIM, 50 steps)": FULL_RUN,
     "DDIM, 34 steps": "DDIM-34",
-    "bypass (33, 49)": BYPASS_33_49,
-    "bypass (33, 49) + finisher": f"{BYPASS_33_49} + finisher",
+    "LatentCRF, bypass (33, 49)": BYPASS_33_49,
+    "LatentCRF, bypass (33, 49) + finisher": f"{BYPASS_33_49} + finisher",
     "UniPC, 8 steps + finisher": "UniPC-8 + finisher",
 }
 # the docs' choice of runs without bypass
