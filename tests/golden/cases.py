@@ -30,7 +30,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from analysis.generate import load_pipeline
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from latentcrf.digest import digest as content_hash
+from latentcrf.emoji import train_unet, train_vae
+from latentcrf.perceptual import MODELS, load_features, load_lpips
+from latentcrf.training.finals import FinalsRecording, load_finals, record_finals
+from latentcrf.training.trajectories import Recording, load_trajectories, record
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -39,19 +45,13 @@ from transformers import BertConfig, BertModel, BertTokenizer
 
 # --- project code -----------------------------------------------------------------------------------------------------
 from analysis import benchmark
-from analysis.generate import load_pipeline
 from app.comparison import Models, compare
 from app.results import Comparison
 from app.settings import Settings
 from latentcrf import LatentCRF, LatentCRFScheduler, Observation
-from latentcrf.digest import digest as content_hash
-from latentcrf.emoji import train_unet, train_vae
 from latentcrf.model import hand_over
-from latentcrf.perceptual import MODELS, load_features, load_lpips
 from latentcrf.training import loop, train, train_finisher
-from latentcrf.training.finals import FinalsRecording, load_finals, record_finals
 from latentcrf.training.train import prompt_list
-from latentcrf.training.trajectories import Recording, load_trajectories, record
 
 # ----------------------------------------------------------------------------------------------------------------------
 

@@ -424,8 +424,10 @@ def test_the_finisher_ends_image_to_image(pipe, crf, finisher) -> None:
         )[0]  # fmt: skip
 
     without = edited(None)
-    settled = finisher(Observation(without, without, 1.0, 1.0))
-    assert torch.equal(edited(finisher), settled)
+    with torch.no_grad():  # as the pipeline does: the very same computation
+        with torch.no_grad():  # as the pipeline does: the very same computation
+        corrected = finisher(Observation(without, without, 1.0, 1.0))
+    assert torch.equal(edited(finisher), corrected)
 
 
 @pytest.mark.parametrize("kind", SCHEDULERS)
@@ -490,7 +492,8 @@ def test_the_finisher_is_saved_and_loaded(finisher, tmp_path) -> None:
 def test_a_trained_finisher_ends_the_run(pipe, crf) -> None:
     finisher = with_random_weights(LatentCRF(corrects_clean=True, reads_trend=False, **SMALL))
     without = run(pipe, LatentCRFScheduler(inner(DDIMScheduler), crf, (6, 9)))
-    corrected = finisher(Observation(without, without, 1.0, 1.0))
+    with torch.no_grad():  # as the pipeline does: the very same computation
+        corrected = finisher(Observation(without, without, 1.0, 1.0))
     scheduler = LatentCRFScheduler(inner(DDIMScheduler), crf, (6, 9), finisher=Finisher(finisher))
     assert torch.equal(run(pipe, scheduler), corrected) and not torch.allclose(corrected, without)
     assert scheduler.last_finish is not None and torch.equal(scheduler.last_finish.before, without)
