@@ -8,37 +8,50 @@ Inputs and the weights of the tiny networks come from numpy's frozen `RandomStat
 machine and in every version.
 """
 
+import atexit
 import contextlib
+import csv
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, BertTokenizer
 
 # --- project code -----------------------------------------------------------------------------------------------------
+from analysis import benchmark
 from analysis.generate import load_pipeline
 from app.comparison import Models, compare
 from app.results import Comparison
 from app.settings import Settings
 from latentcrf import LatentCRF, LatentCRFScheduler, Observation
 from latentcrf.digest import digest as content_hash
+from latentcrf.emoji import train_unet, train_vae
 from latentcrf.model import hand_over
 from latentcrf.perceptual import MODELS, load_features, load_lpips
+from latentcrf.training import loop, train, train_finisher
+from latentcrf.training.finals import FinalsRecording, load_finals, record_finals
 from latentcrf.training.train import prompt_list
+from latentcrf.training.trajectories import Recording, load_trajectories, record
 
 # ----------------------------------------------------------------------------------------------------------------------
 
@@ -47,6 +60,8 @@ ROOT = Path(__file__).parents[2]
 
 # Name when the values were stored -> name now. Values keep the names that they were stored with.
 RENAMES: dict[str, str] = {}
+
+FLOAT32 = ("--precision", "float32")
 
 SHIPPED = (
     "emoji-latentcrf",
@@ -62,7 +77,10 @@ ITERATIONS = 5
 # those of `deviation`: the largest difference as a share of the stored values' root mean square.
 TOLERANCE = {
     "model": 1e-4,  # one call of a shipped model; measured 3e-5
-    "run": 1e-4,  # a run of a tiny pipeline; measured 4e-6
+    "run": 1e-4,  # a run of a tiny pipeline; measured 1e-5
+    "round trips": 1e-3,  # two round trips through the tiny VAE, whose random weights enlarge errors; measured 2e-4
+    "training": 5e-4,  # losses of three steps, and the weights' changes; measured 5e-5
+    "table": 1e-3,  # a column of the benchmark; measured 3e-4, in differences of KID
     "pixels": 0.02,  # mean absolute difference in levels of 255; measured 0.0001
     "distance": 1e-2,  # LPIPS of two such images
 }
@@ -248,7 +266,7 @@ def tensors_in(value: Any) -> int:
 
 @torch.inference_mode()
 def solution(crf: LatentCRF, seed: int = 0, iterations: int = ITERATIONS) -> Values:
-    """Every tensor of the potentials by its symbol, the first iterates, the result y, the latents that go back, y's energies."""
+    """Every tensor of the potentials by its symbol, two iterates, the result y, the latents behind, the energies."""
     seen = observation(seed)
     p = crf.potentials(seen)
     found: Values = {"u": p.u, "lambda": p.weight}
@@ -361,6 +379,270 @@ def page(result: Comparison) -> Values:
     }
 
 
+# --- a folder of data and models for command lines --------------------------------------------------------------------
+
+
+def picture(colour: tuple[int, int, int], style: str, index: int) -> np.ndarray:
+    """An uint8 image (128, 128, 3): a shaded disc, square or diamond on white."""
+    y, x = (np.mgrid[:128, :128] - 63.5) / (40 + 2 * index)
+    radius = {"3d": np.hypot(x, y), "flat": np.maximum(abs(x), abs(y)), "noto": abs(x) + abs(y)}[style]
+    shade = np.clip(1 - 0.3 * (x + y), 0.4, 1.0)[..., None] * np.array(colour)
+    return np.where(radius[..., None] < 1, shade, 255).round().clip(0, 255).astype(np.uint8)
+
+
+@cache
+def work_folder() -> Path:
+    """A temporary folder with a small data set (`data`), the tiny pipeline (`ldm`) and a tiny static CRF (`static`)."""
+    folder = Path(tempfile.mkdtemp(prefix="golden-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    (folder / "data" / "images").mkdir(parents=True)
+    for row in rows():
+        index = int(row["code_point"])
+        colour = list(COLOURS.values())[index]
+        Image.fromarray(picture(colour, row["style"], index)).save(folder / "data" / row["file"])
+    table = pa.Table.from_pylist(rows()).replace_schema_metadata({"size": "128"})
+    pq.write_table(table, folder / "data" / "dataset.parquet")
+    tiny_pipeline().save_pretrained(folder / "ldm")
+    tiny_crf("static", 6).save_pretrained(folder / "static")
+    return folder
+
+
+# --- 1. recordings ----------------------------------------------------------------------------------------------------
+
+
+def recorded_names(folder: Path) -> list[str]:
+    """Names of the tensors and settings in the first file: earlier recordings must go on loading."""
+    with safe_open(folder / "00000.safetensors", "pt") as file:
+        return sorted(file.keys()) + sorted(file.metadata())
+
+
+def recording() -> Values:
+    """Two recorded runs of the tiny pipeline, as training reads them."""
+    pipeline = tiny_pipeline()
+    how = Recording(steps=6, coarse=(5, 4), guidances=(3.0, 1.0), chunk=1)
+    with tempfile.TemporaryDirectory() as name:
+        record(pipeline, prompt_list(rows()), Path(name), 2, how)
+        runs, names = load_trajectories(Path(name), pipeline.scheduler, how), recorded_names(Path(name))
+    assert runs.coarse is not None
+    steps = torch.arange(runs.steps - 1)
+    return {
+        "names": names,
+        "x": runs.latents,
+        "abar": runs.alphas,
+        "x0_hat": runs.denoised(torch.ones_like(steps), steps),
+        "prompt": runs.prompt_embeds,
+        "coarse x": runs.coarse.latents,
+        "coarse x0_hat": runs.coarse.denoised,
+        "coarse abar": runs.coarse.alphas,
+        "coarse abar of x0_hat": runs.coarse.alphas_denoised,
+        "coarse runs": runs.coarse.runs.tolist(),
+    }
+
+
+def final_recording() -> Values:
+    """The final latents of three runs of the tiny pipeline, and what a finisher learns to make of them."""
+    how = FinalsRecording(chunk=1)
+    with tempfile.TemporaryDirectory() as name:
+        record_finals(tiny_pipeline(), tiny_crf("static", 6), prompt_list(rows()), Path(name), 3, how)
+        (last, finished), names = load_finals(Path(name), 3, how), recorded_names(Path(name))
+    return {"names": names, "x": last, "y": finished}
+
+
+# --- 2. trainers ------------------------------------------------------------------------------------------------------
+
+SECONDS = 2.0  # of the simulated clock, a step: longer than `--checkpoint-seconds 1`, so that every step is kept
+
+
+class Stopped(BaseException):
+    """Ends a training in the middle of a step, as a kill would."""
+
+
+@dataclass
+class Watch:
+    """What a training has done: the losses of each step, and the weights of its networks and averages."""
+
+    losses: list[dict[str, float]] = field(default_factory=list)
+    weights: list[list[Tensor]] = field(default_factory=list)
+    start: list[list[Tensor]] = field(default_factory=list)
+
+    def changes(self) -> list[float]:
+        """How far each network's weights have moved: Euclidean distance."""
+        pairs = (zip(weights, start, strict=True) for weights, start in zip(self.weights, self.start, strict=True))
+        return [math.sqrt(sum((now - before).square().sum().item() for now, before in pair)) for pair in pairs]
+
+
+@contextlib.contextmanager
+def watched(stop_in: int | None = None) -> Iterator[Watch]:
+    """Watch the training within the block, on a clock that advances by `SECONDS` a step; stop it in step `stop_in`."""
+    watch, now, pending = Watch(), 0.0, {}
+    own_init, own_count, own_time = loop.Run.__init__, loop.Run.count, loop.time
+
+    def init(run: Any, folder: Any, parts: dict[str, Any], *others: Any, **named: Any) -> None:
+        own_init(run, folder, parts, *others, **named)
+        networks = [list(part.parameters()) for part in parts.values() if isinstance(part, nn.Module)]
+        watch.weights = networks + [part.average for part in parts.values() if isinstance(part, loop.EMA)]
+        watch.start = [[weight.detach().clone() for weight in weights] for weights in watch.weights]
+
+    def count(run: Any, images: int, **losses: Any) -> None:
+        nonlocal now
+        own_count(run, images, **losses)
+        pending.update({name: float(value) for name, value in losses.items()})
+        if images:  # the last report of a step
+            if stop_in is not None and run.step == stop_in:
+                raise Stopped
+            watch.losses.append(dict(pending))
+            pending.clear()
+            now += SECONDS
+
+    loop.Run.__init__, loop.Run.count, loop.time = init, count, SimpleNamespace(monotonic=lambda: now)
+    try:
+        yield watch
+    finally:
+        loop.Run.__init__, loop.Run.count, loop.time = own_init, own_count, own_time
+
+
+def run_trainer(
+    main: Callable[[list[str]], int],
+    steps: int,
+    *arguments: object,
+    out: Path,
+    stop_in: int | None = None,
+    seed: int = 1,
+) -> Values:
+    """Train for `steps` steps: their losses, how far the networks have moved, and the held-out measures."""
+    minutes = SECONDS * (steps - 0.5) / 60
+    with watched(stop_in) as watch:
+        words = [*arguments, "--out", out, "--minutes", minutes, "--checkpoint-seconds", 1, "--seed", seed, *FLOAT32]
+        try:
+            assert main([str(word) for word in words]) == 0
+        except Stopped:
+            return {}
+    with open(out / "log.csv", newline="") as file:
+        *_, row = csv.DictReader(file)
+    losses = {f"step {index}": each for index, each in enumerate(watch.losses)}
+    measures = {name: float(value) for name, value in row.items() if name not in ("step", "minutes", "images")}
+    return {"losses": losses, "changes": watch.changes(), "measures": measures}
+
+
+CRF_ARGUMENTS = ("--runs", 16, "--batch-size", 4, "--judge", "alexnet")
+
+
+def common_arguments() -> list[object]:
+    folder = work_folder()
+    return ["--base", folder / "ldm", "--data", folder / "data", "--recordings", folder / "recordings"]
+
+
+def stage_1(out: Path) -> Values:
+    return run_trainer(train.main, 3, *common_arguments(), *CRF_ARGUMENTS, "--stage1-until", 1, out=out)
+
+
+def stage_2(out: Path) -> Values:
+    return run_trainer(train.main, 3, *common_arguments(), *CRF_ARGUMENTS, "--stage1-until", 0, out=out)
+
+
+def stage_3(out: Path) -> Values:
+    stages = ("--stage1-until", 0, "--stage3-from", 0)
+    return run_trainer(train.main, 3, *common_arguments(), *CRF_ARGUMENTS, *stages, out=out)
+
+
+def finisher(out: Path) -> Values:
+    folder = work_folder()
+    arguments = ["--base", folder / "ldm", "--data", folder / "data", "--static", folder / "static"]
+    return run_trainer(train_finisher.main, 3, *arguments, "--runs", 32, "--batch-size", 4, out=out)
+
+
+def autoencoder(out: Path) -> Values:
+    """Its three parts, a step each: crops, whole pictures, the decoder against a discriminator."""
+    arguments = ("--data", work_folder() / "data", "--batch-size", 2, "--judge", "patches")
+    return run_trainer(train_vae.main, 3, *arguments, out=out)
+
+
+def unet(out: Path) -> Values:
+    folder, own = work_folder(), train_unet.SAMPLE_PROMPTS
+    arguments = ("--data", folder / "data", "--vae", folder / "ldm" / "vae", "--init-from", folder / "ldm")
+    train_unet.SAMPLE_PROMPTS = own[:2]  # pictures for the reader: most of the time, and not held
+    try:
+        return run_trainer(train_unet.main, 3, *arguments, "--batch-size", 4, "--detail-share", 0.5, out=out)
+    finally:
+        train_unet.SAMPLE_PROMPTS = own
+
+
+TRAINERS = {
+    "stage-1": stage_1,
+    "stage-2": stage_2,
+    "stage-3": stage_3,
+    "finisher": finisher,
+    "autoencoder": autoencoder,
+}
+TRAINERS |= {"unet": unet}
+
+# --- 3. a resumed run -------------------------------------------------------------------------------------------------
+
+
+def all_stages(out: Path, stop_in: int | None = None, resume: bool = False) -> Values:
+    """Three steps of stage 1, two of stage 2 and two of stage 3."""
+    stages = ("--stage1-until", 0.4, "--stage3-from", 0.7, *(["--resume"] if resume else []))
+    return run_trainer(train.main, 7, *common_arguments(), *CRF_ARGUMENTS, *stages, out=out, stop_in=stop_in)
+
+
+def checkpoint(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / "checkpoint.pt", weights_only=True)
+
+
+def unequal(a: Any, b: Any, path: str = "") -> list[str]:
+    """Where two trees of tensors and numbers are not the same, to the last bit."""
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+        return [found for key in a for found in unequal(a[key], b[key], f"{path}/{key}")]
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        return [found for index in range(len(a)) for found in unequal(a[index], b[index], f"{path}/{index}")]
+    same = torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else type(a) is type(b) and a == b
+    return [] if same else [path]
+
+
+# --- 6. the benchmark -------------------------------------------------------------------------------------------------
+
+METHODS = (
+    "DDIM-4", "DPM-Solver++-8", "UniPC-8", "UniPC-8 + scaling", "UniPC-8 + finisher", "UniPC-8 + static finisher",
+    "DDIM-50 bypass (33, 49)", "DDIM-50 LatentCRF (33, 49)", "DDIM-50 plain (33, 49)",
+    "DDIM-50 LatentCRF (33, 49) + finisher",
+)  # fmt: skip
+UNSTORED = ("precision", "time_ratio", "time_ratio_low", "time_ratio_high", "time_ratio_against")
+
+
+def count_instead_of_timing(methods: Any, task: Any, pipeline: Any, schedulers: Any, rounds: int, threads: int) -> Any:
+    """Stands in for the benchmark's clock: the share of denoiser calls, so that tables do not depend on the machine."""
+    ratios = []
+    for method, scheduler in zip(methods, schedulers, strict=True):
+        scheduler.set_timesteps(method.steps)
+        ratios.append({"ratios": np.full(3, len(scheduler.timesteps) / 50)})
+    return ratios
+
+
+def columns(table: pd.DataFrame) -> Values:
+    """Each column as a list, without times; numbers as floats."""
+    kept = table.drop(columns=[name for name in UNSTORED if name in table])
+    return {
+        name: [float(each) for each in kept[name]] if kept[name].dtype.kind == "f" else kept[name].fillna("").tolist()
+        for name in kept
+    }
+
+
+def benchmark_tables(out: Path) -> Values:
+    """Both tables of a small benchmark of the tiny pipeline with the shipped CRFs."""
+    folder, own = work_folder(), (benchmark.clock, benchmark.write_figure)
+    benchmark.clock, benchmark.write_figure = count_instead_of_timing, lambda *_, **__: None
+    words = ["--data", folder / "data", "--model", folder / "ldm", "--out", out, "--prompts", 3, "--seeds", 2]
+    try:
+        assert benchmark.main([*map(str, words), "--only", *map(rename, METHODS), *FLOAT32]) == 0
+    finally:
+        benchmark.clock, benchmark.write_figure = own
+    tables = {name: pd.read_csv(out / f"{name}.csv") for name in ("benchmark", "comparisons")}
+    values = {"methods": columns(tables["benchmark"])}
+    for measure, rows_of_it in tables["comparisons"].groupby("measure"):
+        values[f"against others: {measure}"] = columns(rows_of_it)
+    return values
+
+
 # --- storing and comparing --------------------------------------------------------------------------------------------
 
 
@@ -421,7 +703,7 @@ def is_number(value: Any) -> bool:
 
 
 def deviations(found: Values, stored: Values) -> dict[str, float]:
-    """Of each value by its key: 0 where what is no float is equal, infinity where it is not or where a key is missing."""
+    """The deviation of each value. Of what is no float: 0 if it is equal, else infinity; so too a missing key."""
     result = {}
     for key in found.keys() | stored.keys():
         if key not in found or key not in stored:
@@ -435,11 +717,32 @@ def deviations(found: Values, stored: Values) -> dict[str, float]:
     return result
 
 
-def simple_cases() -> dict[str, Callable[[], Values]]:
-    """The cases that need no folder, by the name of their files."""
+def in_folder(case: Callable[[Path], Values]) -> Callable[[], Values]:
+    """The case in a temporary folder of its own."""
+
+    def run() -> Values:
+        with tempfile.TemporaryDirectory() as name:
+            return case(Path(name, "out"))
+
+    return run
+
+
+def store_old_scheduler() -> Values:
+    our_scheduler(tiny_pipeline().scheduler).save_pretrained(OLD_SCHEDULER)
+    return old_scheduler()
+
+
+def all_cases() -> dict[str, Callable[[], Values]]:
+    """What is stored, by the name of its files."""
     return {
         "prompts": prompts,
+        "recording": recording,
+        "final-recording": final_recording,
+        **{f"trainer-{name}": in_folder(trainer) for name, trainer in TRAINERS.items()},
+        "resumed": in_folder(all_stages),
         "pipeline": lambda: saved_pipeline()[0],
+        "old-scheduler": store_old_scheduler,
         **{f"model-{name}": lambda name=name: solution(shipped(name)) for name in SHIPPED},  # type: ignore[misc]
+        "benchmark": in_folder(benchmark_tables),
         **{f"page-{mode}": lambda mode=mode: page(page_result(mode)) for mode in MODES},  # type: ignore[misc]
     }
