@@ -1,8 +1,11 @@
 """What all tests share: seeded random numbers, a small data set in the real one's format, a tiny pipeline."""
 
 import hashlib
+import itertools
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +17,7 @@ from PIL import Image, ImageDraw
 from transformers import BertConfig, BertModel, BertTokenizer
 
 from latentcrf import precision
+from latentcrf.training import loop
 
 COLOURS = ("red", "orange", "gold", "green", "teal", "blue", "purple", "brown")
 SHAPES = ("ellipse", "rectangle", "rounded_rectangle")
@@ -31,6 +35,13 @@ def _float32() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(precision, "_cpu_has_bfloat16", lambda: False)
         yield
+
+
+@pytest.fixture
+def one_second_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each training step takes one second of the budget, on every processor."""
+    clock = SimpleNamespace(monotonic=partial(next, itertools.count()))
+    monkeypatch.setattr(loop, "time", clock)
 
 
 @pytest.fixture(scope="session")

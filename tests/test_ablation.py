@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 
 from analysis import ablation
 from analysis.gallery import embed
-from analysis.generate import decode, load_pipeline
+from analysis.generate import decode
 from analysis.measures import RealFeatures, cluster_weights, kid_draws
 from latentcrf import LatentCRF, Observation
 from latentcrf.emoji.train_unet import build_scheduler
@@ -76,16 +77,19 @@ def test_models_are_compared_with_the_first_run_by_run(runs: Trajectories) -> No
     assert len(lines) == 2 + len(table) and lines[2].startswith("| whole | 5 |")
 
 
-def test_images_of_ended_runs_are_judged_beside_the_ldms_own() -> None:
+def test_images_of_ended_runs_are_judged_beside_the_ldms_own(tiny_pipeline: StableDiffusionPipeline) -> None:
     torch.manual_seed(0)
     alphas = levels(build_scheduler(), 50)
     # eight runs by two solvers, of which 2 steps and 1 are recorded
     of = torch.arange(8).repeat_interleave(3)
     after = torch.tensor([0.5, 0.9, 0.7]).repeat(8)
-    steps = CoarseSteps(torch.randn(24, 4, 16, 16), torch.randn(24, 4, 16, 16), after, after - 0.1, of)
-    runs = Trajectories(torch.randn(8, 51, 4, 16, 16), alphas, torch.randn(8, 2, 3), steps)
+    steps = CoarseSteps(torch.randn(24, 4, 8, 8), torch.randn(24, 4, 8, 8), after, after - 0.1, of)
+    runs = Trajectories(torch.randn(8, 51, 4, 8, 8), alphas, torch.randn(8, 2, 3), steps)
     real = RealFeatures(torch.randn(20, 1280))
-    ended = ablation.EndedRuns(load_pipeline(), runs, load_features(), real)
+    network = torch.nn.Sequential(
+        torch.nn.Upsample(64), load_features()
+    )  # its strides are too long for images of 16 px
+    ended = ablation.EndedRuns(tiny_pipeline, runs, network, real)
     for number, handed in enumerate(ended.endings["kid_few"], 1):
         assert torch.equal(handed.denoised, steps.denoised[number::3])
     assert torch.as_tensor(ended.endings["kid"][0].alpha_out).eq(1).all()
@@ -94,10 +98,10 @@ def test_images_of_ended_runs_are_judged_beside_the_ldms_own() -> None:
     arrived = ended.draws(lambda handed: runs.latents[:, -1])
     assert all(np.allclose(own[kind], arrived[kind]) for kind in ablation.IMAGE_KINDS)
     halved = ended.draws(lambda handed: 0.5 * handed.denoised)  # by the finisher's strength of 0.7: to 0.65
-    scaled = decode(load_pipeline(), 0.65 * runs.latents[:, -1])
-    expected_kid = 1000 * kid_draws(embed(load_features(), scaled), np.arange(8), real, cluster_weights(8))
+    scaled = decode(tiny_pipeline, 0.65 * runs.latents[:, -1])
+    expected_kid = 1000 * kid_draws(embed(network, scaled), np.arange(8), real, cluster_weights(8))
     assert halved["kid_finished"][0] == pytest.approx(expected_kid[0], rel=1e-3)
-    features = embed(load_features(), decode(load_pipeline(), runs.latents[:, -1]))
+    features = embed(network, decode(tiny_pipeline, runs.latents[:, -1]))
     mine, theirs, between = (
         (a.double() @ b.double().T / 1280 + 1) ** 3
         for a, b in ((features, features), (real.features, real.features), (features, real.features))

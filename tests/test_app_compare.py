@@ -132,10 +132,8 @@ def test_a_run_of_few_steps_is_the_faster_solvers_finished(services: Services, r
     assert np.array_equal(pixels(few.latentcrf.image), pixels(few.after))
     models = services.models
     scheduler = UniPCMultistepScheduler.from_config(models.pipeline.scheduler.config)
-    with models.autocast():
-        latents = sample(
-            models.pipeline, [FEW.prompt], [FEW.seed], steps=4, guidance=FEW.guidance, scheduler=scheduler
-        )  # fmt: skip
+    how = {"steps": 4, "guidance": FEW.guidance, "scheduler": scheduler, "precision": models.precision}
+    latents = sample(models.pipeline, [FEW.prompt], [FEW.seed], **how)
     before = to_pixels(decode(models.pipeline, latents))[0].astype(int)
     assert np.abs(before - pixels(few.before)).mean() < 0.5
     assert np.abs(before - pixels(few.after)).mean() > 0.5

@@ -109,9 +109,10 @@ def test_a_judge_of_pairs_sees_one_view_of_both_and_learns_which_was_made() -> N
     judge = PairJudge("alexnet", Path(), learning_rate=2e-3)
     wanted = torch.rand(4, 3, 128, 128) * 2 - 1
     same, other = judge.look(wanted.clone().requires_grad_(), wanted)
-    assert all(torch.equal(a, b) for a, b in zip(same, other, strict=True))  # also cut out at the same place
+    # also cut out at the same place; with gradients kernels may round differently
+    torch.testing.assert_close(same, other)
     assert same[0].requires_grad and not other[0].requires_grad
-    assert feature_loss(same, other) == 0
+    assert feature_loss(same, other) < 1e-6
     assert judge.fooled_by(same, other).item() == pytest.approx(math.log(2), abs=1e-5)
     made = F.avg_pool2d(wanted, 3, 1, 1).requires_grad_()  # blurred
     assert 0.01 < feature_loss(*judge.look(made, wanted)) < 2

@@ -41,9 +41,10 @@ def test_lpips_in_batches_and_over_pairs() -> None:
     torch.testing.assert_close(measures.lpips(model, images, images.flip(0), batch_size=3), alone)
     pairs = [model(images[i : i + 1], images[j : j + 1]).item() for i in range(4) for j in range(i)]
     assert measures.pairwise_lpips(model, images, batch_size=4) == pytest.approx(np.mean(pairs), rel=1e-4)
-    assert measures.pairwise_lpips(model, images[:1].expand(3, -1, -1, -1)) == 0
+    # equal images at other places of a batch: kernels may round their features differently, by 1e-7 or so, and LPIPS squares that
+    assert measures.pairwise_lpips(model, images[:1].expand(3, -1, -1, -1)) == pytest.approx(0, abs=1e-10)
     matrix = measures.lpips_matrix(model, images, batch_size=3)
-    assert torch.equal(matrix, matrix.T) and matrix.diagonal().eq(0).all()
+    assert torch.equal(matrix, matrix.T) and matrix.diagonal().eq(0).all()  # |a - b| is |b - a|, and 0 for a = b
     torch.testing.assert_close(matrix[1:, 0], torch.tensor(pairs)[[0, 1, 3]], rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match="at least 2 images, got 1"):
         measures.pairwise_lpips(model, images[:1])
@@ -244,9 +245,10 @@ def test_draws_over_prompts() -> None:
 
 
 def test_the_cost_command_sets_each_network_beside_a_guided_call(tmp_path: Path) -> None:
-    assert main(["cost", "--rounds", "3", "--out", str(tmp_path)]) == 0
+    assert main(["cost", "--rounds", "3", "--threads", "1", "--out", str(tmp_path)]) == 0
     items, found = pd.read_csv(tmp_path / "cost.csv"), pd.read_csv(tmp_path / "cost-summary.csv").set_index("measure")
-    assert len(items) == 3 and (items > 0).all(axis=None)
+    assert len(items) == 3 and (items.drop(columns="precision") > 0).all(axis=None)
+    assert set(items["precision"]) == set(found["precision"]) == {"float32"}
     ratios = items["emoji-latentcrf-finisher"] / items["guided U-Net call"]
     share = found.loc["share of a guided U-Net call, emoji-latentcrf-finisher"]
     assert (

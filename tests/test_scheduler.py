@@ -417,7 +417,8 @@ def test_the_finisher_ends_image_to_image(pipe, crf, finisher) -> None:
         )[0]  # fmt: skip
 
     without = edited(None)
-    settled = finisher(Observation(without, without, 1.0, 1.0))
+    with torch.no_grad():  # as the pipeline does: the very same computation
+        settled = finisher(Observation(without, without, 1.0, 1.0))
     assert torch.equal(edited(finisher), settled)
 
 
@@ -501,7 +502,8 @@ def test_the_finisher_is_saved_and_loaded(finisher, tmp_path) -> None:
 def test_a_learned_finisher_ends_the_run(pipe, crf) -> None:
     finisher = stirred(LatentCRF(corrects_clean=True, reads_trend=False, **SMALL))
     without = run(pipe, LatentCRFScheduler(inner(DDIMScheduler), crf, (6, 9)))
-    settled = finisher(Observation(without, without, 1.0, 1.0))
+    with torch.no_grad():  # as the pipeline does: the very same computation
+        settled = finisher(Observation(without, without, 1.0, 1.0))
     scheduler = LatentCRFScheduler(inner(DDIMScheduler), crf, (6, 9), finisher=finisher, finisher_strength=1.0)
     assert torch.equal(run(pipe, scheduler), settled) and not torch.allclose(settled, without)
     assert scheduler.last_finish is not None and torch.equal(scheduler.last_finish.observation.latents, without)

@@ -111,6 +111,14 @@ def test_figure() -> None:
         variance.figure(summary, "noise")
 
 
+@pytest.fixture
+def quick(tiny_pipeline: StableDiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line with the tiny pipeline and without Chrome, which is tested elsewhere."""
+    monkeypatch.setattr(variance, "load_pipeline", lambda folder: tiny_pipeline)
+    monkeypatch.setattr("analysis.export.figure_png", lambda drawn, name: None)
+
+
+@pytest.mark.usefixtures("quick")
 def test_command_line(small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         variance.main(["--out", str(tmp_path), "--prompts", "0"])
@@ -126,6 +134,7 @@ def test_command_line(small_data: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert torch.isfinite(torch.tensor(table["variance"].to_numpy())).all()
 
 
+@pytest.mark.usefixtures("quick")
 def test_the_summary_alone_and_made_again(small_data: Path, tmp_path: Path) -> None:
     arguments = ["--data", str(small_data), "--prompts", "2", "--text", "red apple", "--bypass", "2", "49"]
     assert variance.main([*arguments, "--seed", "7", "--summary-only", "--out", str(tmp_path / "first")]) == 0
@@ -180,6 +189,7 @@ def services(tiny_pipeline: StableDiffusionPipeline) -> Any:
     return SimpleNamespace(models=models, stream=stream)
 
 
+@pytest.mark.usefixtures("quick")
 def test_tab_streams_batches_and_exports_what_it_drew(services: Any, tmp_path: Path) -> None:
     steps = list(tab.run(services, "red apple\n\npizza", 10, 3, LOOK, 1, Turns(asked=1)))
     assert len(steps) == 3  # at once, after 8 runs, after 10

@@ -60,11 +60,12 @@ def test_the_autoencoder_resumes_after_a_kill(small_data: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("judge", ["patches", "alexnet"])
+@pytest.mark.usefixtures("one_second_steps")
 def test_refining_the_decoder_leaves_the_latents_as_they_are(small_data: Path, tmp_path: Path, judge: str) -> None:
     arguments = ["--data", small_data, "--out", tmp_path / "run", "--init-from", LDM / "vae", "--decoder-only"]
-    arguments += ["--judge", judge, "--adversarial-weight", 0.1]
+    arguments += ["--judge", judge, "--adversarial-weight", 0.1, "--batch-size", 2]
     arguments += ["--ldm", LDM] if judge == "alexnet" else ["--latent-noise", 0.2]
-    assert train_vae.main([*map(str, arguments), "--minutes", "0.01", "--adversarial-from", "0"]) == 0
+    assert train_vae.main([*map(str, arguments), "--minutes", str(2 / 60), "--adversarial-from", "0"]) == 0
     assert "discriminator" in (tmp_path / "run" / "log.csv").read_text()
     before, after = (AutoencoderKL.from_pretrained(path).state_dict() for path in (LDM / "vae", tmp_path / "run/vae"))
     changed = {name for name, weight in after.items() if not weight.equal(before[name])}
@@ -103,7 +104,7 @@ def test_drift_is_the_distance_of_the_latents_and_leads_back() -> None:
     def now() -> torch.Tensor:
         return train_vae.drift(moved.encode(images).latent_dist.mean, start, images)
 
-    assert now() == 0
+    assert now() < 1e-10  # with gradients kernels may round differently
     bias = moved.quant_conv.get_parameter("bias")
     with torch.no_grad():
         bias.add_(0.5)
@@ -115,6 +116,7 @@ def test_drift_is_the_distance_of_the_latents_and_leads_back() -> None:
     assert now() < 0.9 * before
 
 
+@pytest.mark.usefixtures("one_second_steps")
 def test_an_encoder_that_learns_begins_with_the_same_latents(small_data: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     vae = train_vae.build_vae().eval()
@@ -128,7 +130,7 @@ def test_an_encoder_that_learns_begins_with_the_same_latents(small_data: Path, t
     assert (wide.encoder.conv_in.weight[16:] != 0).all() and (silent == 0).all()  # what leads to the new channels
     arguments = ["--data", small_data, "--init-from", LDM / "vae", "--stay-near", 10, "--learning-rate", 1e-2]
     arguments += ["--out", tmp_path / "run", "--adversarial-from", 1, "--crops-until", 0, "--batch-size", 2]
-    assert train_vae.main([*map(str, arguments), "--minutes", "0.05"]) == 0
+    assert train_vae.main([*map(str, arguments), "--minutes", str(3 / 60)]) == 0
     with open(tmp_path / "run" / "log.csv", newline="") as file:
         (row,) = csv.DictReader(file)
     assert float(row["drift"]) > 0  # and what it is: see above
