@@ -425,7 +425,6 @@ def test_the_finisher_ends_image_to_image(pipe, crf, finisher) -> None:
 
     without = edited(None)
     with torch.no_grad():  # as the pipeline does: the very same computation
-        with torch.no_grad():  # as the pipeline does: the very same computation
         corrected = finisher(Observation(without, without, 1.0, 1.0))
     assert torch.equal(edited(finisher), corrected)
 
@@ -462,8 +461,14 @@ def test_a_round_trip_by_hand(pipe) -> None:
 def test_an_autoencoder_that_makes_no_round_trip(pipe, crf) -> None:
     with pytest.raises(ValueError, match="vae must be the pipeline's autoencoder, .* it is a LatentCRF"):
         VAERoundTrip(crf)
-    tiny = diffusers.AutoencoderTiny(latent_channels=4, encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8),
-                                     num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1))  # fmt: skip
+    channels, blocks = (8, 8), (1, 1)
+    tiny = diffusers.AutoencoderTiny(
+        latent_channels=4,
+        encoder_block_out_channels=channels,
+        decoder_block_out_channels=channels,
+        num_encoder_blocks=blocks,
+        num_decoder_blocks=blocks,
+    )
     with pytest.raises(ValueError, match="AutoencoderTiny encodes to no distribution"):
         round_trip(tiny, torch.randn(1, 4, 8, 8))
 
