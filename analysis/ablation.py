@@ -36,7 +36,7 @@ from latentcrf.training.data import DatasetError, read_image_folder
 from latentcrf.training.loop import RunError
 from latentcrf.training.observations import observe_coarse, observe_run
 from latentcrf.training.recording import RecordedRuns, RecordingSettings, load_recorded_runs
-from latentcrf.training.train import PAPER_BYPASS, errors, split
+from latentcrf.training.train import PAPER_BYPASS, measure_errors, split
 from latentcrf.utils.files import replace_file
 from latentcrf.utils.weights import MODELS
 
@@ -145,7 +145,7 @@ def compute(
         row: dict[str, object] = {"model": name, "iterations": count, "parameters": parameters}
         found = {} if images is None else images.draws(mend)
         if mend is not None:
-            by_run = errors(mend, runs, CPU)
+            by_run = measure_errors(mend, runs, CPU)
             found = {kind: mean_draws(by_run[kind].numpy(), weights) for kind in KINDS} | found
         start = start or found
         for kind, draws in found.items():

@@ -17,8 +17,8 @@ from analysis.sampling import decode
 from latentcrf import LatentCRF, Observation
 from latentcrf.training.losses import ideal_latents
 from latentcrf.training.observations import observe_coarse, observe_run
-from latentcrf.training.recording import CoarseSteps, RecordedRuns, levels
-from latentcrf.training.train import PAPER_BYPASS, errors, split
+from latentcrf.training.recording import CoarseSteps, RecordedRuns, compute_levels
+from latentcrf.training.train import PAPER_BYPASS, measure_errors, split
 from recipes.emoji.train_unet import build_scheduler
 
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ def runs() -> RecordedRuns:
     of = torch.tensor([0, 1, 1, 2, 2, 2, 3, 4, 4])
     alphas = torch.linspace(0.3, 0.9, len(of))
     steps = CoarseSteps(torch.randn(9, 4, 8, 8), torch.randn(9, 4, 8, 8), alphas, alphas - 0.1, of)
-    return RecordedRuns(torch.randn(5, 51, 4, 8, 8), levels(build_scheduler(), 50), torch.randn(5, 2, 3), steps)
+    return RecordedRuns(torch.randn(5, 51, 4, 8, 8), compute_levels(build_scheduler(), 50), torch.randn(5, 2, 3), steps)
 
 
 def small_crf(**options: int) -> LatentCRF:
@@ -41,7 +41,7 @@ def small_crf(**options: int) -> LatentCRF:
 
 def test_errors_are_means_over_each_runs_hand_overs(runs: RecordedRuns) -> None:
     assert runs.coarse is not None
-    found = errors(lambda handed: handed.denoised, runs, CPU)
+    found = measure_errors(lambda handed: handed.denoised, runs, CPU)
     to_the_end = (runs.coarse.denoised - runs.latents[runs.coarse.runs, -1]).square().mean((1, 2, 3))
     expected = torch.stack([to_the_end[runs.coarse.runs == run].mean() for run in range(5)])
     torch.testing.assert_close(found["few"], expected)
@@ -57,7 +57,7 @@ def test_the_ideal_latents_have_no_error(runs: RecordedRuns) -> None:
         a_in, a_out = torch.as_tensor(handed.alpha_in), torch.as_tensor(handed.alpha_out)
         return ideal_latents(handed.latents, targets.pop(0), a_in, a_out)
 
-    assert all(error.max() < 1e-6 for error in errors(ideal, runs, CPU).values())
+    assert all(error.max() < 1e-6 for error in measure_errors(ideal, runs, CPU).values())
 
 
 def test_models_are_compared_with_the_first_run_by_run(runs: RecordedRuns) -> None:
@@ -79,7 +79,7 @@ def test_models_are_compared_with_the_first_run_by_run(runs: RecordedRuns) -> No
 
 def test_images_of_ended_runs_are_judged_beside_the_ldms_own(tiny_pipeline: StableDiffusionPipeline) -> None:
     torch.manual_seed(0)
-    alphas = levels(build_scheduler(), 50)
+    alphas = compute_levels(build_scheduler(), 50)
     # eight runs by two solvers, of which 2 steps and 1 are recorded
     of = torch.arange(8).repeat_interleave(3)
     after = torch.tensor([0.5, 0.9, 0.7]).repeat(8)
