@@ -1,4 +1,4 @@
-"""What an analysis made, as files: a folder from the command line, one ZIP from the page; and from its settings again."""
+"""Results of an analysis as files: a folder from the command line, one ZIP from the page; and from its settings again."""
 
 import argparse
 import io

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from analysis.measures import to_images
+from analysis.metrics.pixels import to_images
 from latentcrf.utils.files import replace_file
 
 

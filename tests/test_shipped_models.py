@@ -11,7 +11,7 @@ import torch
 from diffusers import StableDiffusionPipeline, UniPCMultistepScheduler
 from PIL import Image
 
-from analysis.measures import to_pixels
+from analysis.metrics.pixels import to_pixels
 from analysis.sampling import count_calls, decode, load_pipeline, sample
 from latentcrf import LatentCRF, LatentCRFScheduler, Observation
 from latentcrf.training.final_latents import FinalLatentsSettings, teacher
