@@ -1,4 +1,4 @@
-"""Results of an analysis as files: a folder from the command line, one ZIP from the page; and from its settings again."""
+"""Results of an analysis as files: a folder or one ZIP, and the settings that repeat it."""
 
 import argparse
 import io

@@ -18,14 +18,14 @@ AMPLIFICATIONS = tuple(digit * 10**power for power in range(7) for digit in (1, 
 DASHES = {"3mg": "solid", "damped": "dot"}  # a solver
 
 
-def draw_curves(table: pd.DataFrame, settled: int | None, **style: bool) -> go.Figure:
+def draw_curves(table: pd.DataFrame, settled_iteration: int | None, **style: bool) -> go.Figure:
     """Draw energy by term, and residual on a logarithmic axis, against the iteration.
 
     Thick lines are the mean over the seeds, thin ones single seeds.
 
     Args:
         table: as of `Convergence`.
-        settled: as of `Convergence`.
+        settled_iteration: as of `Convergence`.
         style: presentation and on_page, as of `apply_style`.
     """
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.08)
@@ -58,7 +58,11 @@ def draw_curves(table: pd.DataFrame, settled: int | None, **style: bool) -> go.F
     figure.update_yaxes(title="Energy", row=1, col=1)
     figure.update_yaxes(title="Residual", type="log", exponentformat="power", row=2, col=1)
     count = table["seed"].nunique()
-    title = "Energy and residual" if settled is None else f"99% of the energy's descent is done by iteration {settled}"
+    title = (
+        "Energy and residual"
+        if settled_iteration is None
+        else f"99% of the energy's descent is done by iteration {settled_iteration}"
+    )
     figure.update_layout(legend=BELOW)
     return apply_style(figure, f"{title} (mean of {count} seed{'s' if count > 1 else ''})", height=640, **style)
 
@@ -133,7 +137,7 @@ def draw_figures(convergence: "Convergence", **style: bool) -> dict[str, go.Figu
     pairs = zip(factors, convergence.differences, strict=True)
     differences = np.stack([factor * difference for factor, difference in pairs])
     return {
-        "curves": draw_curves(convergence.table, convergence.settled, **style),
+        "curves": draw_curves(convergence.table, convergence.settled_iteration, **style),
         "images": draw_image_grid(
             convergence.images, rows, columns, "Image after each CRF iteration", "CRF iteration", **style
         ),

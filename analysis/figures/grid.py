@@ -92,13 +92,13 @@ def draw_captioned_sheet(pixels: np.ndarray, captions: Sequence[str], columns: i
         captions: one an image; those that are too long are cut.
         columns: images a row, default 8.
     """
-    size, line, gap = pixels.shape[1], 16, 6
-    height = -(-len(pixels) // columns) * (size + line + gap)
-    sheet = Image.new("RGB", (columns * (size + gap) + gap, height + gap), "white")
+    size, line, margin = pixels.shape[1], 16, 6
+    height = -(-len(pixels) // columns) * (size + line + margin)
+    sheet = Image.new("RGB", (columns * (size + margin) + margin, height + margin), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
     for index, (image, caption) in enumerate(zip(pixels, captions, strict=True)):
         row, column = divmod(index, columns)
-        x, y = gap + column * (size + gap), gap + row * (size + line + gap)
+        x, y = margin + column * (size + margin), margin + row * (size + line + margin)
         sheet.paste(Image.fromarray(image), (x, y))
         while draw.textlength(caption, font) > size:
             caption = caption.rstrip("…")[:-1].rstrip() + "…"

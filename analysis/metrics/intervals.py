@@ -32,8 +32,8 @@ def bootstrap(
     values = np.asarray(values, dtype=float)
     if values.ndim != 1 or len(values) == 0:
         raise ValueError(f"values must be a non-empty list of numbers, got shape {values.shape}.")
-    chosen = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
-    low, high = np.quantile(statistic(values[chosen], axis=1), [0.025, 0.975])
+    indices = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
+    low, high = np.quantile(statistic(values[indices], axis=1), [0.025, 0.975])
     return float(statistic(values)), float(low), float(high)
 
 

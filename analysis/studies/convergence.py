@@ -36,8 +36,8 @@ class Convergence:
         differences: float32 (len(shown), n, H, W, 3), in grey levels (0 to 255): of all images but the last to the
             last, before they are rounded.
         maps: total and each term's energy of each site before the CRF and after the last iteration, (2, n, h, w).
-        settled: the first iteration by which a share `SETTLED` of the energy's descent is done, in the mean over the
-            seeds; None where the energy does not fall.
+        settled_iteration: the first iteration by which a share `SETTLED` of the energy's descent is done, in the mean
+            over the seeds; None where the energy does not fall.
         precision: name of the type in which the networks computed.
     """
 
@@ -48,7 +48,7 @@ class Convergence:
     images: np.ndarray
     differences: np.ndarray
     maps: dict[str, np.ndarray]
-    settled: int | None
+    settled_iteration: int | None
     precision: str
 
 
@@ -150,12 +150,12 @@ def compute(
         images=np.stack([to_pixels(each) for each in decoded]),
         differences=127.5 * (decoded[:-1] - decoded[-1]).abs().permute(0, 1, 3, 4, 2).numpy(),
         maps={name: torch.stack([sites[name] for sites in ends]).cpu().numpy() for name in ("total", *TERMS)},
-        settled=find_settled(table),
+        settled_iteration=find_settled_iteration(table),
         precision=precision_name(precision),
     )
 
 
-def find_settled(table: pd.DataFrame) -> int | None:
+def find_settled_iteration(table: pd.DataFrame) -> int | None:
     """Find the first iteration by which a share `SETTLED` of the solver's whole energy descent is done.
 
     Args:

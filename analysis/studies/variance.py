@@ -30,10 +30,10 @@ def compute_variance(latents: Tensor) -> np.ndarray:
 
 
 def tabulate_run(latents: list[Tensor], scheduler: Any, name: str, first_run: int) -> pd.DataFrame:
-    """Tabulate a finished run, one row a run and kept step.
+    """Tabulate a finished run, one row a run and step that it makes.
 
     Args:
-        latents: before the first step, then after each: kept steps + 1 tensors (B, C, H, W).
+        latents: before the first step, then after each: denoiser calls + 1 tensors (B, C, H, W).
         scheduler: set to this run.
         name: of the method.
         first_run: the number of the first run of the batch.

@@ -105,7 +105,7 @@ def test_the_title_says_when_the_descent_is_done(totals: list[float], expected: 
     rows = [{"seed": 0, "solver": solver, "iteration": i, "unary": 0.0, "pairwise": 0.0, "higher_order": total,
              "total": total, "residual": 0.1} for solver in ("3mg", "damped") for i, total in enumerate(totals)]  # fmt: skip
     table = pd.DataFrame(rows)
-    assert convergence.find_settled(table) == expected
+    assert convergence.find_settled_iteration(table) == expected
     title = draw_curves(table, expected).layout.title.text
     assert title.startswith("Energy and residual" if expected is None else "99%") and title.endswith("(mean of 1 seed)")
     assert expected is None or f"by iteration {expected} " in title
