@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from analysis.measures import to_pixels
+from analysis.metrics.pixels import to_pixels
 from analysis.sampling import BYPASS, STEPS, decode, load_pipeline, sample
 from latentcrf import LatentCRF, LatentCRFScheduler
 from latentcrf.utils.weights import MODELS
@@ -36,8 +36,8 @@ def draw_images(prompt: str = PROMPT, seed: int = SEED) -> tuple[Image.Image, Im
     crf = LatentCRF.from_pretrained(MODELS / "emoji-latentcrf").float().eval()
     images = []
     for scheduler in (None, LatentCRFScheduler(pipeline.scheduler, crf, bypass=BYPASS)):
-        latents = sample(pipeline, [prompt], [seed], scheduler=scheduler, bf16=False)
-        images.append(Image.fromarray(to_pixels(decode(pipeline, latents, bf16=False))[0]))
+        latents = sample(pipeline, [prompt], [seed], scheduler=scheduler)
+        images.append(Image.fromarray(to_pixels(decode(pipeline, latents))[0]))
     return images[0], images[1]
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, UniPCMultistepScheduler
 
-from analysis.measures import to_pixels
+from analysis.metrics.pixels import to_pixels
 from analysis.sampling import count_calls, decode, load_pipeline, sample
 from latentcrf import Finisher, LatentCRF, LatentCRFScheduler, Observation
 from latentcrf.training.final_latents import FinalLatentsSettings, FinisherTeacher

@@ -16,7 +16,7 @@ import torch
 from diffusers import UniPCMultistepScheduler
 from PIL import Image
 
-from analysis.measures import to_pixels
+from analysis.metrics.pixels import to_pixels
 from analysis.sampling import decode, sample
 from app import api, form, html
 from app.callback_stream import stream_reports

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from analysis.metrics.perceptual import load_features, load_lpips
 
-OURS = Path(__file__).parents[1] / "data"
-PUBLISHED = Path(__file__).parents[3] / "shared" / "data" / "lpips-examples"
+OURS = Path(__file__).parents[2] / "data"
+PUBLISHED = Path(__file__).parents[4] / "shared" / "data" / "lpips-examples"
 
 
 def read(path: Path) -> Tensor:
