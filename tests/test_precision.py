@@ -14,7 +14,10 @@ from latentcrf.precision import PRECISIONS, add_precision_argument, autocast, ch
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
-    *(f"analysis.{name}" for name in ("ablation", "benchmark", "convergence", "diversity", "method", "variance")),
+    *(
+        f"analysis.{name}"
+        for name in ("ablation", "benchmark.__main__", "convergence", "diversity", "method", "variance")
+    ),
     "analysis.quality",
     *("latentcrf.training.train", "latentcrf.training.train_finisher"),
     *("recipes.emoji.train_unet", "recipes.emoji.train_vae"),

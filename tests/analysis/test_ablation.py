@@ -151,5 +151,5 @@ def test_wrong_options_are_met_with_a_sentence(tmp_path: Path, capsys: pytest.Ca
             main([*common, *words])
         assert sentence in capsys.readouterr().err
     assert main([*common, "a=b"]) == 1
-    assert f"error: {tmp_path} holds no trajectories." in capsys.readouterr().err
+    assert f"error: {tmp_path} holds no recorded runs." in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

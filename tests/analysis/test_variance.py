@@ -111,8 +111,8 @@ def test_figure() -> None:
 @pytest.fixture
 def quick(tiny_pipeline: StableDiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command line with the tiny pipeline and without Chrome, which is tested elsewhere."""
-    monkeypatch.setattr(variance, "load_pipeline", lambda folder: tiny_pipeline)
-    monkeypatch.setattr("analysis.export.figure_png", lambda drawn, name: None)
+    monkeypatch.setattr("analysis.variance.load_pipeline", lambda folder: tiny_pipeline)
+    monkeypatch.setattr("analysis.export.draw_png", lambda figure, name: None)
 
 
 @pytest.mark.usefixtures("quick")
