@@ -27,16 +27,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from analysis.generate import load_pipeline
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from latentcrf.digest import digest as content_hash
-from latentcrf.emoji import train_unet, train_vae
-from latentcrf.perceptual import MODELS, load_features, load_lpips
-from latentcrf.training.finals import FinalsRecording, load_finals, record_finals
-from latentcrf.training.trajectories import Recording, load_trajectories, record
 from PIL import Image
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -44,14 +36,22 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel, BertTokenizer
 
 # --- project code -----------------------------------------------------------------------------------------------------
-from analysis import benchmark
+from analysis.benchmark import __main__ as benchmark_command
+from analysis.benchmark import run as benchmark
+from analysis.metrics.perceptual import load_features, load_lpips
+from analysis.sampling import load_pipeline
 from app.comparison import Models, compare
 from app.results import Comparison
 from app.settings import Settings
-from latentcrf import LatentCRF, LatentCRFScheduler, Observation
-from latentcrf.model import hand_over
+from latentcrf import Finisher, LatentCRF, LatentCRFScheduler, Observation, hand_over
 from latentcrf.training import loop, train, train_finisher
-from latentcrf.training.train import prompt_list
+from latentcrf.training.final_latents import FinalLatentsSettings, load_final_latents, record_final_latents
+from latentcrf.training.recording import RecordingSettings, load_recorded_runs, record_runs
+from latentcrf.utils.content_hash import content_hash
+from latentcrf.utils.weights import MODELS
+from recipes.emoji import train_unet, train_vae
+from recipes.emoji.captions import list_prompts
+from recipes.emoji.dataset import write_tables
 
 # ----------------------------------------------------------------------------------------------------------------------
 
@@ -143,7 +143,7 @@ def rows() -> list[dict[str, Any]]:
     """Table rows: eight subjects in three styles."""
     return [
         {
-            "subject": f"{colour} shape",
+            "text": f"{colour} shape",
             "tags": [colour, f"{style} form", "plain"],
             "group": "activities",
             "subgroup": "game",
@@ -153,7 +153,7 @@ def rows() -> list[dict[str, Any]]:
             "package": "none",
             "licence": "none",
             "pixels_sha256": f"{index}-{style}",
-            "file": f"images/{index}_{style}.png",
+            "file_name": f"images/{index}_{style}.png",
             "split": "test" if index % 4 == 0 and style == "noto" else "train",
         }
         for index, colour in enumerate(COLOURS)
@@ -227,8 +227,8 @@ def prompts() -> Values:
     network = nn.Sequential(nn.Linear(3, 2), nn.Conv2d(1, 2, 3))
     settings = {"steps": 50, "guidances": [3.0, 1.0], "name": "golden", "nothing": None}
     return {
-        "prompts": prompt_list(rows()),
-        "hash of prompts": content_hash({"prompts": prompt_list(rows())}),
+        "prompts": list_prompts(rows()),
+        "hash of prompts": content_hash({"prompts": list_prompts(rows())}),
         "hash of settings": content_hash(settings),
         "hash of nothing": content_hash(None),
         "hash of weights": content_hash(fill(network, 5)),
@@ -302,7 +302,9 @@ numpy.save(sys.argv[2], pipeline("red heart", output_type="np", **how).images)
 
 def our_scheduler(inner: Any) -> LatentCRFScheduler:
     """Three of six steps left out, with a bypass CRF and a finisher."""
-    return LatentCRFScheduler(inner, tiny_crf(), bypass=(2, 5), num_iterations=3, finisher=tiny_crf("static", 6))
+    return LatentCRFScheduler(
+        inner, tiny_crf(), bypass=(2, 5), num_iterations=3, finisher=Finisher(tiny_crf("static", 6), 3)
+    )
 
 
 def run_tiny(pipeline: StableDiffusionPipeline, output_type: str) -> np.ndarray:
@@ -374,7 +376,7 @@ def page(result: Comparison) -> Values:
     images = (result.full.image, result.latentcrf.image, result.before, result.after)
     return {
         "images": np.concatenate([np.asarray(image) for image in images], axis=1),
-        "calls": [result.full.unet_calls, result.latentcrf.unet_calls],
+        "calls": [result.full.denoiser_calls, result.latentcrf.denoiser_calls],
         "distance": result.lpips,
     }
 
@@ -399,9 +401,8 @@ def work_folder() -> Path:
     for row in rows():
         index = int(row["code_point"])
         colour = list(COLOURS.values())[index]
-        Image.fromarray(picture(colour, row["style"], index)).save(folder / "data" / row["file"])
-    table = pa.Table.from_pylist(rows()).replace_schema_metadata({"size": "128"})
-    pq.write_table(table, folder / "data" / "dataset.parquet")
+        Image.fromarray(picture(colour, row["style"], index)).save(folder / "data" / row["file_name"])
+    write_tables(folder / "data", rows())
     tiny_pipeline().save_pretrained(folder / "ldm")
     tiny_crf("static", 6).save_pretrained(folder / "static")
     return folder
@@ -419,10 +420,10 @@ def recorded_names(folder: Path) -> list[str]:
 def recording() -> Values:
     """Two recorded runs of the tiny pipeline, as training reads them."""
     pipeline = tiny_pipeline()
-    how = Recording(steps=6, coarse=(5, 4), guidances=(3.0, 1.0), chunk=1)
+    how = RecordingSettings(steps=6, coarse=(5, 4), guidances=(3.0, 1.0), chunk=1)
     with tempfile.TemporaryDirectory() as name:
-        record(pipeline, prompt_list(rows()), Path(name), 2, how)
-        runs, names = load_trajectories(Path(name), pipeline.scheduler, how), recorded_names(Path(name))
+        record_runs(pipeline, list_prompts(rows()), Path(name), 2, how)
+        runs, names = load_recorded_runs(Path(name), pipeline.scheduler, how), recorded_names(Path(name))
     assert runs.coarse is not None
     steps = torch.arange(runs.steps - 1)
     return {
@@ -441,10 +442,10 @@ def recording() -> Values:
 
 def final_recording() -> Values:
     """The final latents of three runs of the tiny pipeline, and what a finisher learns to make of them."""
-    how = FinalsRecording(chunk=1)
+    how = FinalLatentsSettings(chunk=1)
     with tempfile.TemporaryDirectory() as name:
-        record_finals(tiny_pipeline(), tiny_crf("static", 6), prompt_list(rows()), Path(name), 3, how)
-        (last, finished), names = load_finals(Path(name), 3, how), recorded_names(Path(name))
+        record_final_latents(tiny_pipeline(), tiny_crf("static", 6), list_prompts(rows()), Path(name), 3, how)
+        (last, finished), names = load_final_latents(Path(name), 3, how), recorded_names(Path(name))
     return {"names": names, "x": last, "y": finished}
 
 
@@ -524,7 +525,7 @@ def run_trainer(
     return {"losses": losses, "changes": watch.changes(), "measures": measures}
 
 
-CRF_ARGUMENTS = ("--runs", 16, "--batch-size", 4, "--judge", "alexnet")
+CRF_ARGUMENTS = ("--runs", 16, "--batch-size", 4, "--discriminator", "alexnet")
 
 
 def common_arguments() -> list[object]:
@@ -553,7 +554,7 @@ def finisher(out: Path) -> Values:
 
 def autoencoder(out: Path) -> Values:
     """Its three parts, a step each: crops, whole pictures, the decoder against a discriminator."""
-    arguments = ("--data", work_folder() / "data", "--batch-size", 2, "--judge", "patches")
+    arguments = ("--data", work_folder() / "data", "--batch-size", 2, "--discriminator", "patches")
     return run_trainer(train_vae.main, 3, *arguments, out=out)
 
 
@@ -614,7 +615,7 @@ def count_instead_of_timing(methods: Any, task: Any, pipeline: Any, schedulers: 
     ratios = []
     for method, scheduler in zip(methods, schedulers, strict=True):
         scheduler.set_timesteps(method.steps)
-        ratios.append({"ratios": np.full(3, len(scheduler.timesteps) / 50)})
+        ratios.append(np.full(3, len(scheduler.timesteps) / 50))
     return ratios
 
 
@@ -629,13 +630,13 @@ def columns(table: pd.DataFrame) -> Values:
 
 def benchmark_tables(out: Path) -> Values:
     """Both tables of a small benchmark of the tiny pipeline with the shipped CRFs."""
-    folder, own = work_folder(), (benchmark.clock, benchmark.write_figure)
-    benchmark.clock, benchmark.write_figure = count_instead_of_timing, lambda *_, **__: None
+    folder, own = work_folder(), (benchmark.measure_time_ratios, benchmark.write_figure)
+    benchmark.measure_time_ratios, benchmark.write_figure = count_instead_of_timing, lambda *_, **__: None
     words = ["--data", folder / "data", "--model", folder / "ldm", "--out", out, "--prompts", 3, "--seeds", 2]
     try:
-        assert benchmark.main([*map(str, words), "--only", *map(rename, METHODS), *FLOAT32]) == 0
+        assert benchmark_command.main([*map(str, words), "--only", *map(rename, METHODS), *FLOAT32]) == 0
     finally:
-        benchmark.clock, benchmark.write_figure = own
+        benchmark.measure_time_ratios, benchmark.write_figure = own
     tables = {name: pd.read_csv(out / f"{name}.csv") for name in ("benchmark", "comparisons")}
     values = {"methods": columns(tables["benchmark"])}
     for measure, rows_of_it in tables["comparisons"].groupby("measure"):
