@@ -1,8 +1,11 @@
 """What all tests share: seeded random numbers, a small data set in the format of the emoji data set, a tiny pipeline."""
 
 import hashlib
+import itertools
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from PIL import Image, ImageDraw
 from transformers import BertConfig, BertModel, BertTokenizer
 
 from latentcrf import precision
+from latentcrf.training import loop
 from recipes.emoji.dataset import write_tables
 
 COLOURS = ("red", "orange", "gold", "green", "teal", "blue", "purple", "brown")
@@ -30,6 +34,13 @@ def _float32() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(precision, "_cpu_has_bfloat16", lambda: False)
         yield
+
+
+@pytest.fixture
+def one_second_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each training step takes one second of the budget, on every processor."""
+    clock = SimpleNamespace(monotonic=partial(next, itertools.count()))
+    monkeypatch.setattr(loop, "time", clock)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Training the autoencoder: its parts, a killed run, bad options."""
+"""Training the autoencoder: its options, a killed run, bad options."""
 
 import copy
 import csv
@@ -25,13 +25,14 @@ def test_the_autoencoder_resumes_after_a_kill(small_data: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("discriminator", ["patches", "alexnet"])
+@pytest.mark.usefixtures("one_second_steps")
 def test_refining_the_decoder_leaves_the_latents_as_they_are(
     small_data: Path, tmp_path: Path, discriminator: str
 ) -> None:
     arguments = ["--data", small_data, "--out", tmp_path / "run", "--init-from", LDM / "vae", "--decoder-only"]
-    arguments += ["--discriminator", discriminator, "--adversarial-weight", 0.1]
+    arguments += ["--discriminator", discriminator, "--adversarial-weight", 0.1, "--batch-size", 2]
     arguments += ["--ldm", LDM] if discriminator == "alexnet" else ["--latent-noise", 0.2]
-    assert train_vae.main([*map(str, arguments), "--minutes", "0.01", "--adversarial-from", "0"]) == 0
+    assert train_vae.main([*map(str, arguments), "--minutes", str(2 / 60), "--adversarial-from", "0"]) == 0
     assert "discriminator" in (tmp_path / "run" / "log.csv").read_text()
     before, after = (AutoencoderKL.from_pretrained(path).state_dict() for path in (LDM / "vae", tmp_path / "run/vae"))
     changed = {name for name, weight in after.items() if not weight.equal(before[name])}
@@ -46,7 +47,7 @@ def test_drift_is_the_distance_of_the_latents_and_leads_back() -> None:
     def now() -> torch.Tensor:
         return train_vae.latent_drift(moved.encode(images).latent_dist.mean, start, images)
 
-    assert now() == 0
+    assert now() < 1e-10  # with gradients kernels may round differently
     bias = moved.quant_conv.get_parameter("bias")
     with torch.no_grad():
         bias.add_(0.5)
@@ -58,10 +59,11 @@ def test_drift_is_the_distance_of_the_latents_and_leads_back() -> None:
     assert now() < 0.9 * before
 
 
+@pytest.mark.usefixtures("one_second_steps")
 def test_an_encoder_that_learns_is_held_near_its_latents(small_data: Path, tmp_path: Path) -> None:
     arguments = ["--data", small_data, "--init-from", LDM / "vae", "--stay-near", 10, "--learning-rate", 1e-2]
     arguments += ["--out", tmp_path / "run", "--adversarial-from", 1, "--crops-until", 0, "--batch-size", 2]
-    assert train_vae.main([*map(str, arguments), "--minutes", "0.1"]) == 0
+    assert train_vae.main([*map(str, arguments), "--minutes", str(3 / 60)]) == 0
     with open(tmp_path / "run" / "log.csv", newline="") as file:
         (row,) = csv.DictReader(file)
     assert float(row["drift"]) > 0

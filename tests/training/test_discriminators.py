@@ -54,9 +54,9 @@ def test_an_images_score_depends_on_38_pixels_each_way() -> None:
     # without the only layers that see all of the image
     network = torch.nn.Sequential(*(layer for layer in layers if not isinstance(layer, torch.nn.GroupNorm)))
     images = torch.zeros(2, 3, 128, 96, requires_grad=True)
-    scores = network(images)
-    assert scores.shape == (2, 1, 16, 12)
-    scores[0, 0, 8, 6].backward()
+    logits = network(images)
+    assert logits.shape == (2, 1, 16, 12)
+    logits[0, 0, 8, 6].backward()
     (rows,) = images.grad[0].abs().sum((0, 2)).nonzero(as_tuple=True)
     assert rows.max() - rows.min() + 1 == 38 and not images.grad[1].any()
 
@@ -117,9 +117,10 @@ def test_a_pair_discriminator_sees_one_view_of_both_and_learns_which_was_generat
     discriminator = PairDiscriminator("alexnet", learning_rate=2e-3)
     target = torch.rand(4, 3, 128, 128) * 2 - 1
     same, other = discriminator.extract_features(target.clone().requires_grad_(), target)
-    assert all(torch.equal(a, b) for a, b in zip(same, other, strict=True))  # also cut out at the same place
+    # also cut out at the same place; with gradients kernels may round differently
+    torch.testing.assert_close(same, other)
     assert same[0].requires_grad and not other[0].requires_grad
-    assert feature_loss(same, other) == 0
+    assert feature_loss(same, other) < 1e-6
     assert discriminator.generator_loss(same, other).item() == pytest.approx(math.log(2), abs=1e-5)
     generated = F.avg_pool2d(target, 3, 1, 1).requires_grad_()  # blurred
     assert 0.01 < feature_loss(*discriminator.extract_features(generated, target)) < 2

@@ -61,16 +61,17 @@ def test_a_checkpoint_of_another_model_is_refused_with_a_sentence(tmp_path: Path
         Run(tmp_path, {"model": nn.Linear(2, 2)}, minutes=1, resume=True)
 
 
+@pytest.mark.usefixtures("one_second_steps")
 def test_the_budget_ends_the_run_and_the_log_is_complete(tmp_path: Path) -> None:
     model = nn.Linear(1, 1)
-    run = Run(tmp_path, {"model": model}, minutes=0.3 / 60, report=lambda: {"held_out": float(torch.rand(()))})
+    run = Run(tmp_path, {"model": model}, minutes=5 / 60, report=lambda: {"held_out": float(torch.rand(()))})
     steps = 0
     for _ in run.steps():
         torch.randn(1000, 100).square().sum()
         run.count(4, loss=steps)
         steps += 1
     rows = list(csv.DictReader((tmp_path / "log.csv").read_text().splitlines()))
-    assert run.fraction == 1.0 and 0.3 <= run.seconds < 2.0
+    assert run.fraction == 1.0 and run.seconds == steps == 5
     assert rows[-1]["step"] == str(steps) and rows[-1]["images"] == str(4 * steps)
     assert float(rows[-1]["loss"]) == pytest.approx((steps - 1) / 2, rel=1e-4)
     assert 0 <= float(rows[-1]["held_out"]) < 1
