@@ -22,7 +22,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on from the run's last checkpoint; the other options must be those in DIR/options.json, but for --minutes, "
+        help="go on from the run's last checkpoint; the other options must be those in OUT/options.json, but for --minutes, "
         "--checkpoint-seconds and, where it exists, --keep-start",
     )
     parser.add_argument(

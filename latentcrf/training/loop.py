@@ -94,8 +94,8 @@ class Run:
     """A training run in a folder: checkpoint.pt, log.csv, and what the caller adds.
 
     Args:
-        folder: of the run; it is made where it is missing.
-        parts: modules, optimizers and EMAs by name, whose states make the checkpoint.
+        folder: of the run; created where it is missing.
+        components: modules, optimizers and EMAs by name, whose states make the checkpoint.
         minutes: wall-clock budget of the whole run, including what a resumed run has used.
         resume: whether to go on from the folder's checkpoint; without a checkpoint the run starts fresh.
         report: called every `report_seconds` and at the end; returns held-out metrics for the log.
@@ -109,7 +109,7 @@ class Run:
     def __init__(
         self,
         folder: str | Path,
-        parts: dict[str, Stateful],
+        components: dict[str, Stateful],
         minutes: float,
         resume: bool = False,
         report: Callable[[], dict[str, float]] | None = None,
@@ -117,7 +117,7 @@ class Run:
         report_seconds: float = REPORT_SECONDS,
     ) -> None:
         self.checkpoint_seconds, self.report_seconds = checkpoint_seconds, report_seconds
-        self.folder, self.parts, self.budget, self.report = Path(folder), parts, 60.0 * minutes, report
+        self.folder, self.components, self.budget, self.report = Path(folder), components, 60.0 * minutes, report
         self.folder.mkdir(parents=True, exist_ok=True)
         self.step, self.images, self.seconds = 0, 0, 0.0
         self._values: dict[str, list[float]] = {}  # since the last report
@@ -176,7 +176,7 @@ class Run:
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""
         state = {
-            "parts": {name: part.state_dict() for name, part in self.parts.items()},
+            "components": {name: component.state_dict() for name, component in self.components.items()},
             "step": self.step,
             "images": self.images,
             "seconds": self.seconds,
@@ -189,8 +189,8 @@ class Run:
     def _load(self) -> None:
         state = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
         try:
-            for name, part in self.parts.items():
-                part.load_state_dict(state["parts"][name])
+            for name, component in self.components.items():
+                component.load_state_dict(state["components"][name])
         except (KeyError, RuntimeError, ValueError) as error:
             raise RunError(f"{self._checkpoint} does not fit this model: {error}") from error
         self.step, self.images, self.seconds = state["step"], state["images"], state["seconds"]
@@ -291,10 +291,10 @@ def is_begun(folder: Path, resume: bool) -> bool:
     Raises:
         RunError: there is one, and `resume` is false.
     """
-    found = (folder / CHECKPOINT).exists()
-    if found and not resume:
+    has_checkpoint = (folder / CHECKPOINT).exists()
+    if has_checkpoint and not resume:
         raise RunError(f"{folder} holds a run already. Add --resume to go on with it, or choose another --out.")
-    return found
+    return has_checkpoint
 
 
 def save_options(options: argparse.Namespace) -> None:

@@ -230,13 +230,13 @@ def record_chunks(
 
 
 def _check_settings(path: Path, metadata: dict[str, str], settings: dict[str, str], networks: str) -> None:
-    # recordings without a precision are older than the choice and were made in bfloat16
-    found, folder = {"precision": "bfloat16"} | metadata, path.parent
-    if (chunk := found.get("chunk")) != settings["chunk"]:
+    # recordings without a precision are older than the choice and are in bfloat16
+    recorded, folder = {"precision": "bfloat16"} | metadata, path.parent
+    if (chunk := recorded.get("chunk")) != settings["chunk"]:
         raise RunError(f"{folder} holds chunks of {chunk} runs: give --chunk {chunk}, or choose another folder.")
-    if (precision := found["precision"]) != settings["precision"]:
+    if (precision := recorded["precision"]) != settings["precision"]:
         raise RunError(f"{folder} was recorded in {precision}: give --precision {precision}, or choose another folder.")
-    if found != settings:
+    if recorded != settings:
         raise RunError(
             f"{path} was recorded with other settings, prompts or {networks}. Remove {folder}, or choose another folder."
         )

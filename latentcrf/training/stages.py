@@ -73,12 +73,12 @@ class Stage(Protocol):
     Attributes:
         learning_rate: its peak.
         batch_size: hand-overs a step.
-        parts: what belongs in a checkpoint, by name.
+        components: what belongs in a checkpoint, by name.
     """
 
     learning_rate: float
     batch_size: int
-    parts: dict[str, Stateful]
+    components: dict[str, Stateful]
 
     def step(self, crf: LatentCRF, optimizer: torch.optim.Optimizer, share: float) -> dict[str, Tensor]:
         """Train the CRF for one step.
@@ -116,7 +116,7 @@ class Denoising:
         self.learning_rate, self.batch_size = preset.learning_rate, preset.batch_size
         self.discriminator = LatentDiscriminator(ldm.unet.config.in_channels).to(ldm.device)
         self.discriminator_optimizer = build_optimizer(self.discriminator, learning_rate=3e-4)
-        self.parts: dict[str, Stateful] = {
+        self.components: dict[str, Stateful] = {
             "latent_discriminator": self.discriminator,
             "latent_discriminator_optimizer": self.discriminator_optimizer,
         }
@@ -154,7 +154,7 @@ class Distillation:
     ) -> None:
         self.runs, self.device, self.precision = runs, device, precision
         self.learning_rate, self.batch_size = preset.learning_rate, preset.batch_size
-        self.parts: dict[str, Stateful] = {}
+        self.components: dict[str, Stateful] = {}
 
     def step(self, crf: LatentCRF, optimizer: torch.optim.Optimizer, share: float) -> dict[str, Tensor]:
         """Train the CRF for one step; see `Stage`."""
@@ -191,7 +191,7 @@ class Refinement:
         self.learning_rate, self.batch_size = preset.final_learning_rate, preset.final_batch_size
         self.vae, self.device = ldm.vae.requires_grad_(False), ldm.device
         self.discriminator = discriminator.to(ldm.device)
-        self.parts: dict[str, Stateful] = {
+        self.components: dict[str, Stateful] = {
             "pair_discriminator": discriminator,
             "pair_discriminator_optimizer": discriminator.optimizer,
         }

@@ -89,14 +89,14 @@ def measure_errors(
         "mse": (observe_run(runs, torch.arange(len(runs)), call, first, last), torch.arange(len(runs))),
         "few": (observe_coarse(runs, torch.arange(len(runs.coarse))), runs.coarse.runs),
     }
-    found = {}
+    errors = {}
     for kind, ((observation, target), run) in hand_overs.items():
         observation = to_device(observation, device)
         back = hand_over(observation.latents, correct(observation), observation.alpha_in, observation.alpha_out)
         each = (back.cpu() - target).square().mean((1, 2, 3))
         count = torch.bincount(run, minlength=len(runs))
-        found[kind] = torch.zeros(len(runs)).index_add_(0, run, each) / count
-    return found
+        errors[kind] = torch.zeros(len(runs)).index_add_(0, run, each) / count
+    return errors
 
 
 def validate(crf: LatentCRF, runs: RecordedRuns, device: torch.device) -> dict[str, float]:
@@ -181,10 +181,10 @@ def train(options: argparse.Namespace) -> None:
         return metrics
 
     crf.train()
-    parts: dict[str, Stateful] = {"crf": crf, "ema": ema, "optimizer": optimizer}
+    components: dict[str, Stateful] = {"crf": crf, "ema": ema, "optimizer": optimizer}
     for _, stage in stages:
-        parts |= stage.parts
-    run = Run(options.out, parts, options.minutes, options.resume, report, options.checkpoint_seconds, 120.0)
+        components |= stage.components
+    run = Run(options.out, components, options.minutes, options.resume, report, options.checkpoint_seconds, 120.0)
     for step in run.steps():
         begin, stage = [each for each in stages if each[0] <= run.fraction][-1]
         set_learning_rate(optimizer, stage.learning_rate * warm_cosine(step, run.fraction))

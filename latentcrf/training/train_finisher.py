@@ -117,8 +117,8 @@ def train(options: argparse.Namespace) -> None:
             save_half(crf, options.out / "finisher")
         return {"remaining_error": error}
 
-    parts: dict[str, Stateful] = {"crf": crf, "ema": ema, "optimizer": optimizer}
-    run = Run(options.out, parts, options.minutes, options.resume, report, options.checkpoint_seconds, 120.0)
+    components: dict[str, Stateful] = {"crf": crf, "ema": ema, "optimizer": optimizer}
+    run = Run(options.out, components, options.minutes, options.resume, report, options.checkpoint_seconds, 120.0)
     for step in run.steps():
         set_learning_rate(optimizer, preset.learning_rate * warm_cosine(step, run.fraction))
         chosen = torch.randint(len(inputs), (preset.batch_size,)).to(device)

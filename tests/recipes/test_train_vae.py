@@ -1,4 +1,4 @@
-"""Training the autoencoder: its parts, a killed run, bad options."""
+"""Training the autoencoder: its options, a killed run, bad options."""
 
 import copy
 import csv

@@ -23,8 +23,8 @@ from latentcrf.utils.arguments import float_between, int_between
 def test_values_within_the_range(kind: object, text: str, value: float) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--size", type=kind)  # type: ignore[arg-type]
-    found = parser.parse_args([f"--size={text}"]).size
-    assert found == value and type(found) is type(value)
+    parsed = parser.parse_args([f"--size={text}"]).size
+    assert parsed == value and type(parsed) is type(value)
 
 
 @pytest.mark.parametrize(

@@ -54,9 +54,9 @@ def test_an_images_score_depends_on_38_pixels_each_way() -> None:
     # without the only layers that see all of the image
     network = torch.nn.Sequential(*(layer for layer in layers if not isinstance(layer, torch.nn.GroupNorm)))
     images = torch.zeros(2, 3, 128, 96, requires_grad=True)
-    scores = network(images)
-    assert scores.shape == (2, 1, 16, 12)
-    scores[0, 0, 8, 6].backward()
+    logits = network(images)
+    assert logits.shape == (2, 1, 16, 12)
+    logits[0, 0, 8, 6].backward()
     (rows,) = images.grad[0].abs().sum((0, 2)).nonzero(as_tuple=True)
     assert rows.max() - rows.min() + 1 == 38 and not images.grad[1].any()
 
