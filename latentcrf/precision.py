@@ -14,15 +14,15 @@ def choose_precision(name: str, device: torch.device | str) -> torch.dtype:
     """Return the number type that `name` stands for on `device`.
 
     Args:
-        name: One of `PRECISIONS`. "auto" is bfloat16 where the device computes in it natively; else float16 on a GPU and
-            float32 on a CPU. The other names stand for themselves.
-        device: The device on which the networks compute.
+        name: one of `PRECISIONS`. "auto" is bfloat16 where the device computes in it natively; else float16 on a GPU
+            and float32 on a CPU. The other names stand for themselves.
+        device: the device on which the networks compute.
 
     Returns:
         torch.float32, torch.bfloat16 or torch.float16.
 
     Raises:
-        ValueError: Another name, or float16 on a CPU.
+        ValueError: another name, or float16 on a CPU.
     """
     if name not in PRECISIONS:
         raise ValueError(f"precision {name!r} is unknown; accepted are {', '.join(PRECISIONS)}.")
@@ -53,22 +53,35 @@ def _is_cpu_limited() -> bool:
 
 
 def autocast(device: torch.device | str, precision: torch.dtype) -> torch.autocast:
-    """Return the context in which networks on `device` compute in `precision`; for float32 autocast is off."""
+    """Return the context in which networks compute in a precision; for float32 autocast is off.
+
+    Args:
+        device: of the networks.
+        precision: torch.float32, torch.bfloat16 or torch.float16.
+    """
     kind = torch.device(device).type
     return torch.autocast(kind, enabled=False) if precision == torch.float32 else torch.autocast(kind, precision)
 
 
 def precision_name(precision: torch.dtype) -> str:
-    """Return the type's name without "torch.", as tables and settings record it: "bfloat16"."""
+    """Return the type's name as tables and settings record it, for example "bfloat16".
+
+    Args:
+        precision: a torch type.
+    """
     return str(precision).removeprefix("torch.")
 
 
 def add_precision_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the option `--precision`; `choose_precision` resolves its value."""
+    """Add the option `--precision`; `choose_precision` resolves its value.
+
+    Args:
+        parser: of a command line that runs networks.
+    """
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
         default="auto",
-        help="number type of the networks (default auto: bfloat16 where the device has it natively, else float32 on a CPU and "
-        "float16 on a GPU)",
+        help="number type of the networks (default auto: bfloat16 where the device has it natively, else float32 on a "
+        "CPU and float16 on a GPU)",
     )
