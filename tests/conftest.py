@@ -1,4 +1,4 @@
-"""What all tests share: seeded random numbers, a small data set in the format of the emoji data set, a tiny pipeline."""
+"""What all tests share: seeded random numbers, a small data set in the emoji data set's format, a tiny pipeline."""
 
 import hashlib
 import itertools

@@ -102,8 +102,12 @@ def test_images_and_figures(found: convergence.Convergence) -> None:
 @pytest.mark.parametrize(("totals", "expected"), [([9.0, 1.0], 1), ([9.0, 5.0, 3.0, 1.05, 1.0], 3), ([1.0], None)])
 def test_the_title_says_when_the_descent_is_done(totals: list[float], expected: int | None) -> None:
     totals += [1.0] * (convergence.ITERATIONS + 1 - len(totals))
-    rows = [{"seed": 0, "solver": solver, "iteration": i, "unary": 0.0, "pairwise": 0.0, "higher_order": total,
-             "total": total, "residual": 0.1} for solver in ("3mg", "damped") for i, total in enumerate(totals)]  # fmt: skip
+    fixed = {"seed": 0, "unary": 0.0, "pairwise": 0.0, "residual": 0.1}
+    rows = [
+        fixed | {"solver": solver, "iteration": i, "higher_order": total, "total": total}
+        for solver in ("3mg", "damped")
+        for i, total in enumerate(totals)
+    ]
     table = pd.DataFrame(rows)
     assert convergence.find_settled_iteration(table) == expected
     title = draw_curves(table, expected).layout.title.text

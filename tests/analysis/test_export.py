@@ -99,7 +99,8 @@ def test_settings_are_utf_8_whatever_the_locale(tmp_path: Path) -> None:
     write_results(Results("demo", {"prompt": "Äpfel, 苹果"}, {}, {}), tmp_path)
     assert "Äpfel, 苹果" in (tmp_path / "settings.json").read_bytes().decode("utf-8")
     code = (
-        "import argparse; from analysis.export import parse; p = argparse.ArgumentParser(); p.add_argument('--prompt'); "
+        "import argparse; from analysis.export import parse; p = argparse.ArgumentParser(); "
+        "p.add_argument('--prompt'); "
         f"print(ascii(parse(p, 'demo', ['--from', {str(tmp_path / 'settings.json')!r}]).prompt))"
     )
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

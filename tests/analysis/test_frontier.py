@@ -26,7 +26,8 @@ def table(tmp_path: Path) -> pd.DataFrame:
         METHODS, (1.0, 0.16, 0.12, 0.18), (0.1, 0.5, 0.6, 0.05), (100, 20, 18, 25), strict=True
     ):
         row = {"method": method.name, "solver": method.solver, "steps": method.steps, "crf_form": method.crf_form,
-               "bypass": "" if method.bypass is None else str(method.bypass), "denoiser_calls": 8, "network_evaluations": 16,
+               "bypass": "" if method.bypass is None else str(method.bypass), "denoiser_calls": 8,
+               "network_evaluations": 16,
                "prompts": 50, "seeds": 8, "vendi": np.nan}  # fmt: skip
         for name, value in (("time_ratio", time), ("kid", kid), ("psnr_full", psnr)):
             row |= {name: value, f"{name}_low": 0.9 * value, f"{name}_high": 1.2 * value}

@@ -151,7 +151,8 @@ def test_counts_are_of_intervals_that_exclude_0(results: report.Results) -> None
 def test_the_best_baseline_takes_no_more_time_and_has_no_crf(results: report.Results) -> None:
     method = "UniPC-8 + finisher"
     baselines = [
-        ("UniPC-8", None, None, 0.17, 0.3), ("DDIM-20", None, None, 0.4, 0.1), (ZERO, "zero-parameter", None, 0.16, 0.2),
+        ("UniPC-8", None, None, 0.17, 0.3), ("DDIM-20", None, None, 0.4, 0.1),
+        (ZERO, "zero-parameter", None, 0.16, 0.2),
         (METHOD, "conditional", None, 0.16, 0.05), ("UniPC-4", "static", None, 0.1, 0.04),
         ("UniPC-6 + VAE round trip", None, "VAE round trip", 0.15, 0.03),
     ]  # fmt: skip
