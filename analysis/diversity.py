@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = build_parser("analysis.diversity", __doc__)
     add = parser.add_argument
     add_arguments(parser, "out")
-    add("--prompt", type=parse_prompt, default="red apple", help="(default: red apple)")
+    add("--prompt", type=parse_prompt, default="red apple", help="what to draw (default: red apple)")
     add("--seeds", type=int_between(4, 64), default=16, metavar="N", help="number of seeds, 4 to 64 (default 16)")
     add("--methods", action="extend", nargs="+", choices=CALLS, metavar="METHOD",
         help=f"of {', '.join(CALLS)} (default: all)")  # fmt: skip

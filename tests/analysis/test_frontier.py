@@ -26,8 +26,8 @@ def table(tmp_path: Path) -> pd.DataFrame:
         METHODS, (1.0, 0.16, 0.12, 0.18), (0.1, 0.5, 0.6, 0.05), (100, 20, 18, 25), strict=True
     ):
         row = {"method": method.name, "solver": method.solver, "steps": method.steps, "crf_form": method.crf_form,
-               "bypass": "" if method.bypass is None else str(method.bypass), "denoiser_calls": 8, "network_evaluations": 16,
-               "prompts": 50, "seeds": 8, "vendi": np.nan}  # fmt: skip
+               "bypass": "" if method.bypass is None else str(method.bypass), "denoiser_calls": 8,
+               "network_evaluations": 16, "prompts": 50, "seeds": 8, "vendi": np.nan}  # fmt: skip
         for name, value in (("time_ratio", time), ("kid", kid), ("psnr_full", psnr)):
             row |= {name: value, f"{name}_low": 0.9 * value, f"{name}_high": 1.2 * value}
         rows.append(row)
@@ -92,8 +92,8 @@ def test_families_and_measures(table: pd.DataFrame) -> None:
 
 def test_the_shipped_samples_are_found_by_their_methods_names() -> None:
     table = frontier.read_table(frontier.SHIPPED / "benchmark.csv")
-    found = frontier.read_samples(frontier.SHIPPED / "samples", list(table["method"]))
-    assert list(found) == list(table["method"])
+    samples = frontier.read_samples(frontier.SHIPPED / "samples", list(table["method"]))
+    assert list(samples) == list(table["method"])
 
 
 def test_what_is_no_benchmark_is_refused(tmp_path: Path) -> None:
