@@ -93,6 +93,14 @@ def load_images(options: argparse.Namespace, runs: RecordedRuns, precision: torc
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: default: the process's.
+
+    Returns:
+        The exit status: 0, or 1 after an error message.
+    """
     parser = build_parser("analysis.ablation", __doc__)
     add = parser.add_argument
     add("--recordings", type=Path, required=True, metavar="DIR", help="recorded runs of latentcrf.training.train")

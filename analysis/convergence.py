@@ -34,6 +34,14 @@ def build_results(convergence: Convergence, options: dict[str, Any]) -> Results:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: default: the process's.
+
+    Returns:
+        The exit status: 0, or 1 after an error message.
+    """
     parser = build_parser("analysis.convergence", __doc__)
     add = parser.add_argument
     add_arguments(parser, "out")

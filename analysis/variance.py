@@ -77,6 +77,14 @@ def choose_prompts(options: argparse.Namespace) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: default: the process's.
+
+    Returns:
+        The exit status: 0, or 1 after an error message.
+    """
     parser = build_parser("analysis.variance", __doc__)
     crf_help = {"help": "bypass CRF (default: shipped); none: the zero-parameter bypass"}
     add_arguments(parser, "data", "out", "model", "crf", crf=crf_help)
