@@ -25,7 +25,7 @@ from analysis.benchmark.tables import format_markdown_table
 from analysis.metrics.distributions import RealFeatures
 from analysis.reference_features import load_gallery
 from analysis.sampling import load_pipeline
-from analysis.studies.ablation import ENDS, IMAGE_KINDS, KINDS, RunImages, compute
+from analysis.studies.ablation import IMAGE_KINDS, KINDS, SUFFIXES, RunImages, compute
 from latentcrf import LatentCRF
 from latentcrf.precision import choose_precision, precision_name
 from latentcrf.training.data import DatasetError, read_image_folder
@@ -68,7 +68,7 @@ def format_table(table: pd.DataFrame) -> str:
                 cells += ["", ""]
                 continue
             digits = 4 if kind in KINDS else 1
-            difference, low, high = (f"{row[f'{kind}_difference{end}']:+.{digits}f}" for end in ENDS)
+            difference, low, high = (f"{row[f'{kind}_difference{end}']:+.{digits}f}" for end in SUFFIXES)
             cells += [f"{row[kind]:.{digits}f}", f"{difference} ({low} to {high})" if index else ""]
         rows.append(cells)
     return format_markdown_table(header, rows) + "\n"
@@ -93,6 +93,14 @@ def load_images(options: argparse.Namespace, runs: RecordedRuns, precision: torc
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: default: the process's.
+
+    Returns:
+        The exit status: 0, or 1 after an error message.
+    """
     parser = build_parser("analysis.ablation", __doc__)
     add = parser.add_argument
     add("--recordings", type=Path, required=True, metavar="DIR", help="recorded runs of latentcrf.training.train")

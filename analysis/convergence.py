@@ -34,10 +34,18 @@ def build_results(convergence: Convergence, options: dict[str, Any]) -> Results:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: default: the process's.
+
+    Returns:
+        The exit status: 0, or 1 after an error message.
+    """
     parser = build_parser("analysis.convergence", __doc__)
     add = parser.add_argument
     add_arguments(parser, "out")
-    add("--prompt", type=parse_prompt, default="red apple", help="(default: red apple)")
+    add("--prompt", type=parse_prompt, default="red apple", help="what to draw (default: red apple)")
     add("--seeds", type=int_between(1, 6), default=4, metavar="N", help="number of seeds, 1 to 6 (default 4)")
     add("--steps", type=int_between(2, 200), default=STEPS, metavar="N",
         help=f"of the full run, 2 to 200 (default {STEPS})")  # fmt: skip

@@ -41,10 +41,18 @@ def build_results(results: Sequence[MethodImages], seeds: Sequence[int], options
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: default: the process's.
+
+    Returns:
+        The exit status: 0, or 1 after an error message.
+    """
     parser = build_parser("analysis.diversity", __doc__)
     add = parser.add_argument
     add_arguments(parser, "out")
-    add("--prompt", type=parse_prompt, default="red apple", help="(default: red apple)")
+    add("--prompt", type=parse_prompt, default="red apple", help="what to draw (default: red apple)")
     add("--seeds", type=int_between(4, 64), default=16, metavar="N", help="number of seeds, 4 to 64 (default 16)")
     add("--methods", action="extend", nargs="+", choices=CALLS, metavar="METHOD",
         help=f"of {', '.join(CALLS)} (default: all)")  # fmt: skip

@@ -40,6 +40,14 @@ def build_results(
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: default: the process's.
+
+    Returns:
+        The exit status: 0, or 1 after an error message.
+    """
     parser = build_parser("analysis.frontier", __doc__)
     add = parser.add_argument
     add("--table", type=Path, metavar="FILE",

@@ -35,10 +35,18 @@ def build_results(walkthrough: Walkthrough) -> Results:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: default: the process's.
+
+    Returns:
+        The exit status: 0, or 1 after an error message.
+    """
     parser = build_parser("analysis.method", __doc__)
     add = parser.add_argument
     add_arguments(parser, "out")
-    add("--prompt", type=parse_prompt, default=PROMPT, help=f"(default: {PROMPT})")
+    add("--prompt", type=parse_prompt, default=PROMPT, help=f"what to draw (default: {PROMPT})")
     add("--steps", type=int_between(COLUMNS, 200), default=STEPS, metavar="N",
         help=f"of the full run, {COLUMNS} to 200 (default {STEPS})")  # fmt: skip
     add_arguments(parser, "seed", "bypass", "guidance", "model", "crf", "precision")

@@ -30,10 +30,19 @@ from latentcrf.utils.arguments import int_between
 from latentcrf.utils.files import replace_file
 from latentcrf.utils.weights import MODELS
 
-SHIPPED = (
+CRFS = (
     *("emoji-latentcrf", "emoji-latentcrf-static", "emoji-latentcrf-finisher"),
     *("emoji-plain", "emoji-plain-finisher"),
 )
+EXAMPLES = {
+    name: f"Example: python -m analysis.quality {words}"
+    for name, words in {
+        "autoencoder": "autoencoder --data data/emoji --out results",
+        "ldm": "ldm --data data/emoji --out results --prompts 200",
+        "crf": "crf --data data/emoji --out results --prompts 100",
+        "cost": "cost --out results",
+    }.items()
+}
 SHEET = 64  # images on the LDM's sheet
 
 
@@ -100,7 +109,7 @@ def crf(options: argparse.Namespace) -> None:
 
 def cost(options: argparse.Namespace) -> None:
     """Measure what each shipped CRF, plain network and the VAE round trip take beside a guided denoiser call."""
-    crfs = {name: load_crf(MODELS / name) for name in SHIPPED}
+    crfs = {name: load_crf(MODELS / name) for name in CRFS}
     quality = measure_cost(
         load_pipeline(options.model), crfs, options.iterations, options.rounds, options.threads, options.precision
     )
@@ -121,7 +130,9 @@ def build_arguments() -> argparse.ArgumentParser:
     parser = build_parser("analysis.quality", __doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="{autoencoder,ldm,crf,cost}")
     for run in (autoencoder, ldm, crf, cost):
-        sub = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
+        sub = commands.add_parser(
+            run.__name__, help=run.__doc__, description=run.__doc__, epilog=EXAMPLES[run.__name__]
+        )
         sub.set_defaults(run=run)
         if run is not cost:
             add_arguments(sub, "data", "batch-size")
@@ -148,6 +159,14 @@ def build_arguments() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: default: the process's.
+
+    Returns:
+        The exit status: 0, or 1 after an error message.
+    """
     options = build_arguments().parse_args(arguments)
     try:
         options.precision = choose_precision(options.precision, "cpu")

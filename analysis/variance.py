@@ -19,9 +19,9 @@ from tqdm import tqdm
 from analysis import prompts as prompt_lists
 from analysis.arguments import add_arguments, build_parser
 from analysis.export import Results, parse, write_results
-from analysis.figures.variance import QUANTITIES, draw_quantity
+from analysis.figures.variance import draw_quantity
 from analysis.sampling import BYPASS, load_pipeline
-from analysis.studies.variance import compute, summarize
+from analysis.studies.variance import QUANTITIES, compute, summarize
 from latentcrf import LatentCRF
 from latentcrf.precision import choose_precision, precision_name
 from latentcrf.training.data import DatasetError, read_image_folder
@@ -77,6 +77,14 @@ def choose_prompts(options: argparse.Namespace) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: default: the process's.
+
+    Returns:
+        The exit status: 0, or 1 after an error message.
+    """
     parser = build_parser("analysis.variance", __doc__)
     crf_help = {"help": "bypass CRF (default: shipped); none: the zero-parameter bypass"}
     add_arguments(parser, "data", "out", "model", "crf", crf=crf_help)

@@ -58,6 +58,14 @@ def build_arguments() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: default: the process's.
+
+    Returns:
+        The exit status: 0, or 1 after an error message.
+    """
     options = build_arguments().parse_args(arguments)
     try:
         options.precision = choose_precision(options.precision, "cpu")

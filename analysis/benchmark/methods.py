@@ -14,7 +14,7 @@ from diffusers import (
 from latentcrf import Finisher, LatentCRF, LatentCRFScheduler, VAERoundTrip
 from latentcrf.training.recording import DPM_SOLVER_2M
 
-SOLVERS = {
+SCHEDULERS = {
     "DDIM": DDIMScheduler,
     "DPM-Solver++": DPMSolverMultistepScheduler,
     "UniPC": UniPCMultistepScheduler,
@@ -34,7 +34,7 @@ class Method:
     """One way to sample.
 
     Attributes:
-        solver: a key of `SOLVERS`.
+        solver: a key of `SCHEDULERS`.
         steps: of the full run, at least 1.
         bypass: (first, last), the skipped block of steps, or None.
         crf_form: a key of `CRF_FORMS`: what acts at the bypass; "" without a bypass. "plain": a network of the CRF's
@@ -117,7 +117,7 @@ def build_scheduler(
         finishers: by their names in `FINISHERS`.
     """
     options = DPM_SOLVER_2M if method.solver == "DPM-Solver++" else {}
-    inner = SOLVERS[method.solver].from_config(pipeline.scheduler.config, **options)
+    inner = SCHEDULERS[method.solver].from_config(pipeline.scheduler.config, **options)
     if not method.crf_form and not method.finisher:
         return inner
     return LatentCRFScheduler(

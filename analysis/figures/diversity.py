@@ -14,7 +14,7 @@ from analysis.figures.style import METHODS, apply_style
 if TYPE_CHECKING:  # a figure needs no torch
     from analysis.studies.diversity import MethodImages
 
-METRICS = {"pairwise_lpips": "Mean pairwise LPIPS", "vendi": "Vendi score"}
+TITLES = {"pairwise_lpips": "Mean pairwise LPIPS", "vendi": "Vendi score"}
 
 
 def draw_figures(
@@ -69,9 +69,9 @@ def draw_metrics(table: pd.DataFrame, **style: bool) -> go.Figure:
         table: as of `analysis.studies.diversity.tabulate`.
         style: presentation and on_page, as of `apply_style`.
     """
-    titles = list(METRICS.values())
+    titles = list(TITLES.values())
     figure = make_subplots(rows=1, cols=2, subplot_titles=titles, horizontal_spacing=0.08, shared_yaxes=True)
-    for column, name in enumerate(METRICS, 1):
+    for column, name in enumerate(TITLES, 1):
         for _, row in table.iterrows():
             method, value = row["method"], row[name]
             colour, symbol, _ = METHODS[method]

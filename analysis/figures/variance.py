@@ -7,7 +7,7 @@ from analysis.figures.style import BELOW, METHODS, apply_style, tint
 from analysis.studies import FULL_RUN, LATENTCRF
 
 # Quantity -> (title, axis).
-QUANTITIES = {
+TITLES = {
     "variance": ("Variance of the latents", "Variance over all dimensions"),
     "estimate_variance": ("Variance of the clean estimate", "Variance of x0_hat over all dimensions"),
     "change": ("Change of the latents a step", "Root mean square change a step of the full run"),
@@ -29,7 +29,7 @@ def draw_quantity(
 
     Args:
         summary: as of `analysis.studies.variance.summarize`.
-        quantity: a key of `QUANTITIES`.
+        quantity: a key of `TITLES`.
         bypass: (first, last), in steps of the full run.
         x: the horizontal axis, a key of `AXES`, default "step".
         log_y: whether the vertical axis is logarithmic, default False.
@@ -39,10 +39,10 @@ def draw_quantity(
     Raises:
         ValueError: a quantity or an axis of another name.
     """
-    for name, accepted in ((quantity, QUANTITIES), (x, AXES)):
+    for name, accepted in ((quantity, TITLES), (x, AXES)):
         if name not in accepted:
             raise ValueError(f"{name!r} is not drawn; accepted are {', '.join(accepted)}.")
-    title, axis = QUANTITIES[quantity]
+    title, axis = TITLES[quantity]
     figure = go.Figure()
     for method in (name for name in METHODS if name in set(summary["method"])):
         colour, symbol, _ = METHODS[method]

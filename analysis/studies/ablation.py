@@ -31,7 +31,7 @@ IMAGE_KINDS = {
 }
 STRAIGHT_LINE = "straight line through two clean estimates"
 SLOPE = 0.4  # of the straight line, in units of log-SNR, chosen on recorded runs that are learned
-ENDS = ("", "_low", "_high")
+SUFFIXES = ("", "_low", "_high")
 Correction = Callable[[Observation], Tensor]
 
 
@@ -145,6 +145,6 @@ def compute(
         for kind, each in draws.items():
             for suffix, values in (("", each), ("_difference", each - reference[kind])):
                 ends = interval(values, distance=kind in IMAGE_KINDS)
-                row |= {f"{kind}{suffix}{end}": value for end, value in zip(ENDS, ends, strict=True)}
+                row |= {f"{kind}{suffix}{end}": value for end, value in zip(SUFFIXES, ends, strict=True)}
         rows.append(row)
     return pd.DataFrame(rows)

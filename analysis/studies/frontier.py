@@ -34,7 +34,7 @@ OF_BYPASS = {  # crf_form -> family
     "static": "LatentCRF, static form",
 }
 OF_FINISHER = {"finisher": "LatentCRF as finisher", "plain finisher": "Plain network", "VAE round trip": ROUND_TRIP}
-COLUMNS = ("method", "solver", "steps", "bypass", "crf_form", "denoiser_calls", "network_evaluations", "time_ratio")
+REQUIRED = ("method", "solver", "steps", "bypass", "crf_form", "denoiser_calls", "network_evaluations", "time_ratio")
 
 
 def find_family(row: pd.Series) -> str:
@@ -95,7 +95,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
         ValueError: it is no such table; the message names what is missing.
     """
     table = pd.read_csv(path)
-    missing = [name for name in COLUMNS if name not in table]
+    missing = [name for name in REQUIRED if name not in table]
     if missing or table.empty or not list_metrics(table):
         problem = f"column {missing[0]!r} is missing" if missing else "it has no measured rows"
         raise ValueError(f"{path} is not a table of analysis.benchmark: {problem}.")

@@ -19,6 +19,7 @@ from analysis.metrics.pixels import latent_mse, psnr, to_images, to_pixels
 from analysis.metrics.retrieval import retrieval_ranks
 from analysis.reference_features import embed
 from analysis.sampling import BYPASS, STEPS, count_calls, decode, encode, initial_noise, run_sampler, sample
+from analysis.studies import FULL_RUN, LATENTCRF, ZERO_PARAMETER_BYPASS
 from latentcrf import LatentCRF, LatentCRFScheduler, Observation
 from latentcrf.precision import autocast
 from latentcrf.vae import round_trip
@@ -136,7 +137,7 @@ def measure_crf(
     """
     methods = {
         "full": None,
-        "bypass": LatentCRFScheduler(pipeline.scheduler, None, bypass=BYPASS),
+        "zero_parameter": LatentCRFScheduler(pipeline.scheduler, None, bypass=BYPASS),
         "crf": LatentCRFScheduler(pipeline.scheduler, crf, bypass=BYPASS, num_iterations=iterations),
     }
     captions = prompts["text"].tolist()
@@ -155,17 +156,18 @@ def measure_crf(
     items = prompts.assign(seed=seeds)
     metrics: dict[str, Any] = {}
     for (title, column), measure in distances.items():
-        for name in ("bypass", "crf"):
+        for name, words in (("zero_parameter", ZERO_PARAMETER_BYPASS), ("crf", LATENTCRF)):
             items[f"{column}_{name}"] = measure(name).numpy()
-            metrics[f"{title} to the full run, {name}"] = (items[f"{column}_{name}"], np.mean)
-        metrics[f"{title}, crf minus bypass"] = (items[f"{column}_crf"] - items[f"{column}_bypass"], np.mean)
+            metrics[f"{title} to the full run, {words}"] = (items[f"{column}_{name}"], np.mean)
+        difference = items[f"{column}_crf"] - items[f"{column}_zero_parameter"]
+        metrics[f"{title}, {LATENTCRF} minus {ZERO_PARAMETER_BYPASS}"] = (difference, np.mean)
 
     counts: dict[str, float] = {}
-    for name in ("full", "crf"):
+    for name, words in (("full", FULL_RUN), ("crf", LATENTCRF)):
         with count_calls(pipeline.unet) as batches:
             sample(pipeline, captions[:1], seeds[:1], scheduler=methods[name], **settings)
-        counts |= {f"denoiser calls, {name}": len(batches), f"network evaluations, {name}": sum(batches)}
-    counts["parameters, crf to U-Net"] = compare_parameters(crf, pipeline)
+        counts |= {f"denoiser calls, {words}": len(batches), f"network evaluations, {words}": sum(batches)}
+    counts["parameters, bypass CRF to U-Net"] = compare_parameters(crf, pipeline)
     embeds = encode(pipeline, captions[:1])
 
     def run(name: str) -> None:
@@ -173,9 +175,9 @@ def measure_crf(
 
     full, bypassed = time_interleaved(run, ("full", "crf"), rounds, threads)
     metrics |= {
-        "seconds a sampler run, full": (full, np.median),
-        "seconds a sampler run, crf": (bypassed, np.median),
-        "time ratio, crf to full": (bypassed / full, np.median),
+        f"seconds a sampler run, {FULL_RUN}": (full, np.median),
+        f"seconds a sampler run, {LATENTCRF}": (bypassed, np.median),
+        f"time ratio, {LATENTCRF} to {FULL_RUN}": (bypassed / full, np.median),
     }
     return Quality(items, pd.concat([summarize(metrics), tabulate_counts(counts)], ignore_index=True))
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from analysis.metrics.pixels import to_pixels
 from analysis.sampling import BYPASS, GUIDANCE, STEPS, count_calls, decode, encode, initial_noise, run_sampler
 from analysis.studies import FULL_RUN, TERMS
+from analysis.studies.convergence import ITERATIONS
 from analysis.studies.variance import tabulate_run
 from latentcrf import LatentCRF, LatentCRFScheduler
 from latentcrf.noise_levels import clean_estimate_between, coefficients
@@ -24,7 +25,6 @@ from latentcrf.solver import SOLVERS
 PROMPT, SEED = "red apple", 0
 COLUMNS = 8  # steps with an image in the strip
 SOLVED = 5  # iterations behind every image of a minimum
-ITERATIONS = 10  # of the descent
 SHOWN = (0, 1, 2, 3, 5, 10)  # iterations with an image
 EXPONENTS = (-2, -1, 0, 1, 2)  # a term's weight is multiplied by ten to the power of these
 ENDS = ("before the CRF", "after the CRF", "LatentCRF's image", "the full run's image")

@@ -22,8 +22,8 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on from the run's last checkpoint; the other options must be those in OUT/options.json, but for --minutes, "
-        "--checkpoint-seconds and, where it exists, --keep-start",
+        help="go on from the run's last checkpoint; the other options must be those in OUT/options.json, but for "
+        "--minutes, --checkpoint-seconds and, where it exists, --keep-start",
     )
     parser.add_argument(
         "--checkpoint-seconds",
@@ -132,8 +132,8 @@ def check_chunk(parser: argparse.ArgumentParser, options: argparse.Namespace, ki
     """
     if options.chunk != parser.get_default("chunk") and options.runs < (kinds - 1) * options.chunk + 1:
         parser.error(
-            f"--chunk {options.chunk} is too much for {options.runs} runs: guidance and steps change from chunk to chunk, "
-            f"and there must be {kinds} chunks at least."
+            f"--chunk {options.chunk} is too much for {options.runs} runs: guidance and steps change from chunk to "
+            f"chunk, and there must be {kinds} chunks at least."
         )
 
 

@@ -210,7 +210,8 @@ def read_training_data(folder: str | Path) -> TrainingData:
         Images, caption variants and prompts.
 
     Raises:
-        DatasetError: the folder or a row is not as described; the message names the file, what is wrong, what is accepted.
+        DatasetError: the folder or a row is not as described; the message names the file, what is wrong, what is
+            accepted.
     """
     rows = _read_learned_rows(folder)
     variants = [_read_variants(folder, row) for row in rows]
@@ -256,6 +257,7 @@ def _read_variants(folder: str | Path, row: dict[str, Any]) -> list[list[str]]:
         for captions in variants
     ):
         raise DatasetError(
-            f"{Path(folder) / METADATA}, {row['file_name']}: caption_variants must be {kinds} lists of strings, none empty."
+            f"{Path(folder) / METADATA}, {row['file_name']}: caption_variants must be {kinds} lists of strings, none "
+            "of them empty."
         )
     return variants

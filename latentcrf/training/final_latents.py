@@ -1,7 +1,8 @@
 """Final latents of the LDM's runs and what a finisher shall make of them, recorded once.
 
-A chunk file holds `latents` (n, C, H, W), the final ones of n runs of few steps, and `finished` (n, C, H, W), the same after
-`FinisherTeacher`; float32. The metadata hold the settings, the precision and a hash of the models and the prompts.
+A chunk file holds `latents` (n, C, H, W), the final ones of n runs of few steps, and `finished` (n, C, H, W), the same
+after `FinisherTeacher`; float32. The metadata hold the settings, the precision and a hash of the models and the
+prompts.
 """
 
 from collections.abc import Sequence

@@ -304,7 +304,8 @@ def save_options(options: argparse.Namespace) -> None:
         options: of the command line, with `out` and `resume`.
 
     Raises:
-        RunError: the folder holds a run and `resume` is false, or the run was begun with other options than `CHANGEABLE`.
+        RunError: the folder holds a run and `resume` is false, or the run was begun with other options than
+            `CHANGEABLE`.
     """
     path = options.out / OPTIONS
     values = {name: _to_json(value) for name, value in vars(options).items()}
@@ -320,8 +321,8 @@ def save_options(options: argparse.Namespace) -> None:
         ]
         if differences:
             raise RunError(
-                f"{options.out} was begun with other options: {'; '.join(differences)}. Give the former values, or choose "
-                "another --out."
+                f"{options.out} was begun with other options: {'; '.join(differences)}. Give the former values, or "
+                "choose another --out."
             )
     options.out.mkdir(parents=True, exist_ok=True)
     with replace_file(path) as temporary:

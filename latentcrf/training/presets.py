@@ -68,9 +68,9 @@ FINISHER = Preset(
     channels=96, coarse_channels=96, num_coarse_blocks=2, num_fine_blocks=4, reads_trend=False, corrects_clean=True
 )
 
-# A preset without fields (no experts, rank 0) is a plain network: its result is the network's u. "emoji", "emoji-static",
-# "emoji-finisher" and the plain networks "emoji-plain" and "emoji-plain-finisher" ship; "emoji-prompt" reads the prompt;
-# the others are for the ablation.
+# A preset without fields (no experts, rank 0) is a plain network: its result is the network's u. "emoji",
+# "emoji-static", "emoji-finisher" and the plain networks "emoji-plain" and "emoji-plain-finisher" ship; "emoji-prompt"
+# reads the prompt; the others are for the ablation.
 PRESETS = {
     "emoji": Preset(),
     "emoji-static": Preset(form="static"),

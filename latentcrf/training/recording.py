@@ -2,10 +2,11 @@
 
 A chunk file holds a few runs, float32:
 
-latents                 (n, S + 1, C, H, W), from pure noise to the final latents of S DDIM steps. The clean estimates are not
-                        stored: two neighbouring latents determine them (`noise_levels.clean_estimate_between`).
-SCHEDULER.latents       (n, s - 2, C, H, W), what a coarse run of s steps from the same noise would hand over after its second
-                        step, its third, ..., the last but one; SCHEDULER is ddim and dpm.
+latents                 (n, S + 1, C, H, W), from pure noise to the final latents of S DDIM steps. The clean estimates
+                        are not stored: two neighbouring latents determine them, see
+                        `noise_levels.clean_estimate_between`.
+SCHEDULER.latents       (n, s - 2, C, H, W), what a coarse run of s steps from the same noise would hand over after its
+                        second step, its third, ..., the last but one; SCHEDULER is ddim and dpm.
 SCHEDULER.denoised      (n, s - 2, C, H, W), the clean estimates of these steps.
 prompt_embeds           (n, tokens, D), the prompts' token states, float16.
 
@@ -184,7 +185,8 @@ class Chunk:
 
 @torch.no_grad()
 def record_chunks(
-    pipeline: StableDiffusionPipeline, prompts: Sequence[str], folder: Path, count: int, recording: Any, first_seed: int,
+    pipeline: StableDiffusionPipeline, prompts: Sequence[str], folder: Path, count: int, recording: Any,
+    first_seed: int,
     make: Callable[[Chunk], dict[str, Tensor]], *others: nn.Module, name: str,
     precision: torch.dtype = torch.float32,
 ) -> None:  # fmt: skip
@@ -238,7 +240,8 @@ def _check_settings(path: Path, metadata: dict[str, str], settings: dict[str, st
         raise RunError(f"{folder} was recorded in {precision}: give --precision {precision}, or choose another folder.")
     if recorded != settings:
         raise RunError(
-            f"{path} was recorded with other settings, prompts or {networks}. Remove {folder}, or choose another folder."
+            f"{path} was recorded with other settings, prompts or {networks}. Remove {folder}, or choose another "
+            "folder."
         )
 
 

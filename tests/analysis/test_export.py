@@ -35,16 +35,16 @@ def results() -> Results:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser()
-    made.add_argument("--prompt", default="pizza")
-    made.add_argument("--seeds", type=int, default=1)
-    made.add_argument("--bypass", type=int, nargs=2, default=(1, 2))
-    made.add_argument("--text", action="extend", nargs="+")
-    made.add_argument("--finished", action="store_true")
-    add_precision_argument(made)
-    made.add_argument("--unused")
-    made.add_argument("--out", required=True)
-    return made
+    demo = argparse.ArgumentParser()
+    demo.add_argument("--prompt", default="pizza")
+    demo.add_argument("--seeds", type=int, default=1)
+    demo.add_argument("--bypass", type=int, nargs=2, default=(1, 2))
+    demo.add_argument("--text", action="extend", nargs="+")
+    demo.add_argument("--finished", action="store_true")
+    add_precision_argument(demo)
+    demo.add_argument("--unused")
+    demo.add_argument("--out", required=True)
+    return demo
 
 
 def test_folder_and_zip_hold_the_same(results: Results, tmp_path: Path) -> None:
@@ -59,8 +59,8 @@ def test_folder_and_zip_hold_the_same(results: Results, tmp_path: Path) -> None:
 
 
 def test_a_figure_is_written_as_html_that_opens_offline(tmp_path: Path) -> None:
-    drawn = apply_style(go.Figure(go.Scatter(y=[1, 2])), "Title")
-    names = write_results(Results("demo", {}, {}, {"figure": drawn}), tmp_path)
+    figure = apply_style(go.Figure(go.Scatter(y=[1, 2])), "Title")
+    names = write_results(Results("demo", {}, {}, {"figure": figure}), tmp_path)
     assert "figure.html" in names and (tmp_path / "figure.html").stat().st_size > 1_000_000
 
 

@@ -93,8 +93,8 @@ def test_families_and_measures(table: pd.DataFrame) -> None:
 
 def test_the_shipped_samples_are_found_by_their_methods_names() -> None:
     table = frontier.read_table(frontier.SHIPPED / "benchmark.csv")
-    found = frontier.read_samples(frontier.SHIPPED / "samples", list(table["method"]))
-    assert list(found) == list(table["method"])
+    samples = frontier.read_samples(frontier.SHIPPED / "samples", list(table["method"]))
+    assert list(samples) == list(table["method"])
 
 
 def test_what_is_no_benchmark_is_refused(tmp_path: Path) -> None:

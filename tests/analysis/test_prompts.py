@@ -26,8 +26,8 @@ def subject_rows(count: int) -> list[dict[str, Any]]:
 
 
 def test_prompts_are_seen_core_subjects() -> None:
-    drawn = draw_prompts(some_rows(), 12, seed=0)
-    assert sorted(drawn["code_point"], key=int) == [str(i) for i in range(8, 20)]
+    subjects = draw_prompts(some_rows(), 12, seed=0)
+    assert sorted(subjects["code_point"], key=int) == [str(i) for i in range(8, 20)]
     assert draw_prompts(some_rows(), 5, 1).equals(draw_prompts(some_rows(), 5, 1))
     assert not draw_prompts(some_rows(), 5, 1).equals(draw_prompts(some_rows(), 5, 2))
     with pytest.raises(ValueError, match="--prompts 13 is out of range: 1 to 12"):

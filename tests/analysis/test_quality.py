@@ -31,12 +31,12 @@ def test_command_line_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_the_cost_command_sets_each_network_beside_a_guided_call(tmp_path: Path) -> None:
     assert main(["cost", "--rounds", "3", "--out", str(tmp_path)]) == 0
-    items, found = pd.read_csv(tmp_path / "cost.csv"), pd.read_csv(tmp_path / "cost-summary.csv").set_index("measure")
+    items, summary = pd.read_csv(tmp_path / "cost.csv"), pd.read_csv(tmp_path / "cost-summary.csv").set_index("measure")
     assert len(items) == 3 and (items.drop(columns="precision") > 0).all(axis=None)
     ratios = items["emoji-latentcrf-finisher"] / items["guided denoiser call"]
-    share = found.loc["share of a guided denoiser call, emoji-latentcrf-finisher"]
+    share = summary.loc["share of a guided denoiser call, emoji-latentcrf-finisher"]
     assert (
         share["value"] == pytest.approx(ratios.median(), rel=1e-3) and share["low"] <= share["value"] <= share["high"]
     )
     for name in ("emoji-latentcrf", "emoji-latentcrf-finisher"):
-        assert 0 < found.loc[f"parameters, {name} to U-Net", "value"] <= 0.1
+        assert 0 < summary.loc[f"parameters, {name} to U-Net", "value"] <= 0.1

@@ -99,23 +99,23 @@ def test_network_evaluations_of_guided_and_unguided_runs(pipeline: StableDiffusi
         assert len(calls) == 4 and sum(calls) / 2 == evaluations
 
 
-def test_a_remembered_call_is_made_once_and_answered_alike(pipeline: StableDiffusionPipeline) -> None:
+def test_a_cached_call_is_computed_once_and_answered_alike(pipeline: StableDiffusionPipeline) -> None:
     own, bypass = pipeline.unet, LatentCRFScheduler(pipeline.scheduler, None, bypass=(6, 9))
-    how: dict[str, Any] = {"steps": 10, "batch_size": 5}
-    expected = [sample(pipeline, PROMPTS, range(5), scheduler=each, **how) for each in (None, bypass)]
-    with cache_denoiser_calls(pipeline), count_calls(own) as made, count_calls(pipeline.unet) as asked:
-        found = [sample(pipeline, PROMPTS, range(5), scheduler=each, **how) for each in (None, bypass)]
+    settings: dict[str, Any] = {"steps": 10, "batch_size": 5}
+    expected = [sample(pipeline, PROMPTS, range(5), scheduler=each, **settings) for each in (None, bypass)]
+    with cache_denoiser_calls(pipeline), count_calls(own) as computed, count_calls(pipeline.unet) as requested:
+        results = [sample(pipeline, PROMPTS, range(5), scheduler=each, **settings) for each in (None, bypass)]
         # of the bypass's seven calls the six before the bypass are the full run's
-        assert (len(asked), len(made)) == (17, 11)
+        assert (len(requested), len(computed)) == (17, 11)
         with torch.inference_mode():
             call = torch.zeros(1, 4, 8, 8), torch.tensor(1), encode(pipeline, ["red"])["prompt_embeds"]
-            for _ in range(2):  # what is not remembered is asked each time
+            for _ in range(2):  # what is not cached is computed each time
                 pipeline.unet(*call, cross_attention_kwargs={}, return_dict=False)
-        assert len(made) == 13
-        other = sample(pipeline, PROMPTS, range(1, 6), **how)
+        assert len(computed) == 13
+        other = sample(pipeline, PROMPTS, range(1, 6), **settings)
     assert pipeline.unet is own
-    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-    assert torch.equal(other, sample(pipeline, PROMPTS, range(1, 6), **how))
+    assert all(torch.equal(a, b) for a, b in zip(results, expected, strict=True))
+    assert torch.equal(other, sample(pipeline, PROMPTS, range(1, 6), **settings))
 
 
 def test_wrong_input_is_named(pipeline: StableDiffusionPipeline, tmp_path: Path) -> None:

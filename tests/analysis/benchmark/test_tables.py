@@ -40,7 +40,7 @@ def test_latentcrf_is_compared_with_the_best_that_takes_no_more_time() -> None:
         ours,
         plain,
     ]
-    found = dict(
+    arrays = dict(
         zip(
             [method.name for method in methods],
             [
@@ -55,7 +55,7 @@ def test_latentcrf_is_compared_with_the_best_that_takes_no_more_time() -> None:
             strict=True,
         )
     )
-    table = compare(methods, found)
+    table = compare(methods, arrays)
     others = table[table["method"] != ours.name]  # only with the full run
     assert set(others["method"]) == {method.name for method in methods} - {FULL_METHOD, ours.name}
     assert set(others["against"]) == {FULL_METHOD}
@@ -89,14 +89,14 @@ def test_a_finished_run_is_compared_with_the_same_run_and_other_endings() -> Non
     round_trip, bypass = Method("UniPC", 8, finisher="VAE round trip"), Method("DDIM", 9, (8, 9), "zero-parameter")
     methods = [Method("DDIM", 50), plain, bypass, round_trip, ours]
     bypassed = [replace(bypass, finisher="finisher"), replace(bypass, crf_form="conditional", finisher="finisher")]
-    found = [
+    arrays = [
         build_arrays(1, 0.1, 0.6),
         build_arrays(0.2, 0.1, 0.5),
         build_arrays(0.2, 0.3, 0.5),
         build_arrays(0.2, 0.09, 0.5),
         build_arrays(0.21, 0.05, 0.5),
     ]
-    table = compare(methods, dict(zip([method.name for method in methods], found, strict=True)))
+    table = compare(methods, dict(zip([method.name for method in methods], arrays, strict=True)))
     assert set(table["method"]) == {ours.name, round_trip.name, plain.name, bypass.name}
     kid = table[table["measure"] == "kid, difference"]
     of_round_trip = kid[kid["method"] == round_trip.name]
@@ -107,9 +107,9 @@ def test_a_finished_run_is_compared_with_the_same_run_and_other_endings() -> Non
     assert set(kid.index) == {FULL_METHOD, plain.name, round_trip.name}
     assert kid.loc[plain.name, "value"] == pytest.approx(-0.05) and kid["better"].all()
     # behind a bypass: also with the same zero-parameter bypass, finished alike
-    found += [build_arrays(0.3, 0.08, 0.5), build_arrays(0.3, 0.06, 0.5)]
+    arrays += [build_arrays(0.3, 0.08, 0.5), build_arrays(0.3, 0.06, 0.5)]
     methods += bypassed
-    table = compare(methods, dict(zip([method.name for method in methods], found, strict=True)))
+    table = compare(methods, dict(zip([method.name for method in methods], arrays, strict=True)))
     kid = table[table["measure"] == "kid, difference"]
     kid = kid[kid["method"] == bypassed[1].name].set_index("against")
     assert kid.loc[bypassed[0].name, "value"] == pytest.approx(-0.02)

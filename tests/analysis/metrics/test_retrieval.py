@@ -11,9 +11,9 @@ def test_retrieval_against_sorting() -> None:
     gallery, queries = torch.randn(40, 6, generator=generator), torch.randn(600, 6, generator=generator)
     labels = [str(i % 7) for i in range(40)]
     wanted = [str(i % 8) for i in range(600)]  # "7" is not in the gallery
-    found = retrieval_ranks(queries, wanted, gallery, labels)
+    ranks = retrieval_ranks(queries, wanted, gallery, labels)
     unit = gallery / gallery.norm(dim=1, keepdim=True)
-    for query, label, rank in zip(queries, wanted, found, strict=True):
+    for query, label, rank in zip(queries, wanted, ranks, strict=True):
         order = (unit @ query).argsort(descending=True).tolist()
         places = [place + 1 for place, index in enumerate(order) if labels[index] == label]
         assert rank == (places[0] if places else 41)
