@@ -164,8 +164,10 @@ def test_assets_are_safetensors_of_a_size_that_can_be_kept() -> None:
     files = [path for path in (ROOT / "assets").rglob("*") if path.is_file()]
     assert any(path.suffix == ".safetensors" for path in files)
     for path in files:
-        assert path.suffix in {".safetensors", ".json", ".md", ".png", ".txt", ".csv"}, path
+        assert path.suffix in {".safetensors", ".json", ".md", ".png", ".webp", ".csv"}, path
         assert path.stat().st_size <= 60 * 2**20, path
+    results = [path for path in files if "results" in path.parts]
+    assert sum(path.stat().st_size for path in results) <= 6 * 2**20
     for folder in (ROOT / "assets" / "models").iterdir():
         assert (folder / "README.md").is_file(), f"{folder.name} has no card"
 
