@@ -25,8 +25,8 @@ MAX_QUEUE = 32  # visitors waiting for the device; the next one sees that the qu
 # Larger type, and no controls (page.css); figures are drawn again by their own tabs.
 PRESENT_JS = "(on) => { document.body.classList.toggle('presentation', on); }"
 SHOW_GLOSSARY_JS = "() => document.querySelector('#glossary').scrollIntoView({ behavior: 'smooth' })"
-HEADER = """<header><h1>LatentCRF</h1><p>Fewer denoiser calls for nearly the same picture: a small conditional random
-field takes over a part of a latent diffusion model's work.</p></header>"""
+HEADER = """<header><h1>LatentCRF</h1><p>Fewer denoiser calls, nearly the same picture: a small CRF does part of a
+latent diffusion model's work.</p></header>"""
 
 
 def build_app(worker: DeviceWorker) -> gr.Blocks:
@@ -42,7 +42,7 @@ def build_app(worker: DeviceWorker) -> gr.Blocks:
     with gr.Blocks(title="LatentCRF", analytics_enabled=False, delete_cache=(1800, 14400), fill_width=True) as app:
         with gr.Row(elem_id="top"):
             gr.HTML(HEADER, elem_id="header", padding=False)
-            glossary_button = gr.Button("Glossary", size="sm", scale=0, min_width=90, elem_id="open-glossary")
+            glossary_button = gr.Button("Glossary", size="sm", scale=0, min_width=80, elem_id="open-glossary")
             presentation = gr.Checkbox(
                 False, label="Presentation", container=False, min_width=140, elem_id="presentation"
             )

@@ -187,7 +187,9 @@ class Settings:
     finisher: Annotated[bool, Switch("Finisher", "a second CRF, trained for that, corrects LatentCRF's final latents")]
     few_steps: Annotated[
         int,
-        Number("Few steps", 0, 50, help="0: the bypass. Else LatentCRF's run is so many steps of UniPC and finished"),
+        Number(
+            "Few steps", 0, 50, help="0 is the bypass; else LatentCRF runs so many steps of UniPC, then the finisher"
+        ),
     ]
 
     @classmethod

@@ -66,11 +66,10 @@ def plan(settings: Settings, done: dict[str, int] | None = None) -> str:
         cells = _cells(start, calls_done["latentcrf"]) + _crf(f"{end - start} 1 0", calls_done["latentcrf"] >= start)
         cells += _cells(steps - end, calls_done["latentcrf"] - start)
     return (
-        f'<p class="reading">Same noise for both. Full run: {steps} denoiser calls. LatentCRF: {sentence}. '
-        f"Network evaluations: {each * steps} and {each * calls}.</p>"
+        f'<p class="reading">Same noise for both. Full run: {steps} denoiser calls. LatentCRF: {sentence}.</p>'
         '<div class="timelines">'
-        + _timeline("full", steps, _cells(steps, calls_done["full"]))
-        + _timeline("latentcrf", calls, cells)
+        + _timeline("full", steps, each * steps, _cells(steps, calls_done["full"]))
+        + _timeline("latentcrf", calls, each * calls, cells)
         + "</div>"
     )
 
@@ -79,11 +78,12 @@ def _crf(flex: str, done: bool) -> str:
     return f'<span class="crf{" done" if done else ""}" style="flex:{flex}">CRF</span>'
 
 
-def _timeline(method: str, calls: int, cells: str) -> str:
+def _timeline(method: str, calls: int, evaluations: int, cells: str) -> str:
+    label = f"{METHODS[method]}: {calls} denoiser calls, {evaluations} network evaluations"
     return (
-        f'<div class="timeline {method}" role="img" aria-label="{METHODS[method]}: {calls} denoiser calls">'
+        f'<div class="timeline {method}" role="img" aria-label="{label}" title="{label}">'
         f'<b>{METHODS[method]}</b><div class="cells">{cells}</div>'
-        f'<span class="count">{calls} call{"s" * (calls != 1)}</span></div>'
+        f'<span class="count">{calls} call{"s" * (calls != 1)}<span>, {evaluations} NFE</span></span></div>'
     )
 
 
