@@ -1,1 +1,1 @@
-"""Measures (tensors -> tables) and the command lines that produce the project's figures. No page code."""
+"""Metrics, studies, figures and the command lines that produce the project's numbers. No page code."""

@@ -1,4 +1,4 @@
-"""What an analysis made, as files: a folder from the command line, one ZIP from the page; and from its settings again."""
+"""Results of an analysis as files: a folder or one ZIP, and the settings that repeat it."""
 
 import argparse
 import io
@@ -23,14 +23,14 @@ SETTINGS = "settings.json"
 
 @dataclass(frozen=True)
 class Results:
-    """What an analysis made.
+    """Results of an analysis.
 
     Attributes:
         analysis: its module's name, "variance".
-        options: those of the module's command line, by their long names without dashes ("batch_size"), which make it
-            again.
-        tables, figures, images: by file name without ending; images are uint8 (H, W, 3). Each table is written with a
-            column `precision` where the options name one.
+        options: those of the module's command line that repeat it, by their long names without dashes ("batch_size").
+        tables: by file name without ending. Each is written with a column `precision` where the options name one.
+        figures: by file name without ending.
+        images: uint8 (H, W, 3) by file name without ending; default none.
     """
 
     analysis: str
@@ -40,42 +40,63 @@ class Results:
     images: dict[str, np.ndarray] = field(default_factory=dict)
 
     def files(self) -> Iterator[tuple[str, bytes]]:
-        """File names and contents; figures as HTML that opens offline, and as PNG where Chrome or Chromium is found."""
+        """Yield file names and contents; figures as HTML that opens offline, and as PNG where a Chrome is found."""
         record = {"analysis": self.analysis, "options": self.options}
-        yield SETTINGS, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
+        yield SETTINGS, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
         precision = {name: self.options[name] for name in ("precision",) if name in self.options}
         for name, table in self.tables.items():
-            yield f"{name}.csv", table.assign(**precision).to_csv(index=False, float_format="%.6g").encode()
+            yield f"{name}.csv", table.assign(**precision).to_csv(index=False, float_format="%.6g").encode("utf-8")
         for name, pixels in self.images.items():
             buffer = io.BytesIO()
             Image.fromarray(pixels).save(buffer, "PNG")
             yield f"{name}.png", buffer.getvalue()
-        for name, drawn in self.figures.items():
-            yield f"{name}.html", drawn.to_html(include_plotlyjs=True).encode()
-            if png := figure_png(drawn, name):
+        for name, figure in self.figures.items():
+            yield f"{name}.html", figure.to_html(include_plotlyjs=True).encode("utf-8")
+            if png := draw_png(figure, name):
                 yield f"{name}.png", png
 
 
-def figure_png(drawn: go.Figure, name: str) -> bytes | None:
-    """The figure as PNG, twice its size; None, with a word on the error stream, where no Chrome is found."""
+def draw_png(figure: go.Figure, name: str) -> bytes | None:
+    """Draw a figure as PNG, twice its size.
+
+    Args:
+        figure: what to draw.
+        name: for the message.
+
+    Returns:
+        The file's content, or None, with a message on the error stream, where no Chrome is found.
+    """
     try:
-        return bytes(drawn.to_image("png", scale=2))
+        return bytes(figure.to_image("png", scale=2))
     except (RuntimeError, ValueError, ImportError, OSError) as error:
         print(f"{name}.png is not written: {CHROME} ({str(error).strip().splitlines()[0]})", file=sys.stderr)
         return None
 
 
-def write_figure(drawn: go.Figure, path: Path) -> None:
-    """`path`.html, which opens offline, and `path`.png where Chrome or Chromium is found; says so where not."""
+def write_figure(figure: go.Figure, path: Path) -> None:
+    """Write `path`.html, which opens offline, and `path`.png; a message says where no Chrome is found.
+
+    Args:
+        figure: what to write.
+        path: without ending.
+    """
     with replace_file(path.with_suffix(".html")) as temporary:
-        drawn.write_html(temporary, include_plotlyjs=True)
-    if png := figure_png(drawn, str(path)):
+        figure.write_html(temporary, include_plotlyjs=True)
+    if png := draw_png(figure, str(path)):
         with replace_file(path.with_suffix(".png")) as temporary:
             temporary.write_bytes(png)
 
 
 def write_results(results: Results, folder: Path) -> list[str]:
-    """Write all files into `folder`, each whole or not at all; returns their names."""
+    """Write all files into a folder, each whole or not at all.
+
+    Args:
+        results: what to write.
+        folder: is made where it is missing.
+
+    Returns:
+        The files' names.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     names = []
     for name, content in results.files():
@@ -86,7 +107,15 @@ def write_results(results: Results, folder: Path) -> list[str]:
 
 
 def write_zip(results: Results, path: Path) -> Path:
-    """Write all files into one ZIP at `path`, in a folder named after the analysis."""
+    """Write all files into one ZIP, in a folder named after the analysis.
+
+    Args:
+        results: what to write.
+        path: of the ZIP.
+
+    Returns:
+        `path`.
+    """
     with replace_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in results.files():
             archive.writestr(f"{results.analysis}/{name}", content)
@@ -94,9 +123,17 @@ def write_zip(results: Results, path: Path) -> Path:
 
 
 def parse(parser: argparse.ArgumentParser, analysis: str, arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line's options; `--from settings.json` gives those that the line itself does not name.
+    """Parse a command line; `--from settings.json` gives the options that the line itself does not name.
 
-    Exits with a sentence, as argparse does, where the file cannot be read or names options that there are not.
+    Exits with a message, as argparse does, where the file cannot be read or names options that do not exist.
+
+    Args:
+        parser: of the command line; gets the option --from.
+        analysis: its module's name, "variance".
+        arguments: default: the process's.
+
+    Returns:
+        The options, and `settings_file`: the path of --from, or None.
     """
     parser.add_argument(
         "--from",
@@ -105,39 +142,51 @@ def parse(parser: argparse.ArgumentParser, analysis: str, arguments: Sequence[st
         metavar="FILE",
         help=f"take options from a {SETTINGS} of this analysis",
     )
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--from", dest="settings_file", type=Path)
-    file = early.parse_known_args(given)[0].settings_file
-    named = {word.split("=")[0] for word in given}
-    return parser.parse_args([*(_as_arguments(parser, analysis, file, named) if file else []), *given])
+    file = early.parse_known_args(words)[0].settings_file
+    if file is None:
+        return parser.parse_args(words)
+    named = {word.split("=")[0] for word in words}
+    saved = {name: value for name, value in _read_settings(parser, analysis, file).items() if _flag(name) not in named}
+    options, unknown = parser.parse_known_args([*_write_words(saved), *words])
+    names = set(vars(options)) - {"settings_file"}
+    for name in saved:
+        if name not in names:
+            parser.error(f"--from {file} names {name!r}, which is no option; accepted are {', '.join(sorted(names))}.")
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return options
 
 
-def _as_arguments(parser: argparse.ArgumentParser, analysis: str, file: Path, named: set[str]) -> list[str]:
-    """The file's options as words of a command line, without those whose flags are `named` on the line itself."""
+def _read_settings(parser: argparse.ArgumentParser, analysis: str, file: Path) -> dict[str, Any]:
+    """Read the options that the file names."""
     try:
-        record = json.loads(file.read_text())
-        options = dict(record["options"])
-        found = record["analysis"]
+        record = json.loads(file.read_text(encoding="utf-8"))
+        options, name = dict(record["options"]), record["analysis"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         parser.error(f"--from {file} cannot be read as the {SETTINGS} of an analysis: {error!r}.")
-    if found != analysis:
-        parser.error(f"--from {file} belongs to analysis.{found}; this is analysis.{analysis}.")
-    actions = {flag: action for action in parser._actions for flag in action.option_strings if flag.startswith("--")}
-    known = {flag[2:].replace("-", "_"): flag for flag in actions}
-    line = []
+    if name != analysis:
+        parser.error(f"--from {file} belongs to analysis.{name}; this is analysis.{analysis}.")
+    return options
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _write_words(options: dict[str, Any]) -> list[str]:
+    """Write options as words of a command line."""
+    words = []
     for name, value in options.items():
-        if name not in known:
-            parser.error(f"--from {file} names {name!r}, which is no option; accepted are {', '.join(sorted(known))}.")
-        flag = known[name]
-        if flag in named:
-            continue
+        flag = _flag(name)
         if isinstance(value, bool):
-            line += [flag] if value else []
-        elif isinstance(value, list) and actions[flag].nargs == "+":
-            line += [f"{flag}={item}" for item in value]  # one word each: a prompt may begin with a dash
+            words += [flag] if value else []
+        elif isinstance(value, list) and all(isinstance(item, str) for item in value):
+            words += [f"{flag}={item}" for item in value]  # one word each: a prompt may begin with a dash
         elif isinstance(value, list):
-            line += [flag, *map(str, value)]
+            words += [flag, *map(str, value)]
         elif value is not None:
-            line.append(f"{flag}={value}")
-    return line
+            words.append(f"{flag}={value}")
+    return words

@@ -8,9 +8,8 @@ from urllib.request import urlopen
 import numpy as np
 import pandas as pd
 
-DEFAULT_PROMPTS = {"ldm": 200, "crf": 100}  # drawn by the commands of `analysis.quality`
+DEFAULT_PROMPTS = {"ldm": 200, "crf": 100}  # of the commands of `analysis.quality`
 PARTI_URL = "https://raw.githubusercontent.com/google-research/parti/main/PartiPrompts.tsv"
-PARTI = 1632  # as many as the paper's Fig. A.1 averages over
 TIMEOUT = 30  # seconds
 MAX_BYTES = 5_000_000  # the table has about 120 kB
 
@@ -20,13 +19,16 @@ class PromptsError(RuntimeError):
 
 
 def parti(opener: Callable[..., Any] | None = None) -> list[str]:
-    """The 1,632 Parti prompts (arXiv 2206.10789), in the order of their table.
+    """Fetch the 1,632 Parti prompts (arXiv 2206.10789).
 
     Args:
-        opener: stands in for `urllib.request.urlopen`.
+        opener: stands in for `urllib.request.urlopen`; None (default): that function.
+
+    Returns:
+        The prompts, in the order of their table.
 
     Raises:
-        PromptsError: no network, or what came is not the table.
+        PromptsError: no network, or the answer is not the table.
     """
     try:
         with (opener or urlopen)(PARTI_URL, timeout=TIMEOUT) as answer:
@@ -40,7 +42,13 @@ def parti(opener: Callable[..., Any] | None = None) -> list[str]:
 
 
 def read_parti(text: str) -> list[str]:
-    """The column Prompt of the tab-separated table, without empty ones.
+    """Read the column Prompt of the tab-separated table.
+
+    Args:
+        text: of the table.
+
+    Returns:
+        The prompts, without empty ones.
 
     Raises:
         PromptsError: there is no such column, or nothing in it.
@@ -48,7 +56,7 @@ def read_parti(text: str) -> list[str]:
     # Quotation marks belong to the prompts ("a sign that says ..."); no field goes over a line's end.
     rows = csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
     if "Prompt" not in (rows.fieldnames or ()):
-        raise PromptsError(f"what {PARTI_URL} answered is not the table of Parti prompts: it has no column Prompt.")
+        raise PromptsError(f"the answer of {PARTI_URL} is not the table of Parti prompts: it has no column Prompt.")
     prompts = [" ".join((row["Prompt"] or "").split()) for row in rows]
     if not (prompts := [prompt for prompt in prompts if prompt]):
         raise PromptsError(f"the table of Parti prompts at {PARTI_URL} is empty.")
@@ -56,13 +64,28 @@ def read_parti(text: str) -> list[str]:
 
 
 def core_subjects(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """The core subjects seen in training: (subject, code_point)."""
+    """List the core subjects seen in training.
+
+    Args:
+        rows: of the data set.
+
+    Returns:
+        Columns text, code_point.
+    """
     table = pd.DataFrame(rows)
     return table[table["core"] & (table["split"] == "train")][["text", "code_point"]].drop_duplicates()
 
 
 def draw_prompts(rows: list[dict[str, Any]], count: int, seed: int) -> pd.DataFrame:
-    """`count` subjects (subject, code_point) drawn without repetition from the core subjects seen in training.
+    """Draw core subjects seen in training, without repetition.
+
+    Args:
+        rows: of the data set.
+        count: how many.
+        seed: of the choice.
+
+    Returns:
+        Columns text, code_point.
 
     Raises:
         ValueError: there are not so many.
@@ -71,36 +94,52 @@ def draw_prompts(rows: list[dict[str, Any]], count: int, seed: int) -> pd.DataFr
 
 
 def remaining_prompts(rows: list[dict[str, Any]], count: int, seed: int) -> pd.DataFrame:
-    """As `draw_prompts`, but from the subjects that none of `analysis.quality`'s commands draws by default.
+    """Draw as `draw_prompts`, from the subjects that none of `analysis.quality`'s commands takes by default.
 
-    Choices are made on those; what has been chosen is reported on these.
+    Choices are made on those prompts, results are reported on these.
+
+    Args:
+        rows: of the data set.
+        count: how many.
+        seed: of the choice.
+
+    Returns:
+        Columns text, code_point.
 
     Raises:
         ValueError: there are not so many.
     """
     subjects = core_subjects(rows)
-    return _draw(subjects[~_drawn_by_default(subjects)], count, seed)
+    return _draw(subjects[~_is_default(subjects)], count, seed)
 
 
 def validation_prompts(rows: list[dict[str, Any]], count: int, seed: int) -> pd.DataFrame:
-    """As `draw_prompts`, but from the subjects that `remaining_prompts` leaves out: for choices.
+    """Draw as `draw_prompts`, from the subjects that `remaining_prompts` excludes: for choices.
+
+    Args:
+        rows: of the data set.
+        count: how many.
+        seed: of the choice.
+
+    Returns:
+        Columns text, code_point.
 
     Raises:
         ValueError: there are not so many.
     """
     subjects = core_subjects(rows)
-    return _draw(subjects[_drawn_by_default(subjects)], count, seed)
+    return _draw(subjects[_is_default(subjects)], count, seed)
 
 
-def _drawn_by_default(subjects: pd.DataFrame) -> pd.Series:
-    """Whether one of `analysis.quality`'s commands draws it."""
+def _is_default(subjects: pd.DataFrame) -> pd.Series:
+    """Find the subjects that one of `analysis.quality`'s commands takes by default."""
     counts = [count for count in DEFAULT_PROMPTS.values() if count <= len(subjects)]
-    drawn = [code_point for count in counts for code_point in _draw(subjects, count, 0)["code_point"]]
-    return subjects["code_point"].isin(drawn)
+    code_points = [code_point for count in counts for code_point in _draw(subjects, count, 0)["code_point"]]
+    return subjects["code_point"].isin(code_points)
 
 
 def _draw(subjects: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
     if not 1 <= count <= len(subjects):
         raise ValueError(f"--prompts {count} is out of range: 1 to {len(subjects)}, the number of core subjects.")
-    chosen = np.random.default_rng(seed).choice(len(subjects), size=count, replace=False)
-    return subjects.iloc[chosen].reset_index(drop=True)
+    indices = np.random.default_rng(seed).choice(len(subjects), size=count, replace=False)
+    return subjects.iloc[indices].reset_index(drop=True)

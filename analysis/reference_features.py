@@ -1,4 +1,4 @@
-"""Features of the data set's images, computed once: what generated images are looked up in."""
+"""Features of the data set's images, computed once: generated images are looked up in them."""
 
 import hashlib
 from pathlib import Path
@@ -10,36 +10,48 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from analysis.measures import to_images
+from analysis.metrics.pixels import to_images
 from latentcrf.utils.files import replace_file
 
 
 @torch.inference_mode()
-def embed(model: nn.Module, images: Tensor, batch_size: int = 32, progress: str | None = None) -> Tensor:
-    """Features (B, D), float32, of images (B, 3, H, W) in [-1, 1]."""
-    batches = tqdm(images.split(batch_size), desc=progress, unit="batch", disable=progress is None)
-    return torch.cat([model(batch).float() for batch in batches])
+def embed(model: nn.Module, images: Tensor, batch_size: int = 32) -> Tensor:
+    """Compute features of images.
+
+    Args:
+        model: as from `analysis.metrics.perceptual.load_features`.
+        images: (B, 3, H, W) in [-1, 1].
+        batch_size: images at a time, default 32.
+
+    Returns:
+        (B, D), float32.
+    """
+    return torch.cat([model(batch).float() for batch in images.split(batch_size)])
 
 
 def load_gallery(
     model: nn.Module, rows: list[dict[str, Any]], pixels: np.ndarray, folder: str | Path
 ) -> tuple[Tensor, list[str]]:
-    """Features (N, D) of all data-set images and their code points; kept in `folder`/features.safetensors.
+    """Load the features of all data-set images, or compute and store them.
 
-    What is kept is used again only for the same pictures and the same weights.
+    Args:
+        model: as from `analysis.metrics.perceptual.load_features`.
+        rows: of the data set.
+        pixels: its images, uint8 (N, H, W, 3).
+        folder: of features.safetensors, which is used again only for the same images and weights.
+
+    Returns:
+        Features (N, D), and the images' code points.
     """
-    key = hashlib.sha256("".join(row["pixels_sha256"] for row in rows).encode())
+    hashed = hashlib.sha256("".join(row["pixels_sha256"] for row in rows).encode())
     for weight in model.state_dict().values():
-        key.update(weight.contiguous().numpy().tobytes())
+        hashed.update(weight.contiguous().numpy().tobytes())
+    key = hashed.hexdigest()
     labels, path = [row["code_point"] for row in rows], Path(folder) / "features.safetensors"
-    if path.exists():
-        kept = load_file(path)
-        if key.hexdigest() in kept:
-            return kept[key.hexdigest()], labels
-    parts = [
-        embed(model, to_images(pixels[i : i + 32])) for i in tqdm(range(0, len(rows), 32), "gallery", unit="batch")
-    ]
-    features = torch.cat(parts)
+    if path.exists() and key in (stored := load_file(path)):
+        return stored[key], labels
+    batches = tqdm(range(0, len(rows), 32), "gallery", unit="batch")
+    features = torch.cat([embed(model, to_images(pixels[begin : begin + 32])) for begin in batches])
     with replace_file(path) as temporary:
-        save_file({key.hexdigest(): features}, temporary)
+        save_file({key: features}, temporary)
     return features, labels

@@ -1,195 +1,483 @@
-"""The README's tables, made from the tables that ship.
+"""Write the tables of the README, the docs and the model cards from the CSVs of assets/results.
 
     python -m analysis.report
 
-Each stands in README.md between <!-- NAME --> and <!-- /NAME -->, where it is written anew; the rest of the file stays.
+A table stands in its document between <!-- NAME --> and <!-- /NAME -->. The command writes what is between the marks
+anew; the rest of the document stays. Each table has one place.
 """
 
 import argparse
+import re
 import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from analysis.ablation import FULL as LDM
-from analysis.ablation import IMAGE_KINDS, KINDS
-from analysis.benchmark.tables import markdown_table
-from analysis.frontier import FULL
-from latentcrf.utils.files import replace_file
-
 ROOT = Path(__file__).parents[1]
-# the README's choice of the benchmark's methods
+DOCUMENTS = (
+    "README.md",
+    "docs/results.md",
+    "docs/finisher.md",
+    "docs/ablation.md",
+    "assets/models/emoji-latentcrf/README.md",
+    "assets/models/emoji-latentcrf-finisher/README.md",
+    "assets/models/emoji-latentcrf-static/README.md",
+)
+MARK = re.compile(r"^<!-- ([a-z][a-z-]*) -->$", flags=re.MULTILINE)
+
+FULL_RUN = "DDIM-50"
+BYPASS_33_49 = "DDIM-50 LatentCRF (33, 49)"
+KID, R_AT_5 = "kid, difference", "r_at_5, difference"
+LPIPS, LATENT_MSE = "lpips_full, difference", "latent_mse_full, difference"
+PAIRWISE_LPIPS, VENDI = "pairwise_lpips, ratio", "vendi, ratio"
+CRF_FORMS = ("conditional", "static")  # the values of the column crf_form in which a CRF acts at the bypass
+
+# the README's rows: title -> method
+SUMMARY = {
+    "full run (DDIM, 50 steps)": FULL_RUN,
+    "DDIM, 34 steps": "DDIM-34",
+    "LatentCRF, bypass (33, 49)": BYPASS_33_49,
+    "LatentCRF, bypass (33, 49) + finisher": f"{BYPASS_33_49} + finisher",
+    "UniPC, 8 steps + finisher": "UniPC-8 + finisher",
+}
+# the docs' choice of runs without bypass
+WHOLE_RUNS = (
+    *(f"DDIM-{steps}" for steps in (50, 34, 25, 20, 12, 8, 4)),
+    *(f"{solver}-{steps}" for solver in ("DPM-Solver++", "UniPC") for steps in (20, 15, 12, 10, 8, 6, 5, 4)),
+)
+# the docs' choice of finished runs
 FINISHED = (
-    FULL,
+    FULL_RUN,
     "DDIM-34",
     *(
-        f"DDIM-50 {refiner} {bypass}"
+        f"DDIM-50 {form} {bypass}"
         for bypass in ("(33, 49)", "(17, 42)")
-        for refiner in ("LatentCRF", "static", "bypass")
+        for form in ("LatentCRF", "static LatentCRF", "zero-parameter bypass")
     ),
-    *(f"UniPC-{steps}" for steps in (15, 12, 10, 8, 6, 5, 4)),
-    *(f"DPM-Solver++-{steps}" for steps in (12, 10, 8, 6, 5, 4)),
+    *(f"{solver}-{steps}" for solver in ("UniPC", "DPM-Solver++") for steps in (20, 15, 12, 10, 8, 6, 5, 4)),
 )
-# against what the same run ends with else: column -> ending
-TWINS = {
-    "to the static finisher, its teacher": "static finisher",
-    "to a plain network that learned the same": "plain finisher",
-    "to the round trip alone": "round trip",
-    "to scaling and the round trip": "scaled round trip",
+CARD_FINISHED = (FULL_RUN, "UniPC-12", "UniPC-8", "UniPC-6", "UniPC-4", BYPASS_33_49)
+CARD_BYPASSES = (BYPASS_33_49, "DDIM-50 LatentCRF (17, 42)")
+
+# the ablation's columns and models; a model that is not here keeps its name
+ERRORS = {"mse": "MSE, bypass (33, 49) of 50", "few": "MSE, runs of 4 to 12 steps"}
+KIDS = {
+    "kid": "KID x 1000, bypass (33, 50) of 50",
+    "kid_few": "KID x 1000, runs of 4 to 12 steps",
+    "kid_finished": "KID x 1000, as finisher at 0.7",
 }
-# the ablation's models as the README calls them; others keep their names
-NAMES = {
-    "emoji": "whole: unary, pairwise, higher-order",
-    "emoji-plain": "unary only: the network's u, a plain network",
-    "emoji-pairwise": "unary and pairwise",
-    "emoji-experts": "unary and higher-order",
-    "emoji-static": "static form, whole",
-    "emoji-static-pairwise": "static form, unary and pairwise",
-    "emoji-static-experts": "static form, unary and higher-order",
-    "emoji-mean": "whole, mean of before and after stage 3",
-    "emoji-3": "whole, then stage 3",
-    "emoji-no-adversary-3": "whole, then stage 3 without its adversarial loss",
+MODELS = {
+    "emoji": "conditional form: all three terms",
+    "emoji-plain": "plain network",
+    "emoji-pairwise": "conditional form: unary and pairwise",
+    "emoji-experts": "conditional form: unary and higher-order",
+    "emoji-static": "static form: all three terms",
+    "emoji-static-pairwise": "static form: unary and pairwise",
+    "emoji-static-experts": "static form: unary and higher-order",
+    "emoji-mean": "conditional form, mean of before and after stage 3",
+    "emoji-3": "conditional form, then stage 3",
+    "emoji-no-adversary-3": "conditional form, then stage 3 without its adversarial loss",
     "emoji-plain-3": "plain network, then stage 3",
-    "emoji-plain-on": "what ships: plain network, trained on",
-    "emoji-grown": "what ships: whole, grown out of that plain network",
-    LDM: "the LDM's own images",
+    "emoji-plain-on": "shipped: plain network, trained on",
+    "emoji-grown": "shipped: conditional form, started from that plain network",
+    "full run": "the full run's own images",
 }
 
 
 class ReportError(Exception):
-    """The README or a table is not what it has to be; the message says which and where."""
+    """A document or a table is not what it has to be; the message says which and where."""
 
 
-class Compared:
-    """What comparisons.csv says, as text: value (low to high)."""
+@dataclass(frozen=True)
+class Results:
+    """The tables of assets/results.
 
-    def __init__(self, comparisons: pd.DataFrame) -> None:
-        self.rows = comparisons.set_index(["method", "against", "measure"]).sort_index()
+    Attributes:
+        benchmark: benchmark/benchmark.csv, a row a method.
+        comparisons: benchmark/comparisons.csv, a row a paired difference or ratio.
+        timing: timing/timing.csv, methods that were timed alone.
+        diversity: diversity/comparisons.csv, of 12 prompts x 16 seeds.
+        ablation: ablation/ablation.csv, a row a model and iteration count.
+    """
 
-    def __call__(
-        self, method: str, against: str, measure: str, digits: int, factor: float = 1, optional: bool = False
-    ) -> str:
-        """`factor` times the figures, with `digits` after the point; ratios come without a sign.
+    benchmark: pd.DataFrame
+    comparisons: pd.DataFrame
+    timing: pd.DataFrame
+    diversity: pd.DataFrame
+    ablation: pd.DataFrame
+
+    @classmethod
+    def load(cls, folder: Path) -> "Results":
+        """Read the tables of `folder`.
 
         Raises:
-            ReportError: the two were not compared; with `optional` that is an empty text.
+            OSError, ValueError: a table is missing, or is none.
+        """
+        names = ("benchmark/benchmark", "benchmark/comparisons", "timing/timing", "diversity/comparisons")
+        return cls(*(pd.read_csv(folder / f"{name}.csv") for name in (*names, "ablation/ablation")))
+
+    def row(self, method: str) -> pd.Series:
+        """The method's row of benchmark.csv.
+
+        Raises:
+            ReportError: it has none.
+        """
+        rows = self.benchmark[self.benchmark["method"] == method]
+        if len(rows) != 1:
+            raise ReportError(f"benchmark.csv has no {method}.")
+        return rows.iloc[0]
+
+    def methods(self, forms: Sequence[str]) -> list[str]:
+        """Methods without finisher whose crf_form is one of `forms`."""
+        table = self.benchmark
+        return list(table["method"][table["crf_form"].isin(forms) & table["finisher"].isna()])
+
+
+# ------------------------------------------------------------------------------------------- cells
+
+
+def with_interval(row: pd.Series, name: str, digits: int, factor: float = 1, sign: str = "") -> str:
+    """`value (low to high)` of a column with its interval."""
+    value, low, high = (f"{factor * row[f'{name}{end}']:{sign}.{digits}f}" for end in ("", "_low", "_high"))
+    return f"{value} ({low} to {high})"
+
+
+class Comparisons:
+    """The rows of a comparisons.csv as text."""
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        self.rows = table.set_index(["method", "against", "measure"]).sort_index()
+
+    def row(self, method: str, against: str, measure: str) -> pd.Series:
+        """The row of one comparison.
+
+        Raises:
+            ReportError: the two were not compared.
         """
         key = (method, against, measure)
         if key not in self.rows.index:
-            if optional:
-                return ""
             raise ReportError(f"comparisons.csv has no {measure!r} of {method} against {against}.")
+        return self.rows.loc[key]
+
+    def __call__(self, method: str, against: str, measure: str, digits: int, factor: float = 1) -> str:
+        """`factor` times value and interval; a difference has a sign, a ratio none.
+
+        Raises:
+            ReportError: the two were not compared.
+        """
+        row = self.row(method, against, measure)
         sign = "" if measure.endswith("ratio") else "+"
-        value, low, high = (f"{factor * self.rows.loc[key][end]:{sign}.{digits}f}" for end in ("value", "low", "high"))
+        value, low, high = (f"{factor * row[end]:{sign}.{digits}f}" for end in ("value", "low", "high"))
         return f"{value} ({low} to {high})"
 
+    def has(self, method: str, against: str, measure: str) -> bool:
+        """Whether the two were compared."""
+        return (method, against, measure) in self.rows.index
 
-def finisher_table(table: pd.DataFrame, comparisons: pd.DataFrame) -> str:
-    """Runs with the finisher against those without it, against the best rival of no more time, and against runs that end otherwise.
 
-    Args:
-        table: benchmark.csv's.
-        comparisons: comparisons.csv's.
+def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table: a line of titles, then the rows' cells."""
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
-    Raises:
-        ReportError: a run or a comparison is missing.
-    """
-    by_name, compared = table.set_index("method"), Compared(comparisons)
-    # what a user would do instead: runs whose last latents stay as they are
-    rivals = by_name[by_name["finisher"].isna() & ~by_name["refiner"].isin(["LatentCRF", "static"])]
-    kid = "kid, difference"
+
+def evaluations(row: pd.Series) -> str:
+    return str(row["network_evaluations"])
+
+
+def time_ratio(row: pd.Series) -> str:
+    return f"{row['time_ratio']:.2f}"
+
+
+def diversity_ratio(results: Results, method: str) -> str:
+    """Pairwise LPIPS over the full run's: with its interval where comparisons.csv has it."""
+    compared = Comparisons(results.comparisons)
+    if compared.has(method, FULL_RUN, PAIRWISE_LPIPS):
+        return compared(method, FULL_RUN, PAIRWISE_LPIPS, 3)
+    return f"{results.row(method)['pairwise_lpips'] / results.row(FULL_RUN)['pairwise_lpips']:.3f}"
+
+
+def zero_parameter_of(method: str) -> str:
+    """The zero-parameter bypass of the same run."""
+    return re.sub(r" (static )?LatentCRF \(", " zero-parameter bypass (", method)
+
+
+def plain_of(method: str) -> str:
+    """The plain network at the same bypass."""
+    return re.sub(r" (static )?LatentCRF \(", " plain network (", method)
+
+
+def bypass_title(row: pd.Series) -> str:
+    return f"{row['bypass']} of {row['steps']}, {row['solver']}"
+
+
+# ------------------------------------------------------------------------------------------ tables
+
+
+def summary_table(results: Results) -> str:
+    """The README's five rows."""
+    timed = results.timing.set_index("method")
     rows = []
-    for name in FINISHED:
-        ours = f"{name} + finisher"
-        if ours not in by_name.index:
-            raise ReportError(f"benchmark.csv has no {ours}.")
-        row = by_name.loc[ours]
-        quick = rivals[rivals["time_ratio"] <= row["time_ratio"]]
-        if quick.empty:
-            raise ReportError(f"benchmark.csv has no rival that takes no more time than {ours}.")
-        best = quick["kid"].idxmin()
-        rows.append(
-            [
-                name, str(row["denoiser_calls"]), f"{row['time_ratio']:.2f}", f"{1000 * row['kid']:.1f}",
-                compared(ours, FULL, kid, 1, 1000), compared(ours, name, kid, 1, 1000),
-                f"{compared(ours, best, kid, 1, 1000)}, {best}",
-                *(compared(ours, f"{name} + {twin}", kid, 1, 1000, optional=True) for twin in TWINS.values()),
-                compared(ours, FULL, "r_at_5, difference", 3), compared(ours, FULL, "pairwise_lpips, ratio", 3),
-            ]
-        )  # fmt: skip
-    titles = ["run + finisher", "U-Net calls", "time / full run", "KID x 1000", "to the full run"]
-    titles += ["to the same run without", "to the best solver or bypass that takes no more time"]
-    titles += [*TWINS, "R@5, to the full run", "pairwise LPIPS / full run"]
+    for title, method in SUMMARY.items():
+        row = results.row(method)
+        timed_row = timed.loc[method] if method in timed.index else row
+        digits = 3 if method in timed.index and method.endswith("finisher") else 2
+        time = "1" if method == FULL_RUN else with_interval(timed_row, "time_ratio", digits)
+        diversity = "1" if method == FULL_RUN else diversity_ratio(results, method)
+        rows.append([title, evaluations(row), time, with_interval(row, "kid", 1, 1000), diversity])
+    titles = ["method", "network evaluations", "time / full run", "KID x 1000", "diversity / full run"]
     return markdown_table(titles, rows)
 
 
-def bypass_table(table: pd.DataFrame, comparisons: pd.DataFrame) -> str:
-    """The conditional form at each bypass, against the full run, no parameters and the plain network.
-
-    Args:
-        table: benchmark.csv's.
-        comparisons: comparisons.csv's.
-
-    Raises:
-        ReportError: a comparison is missing.
-    """
-    compared = Compared(comparisons)
-    rows = []
-    for _, row in table[(table["refiner"] == "LatentCRF") & table["finisher"].isna()].iterrows():
-        ours = row["method"]
-        without, plain = (ours.replace(" LatentCRF ", f" {twin} ") for twin in ("bypass", "plain"))
+def whole_runs_table(results: Results) -> str:
+    """Runs without bypass and without finisher."""
+    compared, rows = Comparisons(results.comparisons), []
+    for method in WHOLE_RUNS:
+        row = results.row(method)
+        difference = "" if method == FULL_RUN else compared(method, FULL_RUN, KID, 1, 1000)
         rows.append(
-            [
-                f"{row['bypass']} of {row['steps']}, {row['solver']}", str(row["denoiser_calls"]), f"{row['time_ratio']:.2f}",
-                compared(ours, FULL, "kid, difference", 1, 1000), compared(ours, without, "kid, difference", 1, 1000),
-                compared(ours, plain, "kid, difference", 1, 1000),
-                compared(ours, without, "lpips_full, difference", 4),
-                compared(ours, without, "latent_mse_full, difference", 4),
-                compared(ours, plain, "latent_mse_full, difference", 4),
-                compared(ours, FULL, "pairwise_lpips, ratio", 3),
-            ]
+            [method, evaluations(row), time_ratio(row), with_interval(row, "kid", 1, 1000), difference,
+             f"{row['r_at_5']:.3f}", diversity_ratio(results, method)]
         )  # fmt: skip
-    titles = ["bypass", "U-Net calls", "time / full run", "KID x 1000, to the full run"]
-    titles += ["to the bypass without parameters", "to the plain network"]
-    titles += ["LPIPS to the full run, to the bypass without parameters"]
-    titles += ["latent MSE, to the bypass without parameters", "to the plain network", "pairwise LPIPS / full run"]
+    titles = ["run", "NFE", "time / full run", "KID x 1000", "to the full run", "R@5", "pairwise LPIPS / full run"]
     return markdown_table(titles, rows)
 
 
-def ablation_table(table: pd.DataFrame) -> str:
-    """The ablation's figures, a star where the interval of the difference to the first row excludes zero.
+def bypass_cost_table(results: Results) -> str:
+    """The bypass CRF against the full run."""
+    compared, rows = Comparisons(results.comparisons), []
+    for method in results.methods(["conditional"]):
+        row = results.row(method)
+        rows.append(
+            [bypass_title(row), evaluations(row), time_ratio(row), compared(method, FULL_RUN, KID, 1, 1000),
+             compared(method, FULL_RUN, R_AT_5, 3), compared(method, FULL_RUN, PAIRWISE_LPIPS, 3)]
+        )  # fmt: skip
+    titles = ["bypass", "NFE", "time / full run", "KID x 1000", "R@5", "pairwise LPIPS / full run"]
+    return markdown_table(titles, rows)
 
-    Args:
-        table: ablation.csv's.
+
+def _bypass_against(results: Results, methods: Iterable[str], baseline_of: Callable[[str], str]) -> str:
+    compared, rows = Comparisons(results.comparisons), []
+    for method in methods:
+        baseline = baseline_of(method)
+        rows.append(
+            [bypass_title(results.row(method)), compared(method, baseline, KID, 1, 1000),
+             compared(method, baseline, LPIPS, 4), compared(method, baseline, LATENT_MSE, 4)]
+        )  # fmt: skip
+    return markdown_table(["bypass", "KID x 1000", "LPIPS to the full run", "latent MSE to the full run"], rows)
+
+
+def bypass_gain_table(results: Results) -> str:
+    """The bypass CRF against the zero-parameter bypass."""
+    return _bypass_against(results, results.methods(["conditional"]), zero_parameter_of)
+
+
+def bypass_plain_table(results: Results) -> str:
+    """The bypass CRF against the plain network."""
+    return _bypass_against(results, results.methods(["conditional"]), plain_of)
+
+
+def bypass_counts_table(results: Results) -> str:
+    """At how many bypasses the bypass CRF is significantly better and worse."""
+    compared, rows = Comparisons(results.comparisons), []
+    methods = results.methods(["conditional"])
+    for title, baseline_of in (("zero-parameter bypass", zero_parameter_of), ("plain network", plain_of)):
+        for measure, name in ((KID, "KID"), (LPIPS, "LPIPS to the full run"), (LATENT_MSE, "latent MSE")):
+            found = [compared.row(method, baseline_of(method), measure) for method in methods]
+            better, worse = sum(row["high"] < 0 for row in found), sum(row["low"] > 0 for row in found)
+            rows.append([title, name, str(better), str(worse), str(len(methods) - better - worse)])
+    return markdown_table(["against", "measure", "better", "worse", "no significant difference"], rows)
+
+
+def static_table(results: Results) -> str:
+    """The static form at the bypass."""
+    compared, rows = Comparisons(results.comparisons), []
+    for method in results.methods(["static"]):
+        zero = zero_parameter_of(method)
+        rows.append(
+            [bypass_title(results.row(method)), compared(method, FULL_RUN, KID, 1, 1000),
+             compared(method, zero, KID, 1, 1000), compared(method, zero, LPIPS, 4),
+             compared(method, FULL_RUN, PAIRWISE_LPIPS, 3)]
+        )  # fmt: skip
+    titles = ["bypass", "KID x 1000, to the full run", "KID x 1000, to the zero-parameter bypass"]
+    titles += ["LPIPS to the full run, to the zero-parameter bypass", "pairwise LPIPS / full run"]
+    return markdown_table(titles, rows)
+
+
+def diversity_table(results: Results) -> str:
+    """Diversity over 16 seeds a prompt."""
+    compared = Comparisons(results.diversity)
+    table = results.diversity
+    methods = table["method"][table["measure"] == VENDI].unique()
+    rows = [
+        [method, compared(method, FULL_RUN, PAIRWISE_LPIPS, 3), compared(method, FULL_RUN, VENDI, 3)]
+        for method in methods
+    ]
+    return markdown_table(["method", "pairwise LPIPS / full run", "Vendi score / full run"], rows)
+
+
+def timing_table(results: Results) -> str:
+    """Methods that were timed alone."""
+    rows = []
+    for _, row in results.timing.iterrows():
+        digits = 3 if row["method"].endswith("finisher") else 2
+        rows.append([row["method"], str(row["rounds"]), with_interval(row, "time_ratio", digits)])
+    return markdown_table(["method", "pairs", "time / full run"], rows)
+
+
+def best_baseline(results: Results, method: str, column: str = "kid", higher_is_better: bool = False) -> str:
+    """The best run without CRF and without finisher that takes no more time than `method`.
+
+    Raises:
+        ReportError: there is none.
     """
-    rows, usual, titles = [], table["iterations"].iloc[0], KINDS | IMAGE_KINDS
+    table = results.benchmark
+    unfinished = table[table["finisher"].isna() & ~table["crf_form"].isin(CRF_FORMS)]
+    quick = unfinished[unfinished["time_ratio"] <= results.row(method)["time_ratio"]]
+    if quick.empty:
+        raise ReportError(f"benchmark.csv has no baseline that takes no more time than {method}.")
+    order = quick[column] if higher_is_better else -quick[column]
+    return str(quick.loc[order.idxmax(), "method"])
+
+
+def finisher_table(results: Results, runs: Sequence[str] | None = None) -> str:
+    """Finished runs against the full run and against themselves without the finisher."""
+    compared, rows = Comparisons(results.comparisons), []
+    for run in FINISHED if runs is None else runs:
+        method = f"{run} + finisher"
+        row = results.row(method)
+        rows.append(
+            [run, evaluations(row), time_ratio(row), f"{1000 * row['kid']:.1f}",
+             compared(method, FULL_RUN, KID, 1, 1000), compared(method, run, KID, 1, 1000)]
+        )  # fmt: skip
+    titles = ["run + finisher", "NFE", "time / full run", "KID x 1000", "to the full run", "to the same run without"]
+    return markdown_table(titles, rows)
+
+
+def finisher_baselines_table(results: Results) -> str:
+    """Finished runs against the best baseline that takes no more time."""
+    compared, rows = Comparisons(results.comparisons), []
+    for run in FINISHED:
+        method = f"{run} + finisher"
+        by_kid, by_r = best_baseline(results, method), best_baseline(results, method, "r_at_5", True)
+        rows.append(
+            [run, by_kid, compared(method, by_kid, KID, 1, 1000), by_r, compared(method, by_r, R_AT_5, 3)]
+        )  # fmt: skip
+    titles = ["run + finisher", "best in KID", "KID x 1000, to it", "best in R@5", "R@5, to it"]
+    return markdown_table(titles, rows)
+
+
+def finisher_endings_table(results: Results) -> str:
+    """The finisher against other things to do with final latents, where they were measured."""
+    compared, rows = Comparisons(results.comparisons), []
+    for run in FINISHED:
+        method, cells = f"{run} + finisher", []
+        for other in (f"{run} + plain finisher", f"{run} + VAE round trip"):
+            cells.append(compared(method, other, KID, 1, 1000) if compared.has(method, other, KID) else "")
+        if any(cells):
+            rows.append([run, *cells])
+    return markdown_table(["run", "to the plain finisher", "to the VAE round trip"], rows)
+
+
+def finisher_images_table(results: Results) -> str:
+    """What the finisher does to prompt fidelity, diversity and edges."""
+    compared, rows = Comparisons(results.comparisons), []
+    for run in FINISHED:
+        method = f"{run} + finisher"
+        row = results.row(method)
+        rows.append(
+            [run, f"{row['r_at_1']:.3f}", f"{row['r_at_5']:.3f}", compared(method, FULL_RUN, R_AT_5, 3),
+             compared(method, FULL_RUN, PAIRWISE_LPIPS, 3), f"{row['edges']:.4f}"]
+        )  # fmt: skip
+    titles = ["run + finisher", "R@1", "R@5", "R@5, to the full run", "pairwise LPIPS / full run", "edge strength"]
+    return markdown_table(titles, rows)
+
+
+def round_trip_table(results: Results) -> str:
+    """Runs that end with the VAE round trip instead of the finisher."""
+    compared, rows = Comparisons(results.comparisons), []
+    ending = " + VAE round trip"
+    table = results.benchmark
+    for method in table["method"][table["method"].str.endswith(ending)]:
+        run, row = method.removesuffix(ending), results.row(method)
+        rows.append(
+            [run, time_ratio(row), f"{1000 * row['kid']:.1f}", compared(method, FULL_RUN, KID, 1, 1000),
+             f"{row['r_at_5']:.3f}", diversity_ratio(results, method)]
+        )  # fmt: skip
+    titles = ["run + VAE round trip", "time / full run", "KID x 1000", "to the full run", "R@5"]
+    return markdown_table([*titles, "pairwise LPIPS / full run"], rows)
+
+
+def _ablation(table: pd.DataFrame, kinds: dict[str, str], digits: int) -> str:
+    """The models' figures; a star where the interval of the difference to the first row excludes 0."""
+    rows, usual = [], table["iterations"].iloc[0]
     for _, row in table.iterrows():
-        name = NAMES.get(row["model"], row["model"])
+        if all(pd.isna(row[kind]) for kind in kinds):
+            continue
+        name = MODELS.get(row["model"], row["model"])
         if row["iterations"] not in (usual, 0):
-            name = f"{name.strip('*').split(':')[0]}, {row['iterations']} iteration{'s' * (row['iterations'] > 1)}"
+            name = f"{name.split(':')[0]}, {row['iterations']} iteration{'s' * (row['iterations'] > 1)}"
         cells = [name, f"{row['parameters']:,}" if row["parameters"] else ""]
-        for kind in titles:
-            sure = row[f"{kind}_difference_low"] > 0 or row[f"{kind}_difference_high"] < 0
-            cells.append("" if pd.isna(row[kind]) else f"{row[kind]:.{4 if kind in KINDS else 1}f}{'*' * sure}")
+        for kind in kinds:
+            significant = row[f"{kind}_difference_low"] > 0 or row[f"{kind}_difference_high"] < 0
+            cells.append("" if pd.isna(row[kind]) else f"{row[kind]:.{digits}f}{'*' * significant}")
         rows.append(cells)
-    return markdown_table(["model", "parameters", *titles.values()], rows)
+    return markdown_table(["model", "parameters", *kinds.values()], rows)
 
 
-def tables(results: Path) -> dict[str, str]:
-    """Each table by the name of its marks, from the folders `benchmark` and `ablation` of `results`.
+def ablation_errors_table(results: Results) -> str:
+    """Distance of the latents handed back to the full run's."""
+    return _ablation(results.ablation, ERRORS, 4)
 
-    Raises:
-        OSError, ValueError: a table is missing, or is none.
-        ReportError: a table lacks what the README tells.
-    """
-    benchmark, comparisons = (
-        pd.read_csv(results / "benchmark" / f"{name}.csv") for name in ("benchmark", "comparisons")
-    )
-    return {
-        "finisher": finisher_table(benchmark, comparisons),
-        "bypasses": bypass_table(benchmark, comparisons),
-        "ablation": ablation_table(pd.read_csv(results / "ablation" / "ablation.csv")),
-    }
+
+def ablation_kid_table(results: Results) -> str:
+    """KID of the images of runs that the model ends or finishes."""
+    return _ablation(results.ablation, KIDS, 1)
+
+
+def card_bypass_table(results: Results) -> str:
+    """The bypass CRF's card: two bypasses."""
+    compared, rows = Comparisons(results.comparisons), []
+    for method in CARD_BYPASSES:
+        row, zero = results.row(method), zero_parameter_of(method)
+        rows.append(
+            [bypass_title(row), evaluations(row), compared(method, FULL_RUN, KID, 1, 1000),
+             compared(method, zero, LPIPS, 4), compared(method, zero, LATENT_MSE, 4)]
+        )  # fmt: skip
+    titles = ["bypass", "NFE", "KID x 1000, to the full run", "LPIPS to the full run, to the zero-parameter bypass"]
+    return markdown_table([*titles, "latent MSE, to the zero-parameter bypass"], rows)
+
+
+def card_finisher_table(results: Results) -> str:
+    """The finisher's card: six runs."""
+    return finisher_table(results, CARD_FINISHED)
+
+
+TABLES: dict[str, Callable[[Results], str]] = {
+    "summary": summary_table,
+    "whole-runs": whole_runs_table,
+    "bypass-cost": bypass_cost_table,
+    "bypass-gain": bypass_gain_table,
+    "bypass-plain": bypass_plain_table,
+    "bypass-counts": bypass_counts_table,
+    "diversity": diversity_table,
+    "timing": timing_table,
+    "finisher": finisher_table,
+    "finisher-baselines": finisher_baselines_table,
+    "finisher-endings": finisher_endings_table,
+    "finisher-images": finisher_images_table,
+    "round-trip": round_trip_table,
+    "ablation-errors": ablation_errors_table,
+    "ablation-kid": ablation_kid_table,
+    "card-bypass": card_bypass_table,
+    "card-finisher": card_finisher_table,
+    "card-static": static_table,
+}
+
+
+# --------------------------------------------------------------------------------------- documents
 
 
 def insert(text: str, name: str, table: str) -> str:
@@ -202,8 +490,33 @@ def insert(text: str, name: str, table: str) -> str:
     before, _, rest = text.partition(begin)
     _, _, after = rest.partition(end)
     if (text.count(begin), rest.count(end), text.count(end)) != (1, 1, 1):
-        raise ReportError(f"the README needs the lines {begin} and {end} once each, in this order, around its table.")
+        raise ReportError(f"the document needs the lines {begin} and {end} once each, in this order, around its table.")
     return f"{before}{begin}\n{table}\n{end}{after}"
+
+
+def fill_documents(root: Path, results: Results) -> dict[Path, str]:
+    """The new text of each of `DOCUMENTS` under `root`.
+
+    Raises:
+        OSError: a document is missing.
+        ReportError: a mark of no table, a table without a place or with two, or a table that lacks a row.
+    """
+    texts, places = {}, dict.fromkeys(TABLES, 0)
+    for path in (root / name for name in DOCUMENTS):
+        text = path.read_text(encoding="utf-8")
+        for name in MARK.findall(text):
+            if name not in TABLES:
+                raise ReportError(f"{path} has marks of {name!r}, which is no table.")
+            places[name] += 1
+            try:
+                text = insert(text, name, TABLES[name](results))
+            except ReportError as error:
+                raise ReportError(f"{path}: {error}") from None
+        texts[path] = text
+    for name, count in places.items():
+        if count != 1:
+            raise ReportError(f"the table {name!r} has {count} places in {', '.join(DOCUMENTS)}; it needs one.")
+    return texts
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -211,19 +524,18 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m analysis.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--readme", type=Path, default=ROOT / "README.md", metavar="FILE", help="default: the project's")
-    add("--results", type=Path, default=ROOT / "assets" / "results", metavar="DIR", help="default: what ships")
+    add("--root", type=Path, default=ROOT, metavar="DIR", help="folder of the documents (default: the project's)")
+    add("--results", type=Path, default=ROOT / "assets" / "results", metavar="DIR", help="default: the shipped tables")
     options = parser.parse_args(arguments)
     try:
-        text = options.readme.read_text(encoding="utf-8")
-        for name, table in tables(options.results).items():
-            text = insert(text, name, table)
+        texts = fill_documents(options.root, Results.load(options.results))
     except (OSError, ValueError, ReportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    with replace_file(options.readme) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    print(f"written: {options.readme}")
+    for path, text in texts.items():
+        if path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+            print(f"written: {path}")
     return 0
 
 

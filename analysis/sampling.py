@@ -1,9 +1,9 @@
-"""Generation for measurements: the same noise for a seed whatever the batch, latents and images kept apart."""
+"""Sampling for measurements: one loop for all, the same noise for a seed whatever the batch."""
 
 import contextlib
 import hashlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,11 @@ STEPS, BYPASS, GUIDANCE = 50, (33, 49), 3.0
 
 
 def load_pipeline(folder: str | Path = MODELS / "emoji-ldm", device: str = "cpu") -> StableDiffusionPipeline:
-    """The pipeline of `folder` in float32 on `device`, without progress bars.
+    """Load a pipeline in float32, without progress bars.
+
+    Args:
+        folder: a pipeline folder, default the shipped LDM's.
+        device: default "cpu".
 
     Raises:
         FileNotFoundError: `folder` is no pipeline folder.
@@ -37,7 +41,15 @@ def load_pipeline(folder: str | Path = MODELS / "emoji-ldm", device: str = "cpu"
 
 
 def initial_noise(pipeline: StableDiffusionPipeline, seeds: Sequence[int]) -> Tensor:
-    """Standard normal latents (B, C, h, w), one generator a seed: an item's noise does not depend on its batch."""
+    """Draw standard normal latents, one generator a seed: an item's noise does not depend on its batch.
+
+    Args:
+        pipeline: whose U-Net gives the shape.
+        seeds: one an item.
+
+    Returns:
+        (B, C, h, w) on the pipeline's device.
+    """
     side, channels = pipeline.unet.config.sample_size, pipeline.unet.config.in_channels
     noise = [torch.randn(channels, side, side, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(noise).to(pipeline.device)
@@ -45,7 +57,15 @@ def initial_noise(pipeline: StableDiffusionPipeline, seeds: Sequence[int]) -> Te
 
 @contextlib.contextmanager
 def use_scheduler(pipeline: StableDiffusionPipeline, scheduler: Any) -> Iterator[StableDiffusionPipeline]:
-    """The pipeline with another scheduler (None: its own) for the duration of the context."""
+    """Give the pipeline another scheduler within the context.
+
+    Args:
+        pipeline: gets its own scheduler back at the end.
+        scheduler: the other one; None: its own.
+
+    Yields:
+        The pipeline.
+    """
     own = pipeline.scheduler
     pipeline.scheduler = own if scheduler is None else scheduler
     try:
@@ -56,7 +76,15 @@ def use_scheduler(pipeline: StableDiffusionPipeline, scheduler: Any) -> Iterator
 
 @contextlib.contextmanager
 def count_calls(module: torch.nn.Module) -> Iterator[list[int]]:
-    """A list with one entry, the batch size, for each call of `module` within the context."""
+    """Count the calls of a module within the context.
+
+    Args:
+        module: whose first argument is a batch, such as a U-Net.
+
+    Yields:
+        A list that grows by the batch size at each call: its length is the number of denoiser calls, its sum over the
+        number of images the network evaluations (a guided call counts two).
+    """
     calls: list[int] = []
     handle = module.register_forward_pre_hook(lambda _, arguments: calls.append(len(arguments[0])))
     try:
@@ -66,13 +94,13 @@ def count_calls(module: torch.nn.Module) -> Iterator[list[int]]:
 
 
 class CachedUNet(torch.nn.Module):
-    """A U-Net that answers a call it has had before from memory: the same bits without the work.
+    """A U-Net that answers a repeated call from memory: the same bits without the work.
 
     Methods that are measured on the same noise share the beginning of their runs, and a finished run shares all of it.
-    Give it to nothing whose time counts. Calls with more than latents, timestep and prompt (SDXL's) are made every time.
+    Not for runs that are timed. Calls with more than latents, timestep and prompt (SDXL's) are made every time.
 
     Args:
-        unet: the U-Net whose answers are kept; called as the pipeline calls it, with `return_dict=False`.
+        unet: called as the pipeline calls it, with `return_dict=False`.
     """
 
     def __init__(self, unet: Any) -> None:
@@ -93,19 +121,25 @@ class CachedUNet(torch.nn.Module):
     ) -> tuple[Tensor]:
         if any(value is not None for value in others.values()):
             return self.unet(sample, timestep, encoder_hidden_states, return_dict=False, **others)
-        asked = hashlib.sha256()
+        call = hashlib.sha256()
         for part in (sample, torch.as_tensor(timestep), encoder_hidden_states):
-            asked.update(part.float().contiguous().cpu().numpy().tobytes())
-        key = asked.digest()
+            call.update(part.float().contiguous().cpu().numpy().tobytes())
+        key = call.digest()
         if key not in self.answers:
-            made = self.unet(sample, timestep, encoder_hidden_states, return_dict=False)
-            self.answers[key] = made[0]
+            self.answers[key] = self.unet(sample, timestep, encoder_hidden_states, return_dict=False)[0]
         return (self.answers[key],)
 
 
 @contextlib.contextmanager
 def cache_denoiser_calls(pipeline: StableDiffusionPipeline) -> Iterator[StableDiffusionPipeline]:
-    """The pipeline with a `CachedUNet` for the duration of the context."""
+    """Give the pipeline a `CachedUNet` within the context.
+
+    Args:
+        pipeline: gets its own U-Net back at the end.
+
+    Yields:
+        The pipeline.
+    """
     own = pipeline.unet
     pipeline.unet = CachedUNet(own)
     try:
@@ -115,10 +149,65 @@ def cache_denoiser_calls(pipeline: StableDiffusionPipeline) -> Iterator[StableDi
 
 
 def encode(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> dict[str, Tensor]:
-    """Prompt and empty-prompt token states, float32, as the pipeline's own arguments."""
+    """Encode prompts and the empty prompt.
+
+    Args:
+        pipeline: with tokenizer and text encoder.
+        prompts: B texts.
+
+    Returns:
+        Token states, float32, as the pipeline's own arguments: `prompt_embeds`, `negative_prompt_embeds`.
+    """
     with torch.inference_mode(), torch.autocast(pipeline.device.type, enabled=False):
         embeds, empty = pipeline.encode_prompt(list(prompts), pipeline.device, 1, True)
     return {"prompt_embeds": embeds, "negative_prompt_embeds": empty}
+
+
+def run_sampler(
+    pipeline: StableDiffusionPipeline,
+    embeds: dict[str, Tensor],
+    noise: Tensor | Sequence[int],
+    *,
+    steps: int = STEPS,
+    guidance: float = GUIDANCE,
+    scheduler: Any = None,
+    precision: torch.dtype = torch.float32,
+    on_step: Callable[[int, Tensor], bool | None] | None = None,
+) -> Tensor:
+    """Run the pipeline's own loop on one batch: U-Net and scheduler, and nothing else.
+
+    Args:
+        pipeline: the LDM.
+        embeds: as from `encode`.
+        noise: standard normal latents (B, C, h, w), or one seed an item, as for `initial_noise`.
+        steps: of the full run.
+        guidance: scale of classifier-free guidance; 1 is none.
+        scheduler: stands in for the pipeline's own, e.g. a `LatentCRFScheduler`, which is given the prompts here.
+        precision: in which the networks compute, default float32.
+        on_step: called after each denoiser call with its number, from 0, and the latents (B, C, h, w) as the scheduler
+            scales them. True: the run stops here.
+
+    Returns:
+        The final latents (B, C, h, w), float32; of a stopped run, those at which it stopped.
+    """
+    if isinstance(scheduler, LatentCRFScheduler):
+        scheduler.prompt_embeds = embeds["prompt_embeds"]
+
+    def on_step_end(pipe: Any, step: int, _: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        if on_step is not None and on_step(step, tensors["latents"]):
+            pipe._interrupt = True  # diffusers documents this attribute for callbacks
+        return {}
+
+    with use_scheduler(pipeline, scheduler), autocast(pipeline.device, precision):
+        out = pipeline(
+            **embeds,
+            latents=noise if isinstance(noise, Tensor) else initial_noise(pipeline, noise),
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            output_type="latent",
+            callback_on_step_end=on_step_end,
+        )
+    return out.images.float()
 
 
 def sample(
@@ -133,12 +222,21 @@ def sample(
     precision: torch.dtype = torch.float32,
     progress: str | None = None,
 ) -> Tensor:
-    """Final latents (B, C, h, w) of each prompt with its seed, by the pipeline's own loop.
+    """Sample the latents of each prompt with its seed, a batch at a time.
 
     Args:
-        scheduler: stands in for the pipeline's own, e.g. a `LatentCRFScheduler`.
-        precision: in which the networks compute.
-        progress: the progress bar's name; None shows none.
+        pipeline: the LDM.
+        prompts: N texts.
+        seeds: one a prompt.
+        steps: as of `run_sampler`.
+        guidance: as of `run_sampler`.
+        scheduler: as of `run_sampler`.
+        batch_size: images at a time, default 16.
+        precision: as of `run_sampler`.
+        progress: the progress bar's name; None (default): no bar.
+
+    Returns:
+        The final latents (N, C, h, w), float32.
 
     Raises:
         ValueError: not one seed a prompt.
@@ -146,50 +244,36 @@ def sample(
     if len(prompts) != len(seeds):
         raise ValueError(f"one seed a prompt: got {len(prompts)} prompts and {len(seeds)} seeds.")
     latents = []
-    bar = tqdm(total=len(prompts), desc=progress, unit="image", disable=progress is None)
-    for begin in range(0, len(prompts), batch_size):
-        part = slice(begin, begin + batch_size)
-        latents.append(
-            sample_encoded(
-                pipeline, encode(pipeline, prompts[part]), seeds[part],
-                steps=steps, guidance=guidance, scheduler=scheduler, precision=precision,
-            )
-        )  # fmt: skip
-        bar.update(len(latents[-1]))
-    bar.close()
+    with tqdm(total=len(prompts), desc=progress, unit="image", disable=progress is None) as bar:
+        for begin in range(0, len(prompts), batch_size):
+            batch = slice(begin, begin + batch_size)
+            embeds = encode(pipeline, prompts[batch])
+            latents.append(
+                run_sampler(
+                    pipeline, embeds, seeds[batch],
+                    steps=steps, guidance=guidance, scheduler=scheduler, precision=precision,
+                )
+            )  # fmt: skip
+            bar.update(len(latents[-1]))
     return torch.cat(latents)
-
-
-def sample_encoded(
-    pipeline: StableDiffusionPipeline,
-    embeds: dict[str, Tensor],
-    seeds: Sequence[int],
-    *,
-    steps: int = STEPS,
-    guidance: float = GUIDANCE,
-    scheduler: Any = None,
-    precision: torch.dtype = torch.float32,
-) -> Tensor:
-    """`sample` of one batch whose prompts have been through `encode`: U-Net and scheduler, and nothing else."""
-    if isinstance(scheduler, LatentCRFScheduler):
-        scheduler.prompt_embeds = embeds["prompt_embeds"]
-    with use_scheduler(pipeline, scheduler), autocast(pipeline.device, precision):
-        out = pipeline(
-            **embeds,
-            latents=initial_noise(pipeline, seeds),
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            output_type="latent",
-        )
-    return out.images.float()
 
 
 @torch.inference_mode()
 def decode(
     pipeline: StableDiffusionPipeline, latents: Tensor, batch_size: int = 16, precision: torch.dtype = torch.float32
 ) -> Tensor:
-    """Scaled latents (B, C, h, w) -> images (B, 3, H, W) in [-1, 1], on the CPU."""
+    """Decode latents to images.
+
+    Args:
+        pipeline: whose autoencoder decodes.
+        latents: (B, C, h, w), scaled as the U-Net sees them.
+        batch_size: images at a time, default 16.
+        precision: in which the decoder computes, default float32.
+
+    Returns:
+        (B, 3, H, W) in [-1, 1], on the CPU.
+    """
     factor = pipeline.vae.config.scaling_factor
     with autocast(pipeline.device, precision):
-        parts = [pipeline.vae.decode(part / factor).sample for part in latents.split(batch_size)]
-    return torch.cat(parts).float().clamp(-1, 1).cpu()
+        images = [pipeline.vae.decode(part / factor).sample for part in latents.split(batch_size)]
+    return torch.cat(images).float().clamp(-1, 1).cpu()

@@ -6,8 +6,8 @@ from .model import LatentCRF
 from .observation import Observation, hand_over
 from .scheduler import LatentCRFScheduler
 from .vae import VAERoundTrip
+from .version import __version__
 
-__version__ = "0.2.0"
 __all__ = [
     "BypassRecord",
     "FinishRecord",
@@ -16,5 +16,6 @@ __all__ = [
     "LatentCRFScheduler",
     "Observation",
     "VAERoundTrip",
+    "__version__",
     "hand_over",
 ]

@@ -1,9 +1,11 @@
-"""What all tests share: seeded random numbers, a small data set in the real one's format, a tiny pipeline."""
+"""What all tests share: seeded random numbers, a small data set in the format of the emoji data set, a tiny pipeline."""
 
 import hashlib
-import json
+import itertools
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from PIL import Image, ImageDraw
 from transformers import BertConfig, BertModel, BertTokenizer
 
 from latentcrf import precision
+from latentcrf.training import loop
+from recipes.emoji.dataset import write_tables
 
 COLOURS = ("red", "orange", "gold", "green", "teal", "blue", "purple", "brown")
 SHAPES = ("ellipse", "rectangle", "rounded_rectangle")
@@ -30,6 +34,13 @@ def _float32() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(precision, "_cpu_has_bfloat16", lambda: False)
         yield
+
+
+@pytest.fixture
+def one_second_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each training step takes one second of the budget, on every processor."""
+    clock = SimpleNamespace(monotonic=partial(next, itertools.count()))
+    monkeypatch.setattr(loop, "time", clock)
 
 
 @pytest.fixture(scope="session")
@@ -60,13 +71,13 @@ def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     "split": "test" if index % 4 == 0 and style == "noto" else "train",
                 }
             )
-    (folder / "metadata.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    write_tables(folder, rows)
     return folder
 
 
 @pytest.fixture(scope="session")
 def tiny_pipeline() -> StableDiffusionPipeline:
-    """A text-to-image pipeline of tiny random parts: latents (4, 8, 8), images of 16 px."""
+    """A text-to-image pipeline of tiny random networks: latents (4, 8, 8), images of 16 px."""
     torch.manual_seed(0)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "red", "apple", "pizza"]
     config = BertConfig(

@@ -2,17 +2,24 @@
 
 import ast
 import re
+import sys
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pytest and mypy bring it
+
 ROOT = Path(__file__).parents[1]
-OURS = ("latentcrf", "analysis", "app")
+OURS = ("latentcrf", "analysis", "app", "recipes")
 FORBIDDEN = {
-    "latentcrf": {"gradio", "plotly", "pandas", "analysis", "app"},
-    "analysis": {"gradio", "app"},
-    "app": {"tests"},
+    "latentcrf": {"gradio", "plotly", "pandas", "analysis", "app", "recipes"},
+    "analysis": {"gradio", "app", "recipes"},
+    "app": {"recipes", "tests"},
+    "recipes": {"gradio", "app", "tests"},
 }
 TEXT = {".py", ".md", ".txt", ".toml", ".json", ".css", ".js", ".html", ".sh", ""}
 
@@ -55,8 +62,36 @@ def requirements(name: str) -> dict[str, Requirement]:
             found |= requirements(line.removeprefix("-r ").strip())
         elif line:
             requirement = Requirement(line)
-            found[re.sub(r"[-_.]+", "-", requirement.name).lower()] = requirement
+            found[normal_name(requirement.name)] = requirement
     return found
+
+
+def normal_name(name: str) -> str:
+    """A distribution's name as indexes compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_the_library_asks_for_the_versions_of_the_checkout() -> None:
+    """pyproject.toml and the requirements files name one range a package, and the library only those it imports."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for lines, file in (
+        (project["dependencies"], "requirements.txt"),
+        (extras["training"], "requirements.txt"),
+        (extras["dev"], "requirements-dev.txt"),
+    ):
+        listed = requirements(file)
+        for requirement in map(Requirement, lines):
+            assert listed[normal_name(requirement.name)].specifier == requirement.specifier, requirement
+    imported_by = {path: imported(path) - {"latentcrf"} for path in sources("latentcrf")}
+    used = {False: set[str](), True: set[str]()}
+    for path, modules in imported_by.items():
+        used["training" in path.parts] |= modules - set(sys.stdlib_module_names)
+    names = {"PIL": "pillow"}
+    library = {normal_name(Requirement(line).name) for line in project["dependencies"]}
+    training = library | {normal_name(Requirement(line).name) for line in extras["training"]}
+    assert {names.get(module, module) for module in used[False]} <= library
+    assert {names.get(module, module) for module in used[True]} <= training
 
 
 def test_requirements_admit_the_tested_set() -> None:
@@ -82,7 +117,7 @@ def test_what_is_imported_is_required() -> None:
     at_run_time, training = requirements("requirements.txt"), requirements("requirements-train.txt")
     modules = {module for package in OURS for path in sources(package) for module in imported(path)}
     with_transitive = set(at_run_time) | set(training) | {"huggingface-hub"}
-    standard = set(__import__("sys").stdlib_module_names)
+    standard = set(sys.stdlib_module_names)
     for module in modules - standard - set(OURS) - {"spaces"}:  # `spaces` exists on Spaces only
         assert names.get(module, module) in with_transitive, module
 
@@ -119,7 +154,7 @@ def test_readme_opens_with_what_spaces_needs() -> None:
 
 def test_readme_names_what_exists() -> None:
     text = (ROOT / "README.md").read_text()
-    for module in set(re.findall(r"python -m ((?:latentcrf|analysis)[\w.]*)", text)):
+    for module in set(re.findall(r"python -m ((?:latentcrf|analysis|recipes|app|tests)[\w.]*)", text)):
         assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), module
     for target in re.findall(r"\]\((?!http)([^)]+)\)", text):
         assert (ROOT / target).is_file(), target
@@ -137,9 +172,9 @@ def test_assets_are_safetensors_of_a_size_that_can_be_kept() -> None:
 
 def test_no_file_speaks_of_the_machine_it_was_written_on() -> None:
     machine = re.compile(r"(?<![\w.])/(work|root|home/\w+|Users/\w+)/|site-packages/")
-    parts = ("latentcrf", "analysis", "app", "tests", "assets", ".ci")
+    parts = ("latentcrf", "analysis", "app", "recipes", "docs", "tests", "assets", ".ci", ".github")
     files = [path for part in parts for path in (ROOT / part).rglob("*") if path.is_file()]
-    files += [path for path in ROOT.iterdir() if path.is_file()]
+    files += [path for path in ROOT.iterdir() if path.is_file() and path.name != ".git"]  # a worktree's is a file
     for path in files:
         if path.suffix in TEXT and path != Path(__file__) and "__pycache__" not in path.parts:
             assert not machine.search(path.read_text(errors="replace")), path

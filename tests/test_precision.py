@@ -2,14 +2,13 @@
 
 import argparse
 import importlib
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
+from analysis import method
 from latentcrf import precision
 from latentcrf.precision import PRECISIONS, add_precision_argument, autocast, choose_precision, precision_name
 
@@ -99,10 +98,9 @@ def test_every_command_line_has_the_same_option(module: str, capsys: pytest.Capt
         assert wanted in text and "--fp32" not in text
 
 
-def test_float16_on_a_cpu_is_refused_by_the_command_lines(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "analysis.method", "--precision", "float16", "--out", str(tmp_path / "out")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1 and "error: precision float16 needs a GPU" in done.stderr
+def test_float16_on_a_cpu_is_refused_by_the_command_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    assert method.main(["--precision", "float16", "--out", "x"]) == 1
+    assert "error: precision float16 needs a GPU" in capsys.readouterr().err
 
 
 def test_the_shipped_tables_tell_their_precision() -> None:

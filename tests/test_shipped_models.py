@@ -1,6 +1,9 @@
-"""The models that ship: whole, of the promised size, and drawing what they drew when they were shipped."""
+"""The models that ship: whole, of the promised size, and usable as their cards say. tests/golden hold their results."""
 
+import os
 import re
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -8,17 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, UniPCMultistepScheduler
-from PIL import Image
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, UniPCMultistepScheduler
 
-from analysis.measures import to_pixels
+from analysis.metrics.pixels import to_pixels
 from analysis.sampling import count_calls, decode, load_pipeline, sample
-from latentcrf import LatentCRF, LatentCRFScheduler, Observation
-from latentcrf.training.final_latents import FinalLatentsSettings, teacher
+from latentcrf import Finisher, LatentCRF, LatentCRFScheduler, Observation
+from latentcrf.training.final_latents import FinalLatentsSettings, FinisherTeacher
 from latentcrf.training.train_finisher import remaining_error
 from latentcrf.utils.weights import MODELS
 
-REFERENCE = Path(__file__).parent / "data" / "reference.png"  # written by `python -m tests.make_reference`
 ROOT = Path(__file__).parents[1]
 CRFS = ("emoji-latentcrf", "emoji-latentcrf-static", "emoji-latentcrf-finisher")
 PROMPT, SEED, BYPASS = "red heart", 0, (33, 49)
@@ -29,15 +30,23 @@ def pipeline() -> StableDiffusionPipeline:
     return load_pipeline()
 
 
+def load(name: str) -> LatentCRF:
+    """A LatentCRF of assets/models, in float32."""
+    return LatentCRF.from_pretrained(MODELS / name, torch_dtype=torch.float32).eval()
+
+
 @pytest.fixture(scope="module")
 def crf() -> LatentCRF:
-    return LatentCRF.from_pretrained(MODELS / "emoji-latentcrf", torch_dtype=torch.float32).eval()
+    return load("emoji-latentcrf")
 
 
-def draw(pipeline: StableDiffusionPipeline, crf: LatentCRF, prompts: list[str], seeds: list[int]) -> np.ndarray:
+def draw(
+    pipeline: StableDiffusionPipeline, crf: LatentCRF, prompts: list[str], seeds: list[int], steps: int = 50,
+    bypass: tuple[int, int] = BYPASS,
+) -> np.ndarray:  # fmt: skip
     """LatentCRF's images, uint8 (B, H, W, 3), in float32: the type that differs least between machines."""
-    scheduler = LatentCRFScheduler(pipeline.scheduler, crf, bypass=BYPASS)
-    latents = sample(pipeline, prompts, seeds, scheduler=scheduler)
+    scheduler = LatentCRFScheduler(pipeline.scheduler, crf, bypass=bypass)
+    latents = sample(pipeline, prompts, seeds, steps=steps, scheduler=scheduler)
     return to_pixels(decode(pipeline, latents))
 
 
@@ -46,60 +55,45 @@ def difference(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a.astype(int) - b.astype(int)).mean())
 
 
-def test_a_generation_is_the_stored_one(pipeline: StableDiffusionPipeline, crf: LatentCRF) -> None:
-    stored = np.asarray(Image.open(REFERENCE))
-    (drawn,) = draw(pipeline, crf, [PROMPT], [SEED])
-    assert drawn.shape == stored.shape == (128, 128, 3)
-    assert difference(drawn, stored) < 2.0
-    # the tolerance is for other machines' arithmetic, not for other images
-    (other,) = draw(pipeline, crf, [PROMPT], [SEED + 1])
-    assert difference(other, stored) > 4.0
-
-
 def test_the_batch_size_does_not_change_the_images(pipeline: StableDiffusionPipeline, crf: LatentCRF) -> None:
     prompts, seeds = ["red heart", "full moon", "rocket"], [3, 4, 5]
-    together = draw(pipeline, crf, prompts, seeds)
-    for index, image in enumerate(together):
-        (alone,) = draw(pipeline, crf, prompts[index : index + 1], seeds[index : index + 1])
-        assert difference(alone, image) < 0.5
-    assert np.array_equal(draw(pipeline, crf, prompts[:1], seeds[:1]), draw(pipeline, crf, prompts[:1], seeds[:1]))
+    short: dict[str, Any] = {"steps": 12, "bypass": (8, 11)}
+    together = draw(pipeline, crf, prompts, seeds, **short)
+    alone = [draw(pipeline, crf, [prompt], [seed], **short)[0] for prompt, seed in zip(prompts, seeds, strict=True)]
+    assert all(difference(a, b) < 0.5 for a, b in zip(alone, together, strict=True))
+    assert np.array_equal(draw(pipeline, crf, prompts[:1], seeds[:1], **short)[0], alone[0])  # the very same run
 
 
-def test_the_static_form_finishes_as_measured(pipeline: StableDiffusionPipeline) -> None:
-    """509 numbers, an energy that never rises, and images that stay what they were: LPIPS is measured, here only pixels."""
-    static = LatentCRF.from_pretrained(MODELS / "emoji-latentcrf-static", torch_dtype=torch.float32).eval()
+def test_the_static_form_changes_images_as_measured(pipeline: StableDiffusionPipeline) -> None:
+    """509 numbers, an energy that never rises, and images that stay what they were, with less contrast."""
+    static = load("emoji-latentcrf-static")
     assert sum(p.numel() for p in static.parameters()) == 509
-    schedulers = [
-        LatentCRFScheduler(pipeline.scheduler, None, None, finisher=each, finisher_strength=0.7)
-        for each in (None, static)
-    ]
+    finishers = (None, Finisher(static))
+    schedulers = [LatentCRFScheduler(pipeline.scheduler, None, None, finisher=each) for each in finishers]
     prompts, seeds = ["red heart", "rocket"], [0, 1]
     plain, finished = (sample(pipeline, prompts, seeds, steps=8, scheduler=each) for each in schedulers)
     with torch.inference_mode():
         potentials = static.potentials(Observation(plain, plain, 1.0, 1.0))
         energies = torch.stack([static.energy(y, potentials)["total"] for y in static.solve(potentials, 20)])
     assert (energies.diff(dim=0) <= 1e-5 * energies[0]).all()
-    assert torch.allclose(finished, torch.lerp(plain, static(Observation(plain, plain, 1.0, 1.0)), 0.7), atol=1e-4)
+    assert torch.allclose(finished, static(Observation(plain, plain, 1.0, 1.0)), atol=1e-4)
     assert finished.std() < 0.97 * plain.std()  # less contrast than guidance gave
     before, after = (to_pixels(decode(pipeline, each)) for each in (plain, finished))
     assert 0.5 < difference(before, after) < 15
 
 
 def test_the_finisher_does_at_once_what_it_learned(pipeline: StableDiffusionPipeline) -> None:
-    """Most of what the static form and the round trip do to last latents that it has not seen, by a converged solver."""
-    finisher, static = (
-        LatentCRF.from_pretrained(MODELS / f"emoji-latentcrf-{name}", torch_dtype=torch.float32).eval()
-        for name in ("finisher", "static")
-    )
+    """Most of what its teacher does to final latents that it has not seen, by a converged solver."""
+    finisher, static = load("emoji-latentcrf-finisher"), load("emoji-latentcrf-static")
     size = {model: sum(p.numel() for p in model.parameters()) for model in (finisher, pipeline.unet)}
     assert size[finisher] <= size[pipeline.unet] / 10
     prompts, seeds = ["red heart", "rocket", "dog face", "full moon"], [0, 1, 2, 3]
     inner = UniPCMultistepScheduler.from_config(pipeline.scheduler.config)
-    last = sample(pipeline, prompts, seeds, steps=8, scheduler=inner)
-    wanted = teacher(inner, static, pipeline.vae, FinalLatentsSettings()).finish(last)
-    assert remaining_error(finisher, last, wanted) < 0.4
+    final = sample(pipeline, prompts, seeds, steps=8, scheduler=inner)
     with torch.inference_mode():
-        potentials = finisher.potentials(Observation(last, last, 1.0, 1.0))
+        wanted = FinisherTeacher(static, pipeline.vae, FinalLatentsSettings())(final)
+        assert remaining_error(finisher, final, wanted) < 0.4
+        potentials = finisher.potentials(Observation(final, final, 1.0, 1.0))
         iterates = list(finisher.solve(potentials, 20))
         energies = torch.stack([finisher.energy(y, potentials)["total"] for y in iterates])
     assert (energies.diff(dim=0) <= 1e-5 * energies.abs().amax(0)).all()
@@ -141,6 +135,30 @@ def test_the_trained_energy_never_rises_and_the_solver_converges(
     assert ((energies.diff(dim=0) / scale) < 1e-5).all()
     steps = torch.stack([(b - a).flatten(1).norm(dim=1) / a.flatten(1).norm(dim=1) for a, b in pairwise(iterates)])
     assert (steps[4] <= steps[0] / 10).all() or (steps[:5] < 1e-6).all()
+
+
+def test_the_natural_call_works(tmp_path: Path) -> None:
+    """Without torch_dtype, on a CPU; wrapped, saved and loaded in a fresh process once latentcrf is imported."""
+    pipe = DiffusionPipeline.from_pretrained(MODELS / "emoji-ldm")
+    assert pipe("red apple", num_inference_steps=2).images[0].size == (128, 128)
+    pipe.scheduler = LatentCRFScheduler(pipe.scheduler, load("emoji-latentcrf"), bypass=(2, 3))
+    image = pipe("red apple", num_inference_steps=4, generator=torch.Generator().manual_seed(0)).images[0]
+    pipe.save_pretrained(tmp_path / "saved")
+    image.save(tmp_path / "image.png")
+    script = """
+import latentcrf, numpy, torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+pipe = DiffusionPipeline.from_pretrained("saved")
+assert isinstance(pipe.scheduler, latentcrf.LatentCRFScheduler)
+image = pipe("red apple", num_inference_steps=4, generator=torch.Generator().manual_seed(0)).images[0]
+assert numpy.array_equal(image, Image.open("image.png"))
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_the_ldm_is_an_ordinary_pipeline_folder() -> None:

@@ -1,0 +1,1 @@
+"""The benchmark of LatentCRF and its baselines: `python -m analysis.benchmark`."""

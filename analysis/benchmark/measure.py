@@ -1,7 +1,5 @@
-"""One method of the benchmark at a time: what it makes, how that is judged, how long it takes."""
+"""What a method generates, and its metrics."""
 
-import argparse
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +9,18 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 
-from analysis import measures
 from analysis.benchmark.methods import Method
-from analysis.quality import interleaved_seconds
+from analysis.metrics.distributions import RealFeatures, frechet_draws, kid_draws
+from analysis.metrics.diversity import pairwise_lpips, vendi
+from analysis.metrics.intervals import mean_draws
+from analysis.metrics.perceptual import lpips
+from analysis.metrics.pixels import edge_strength, latent_mse, psnr, spectrum_error
+from analysis.metrics.retrieval import retrieval_ranks
 from analysis.reference_features import embed
-from analysis.sampling import STEPS, count_calls, decode, encode, sample, sample_encoded
+from analysis.sampling import count_calls, decode, sample
 
 FRECHET_RESAMPLES = 200
+FIRST_SEED = 10_000  # far from the seeds of `analysis.quality`
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,12 @@ class Task:
     """What all methods have in common: prompts x seeds, prompt by prompt.
 
     Attributes:
-        captions, seeds: one an image (N,); prompt: the number of its prompt, 0..C-1.
-        labels: the prompted subject's code point, one an image.
+        captions: one an image (N,).
+        seeds: one an image (N,).
+        prompt: the number of its prompt, 0..C-1, one an image (N,).
+        labels: the prompted subject's code point, one an image (N,).
+        guidance: scale of classifier-free guidance.
+        batch_size: images at a time.
         precision: in which the networks compute.
     """
 
@@ -39,109 +46,134 @@ class Task:
     precision: torch.dtype
 
     @classmethod
-    def of(cls, prompts: pd.DataFrame, options: argparse.Namespace) -> "Task":
-        repeated = prompts.loc[prompts.index.repeat(options.seeds)]
-        first = 10_000 + options.seed  # far from the seeds of `analysis.quality`
+    def from_prompts(
+        cls, prompts: pd.DataFrame, seeds: int, seed: int, guidance: float, batch_size: int, precision: torch.dtype
+    ) -> "Task":
+        """Repeat each prompt, with another seed for each image.
+
+        Args:
+            prompts: columns text, code_point, as from `analysis.prompts.draw_prompts`.
+            seeds: images a prompt.
+            seed: counted from `FIRST_SEED`, of the first image.
+            guidance: as of the attribute.
+            batch_size: as of the attribute.
+            precision: as of the attribute.
+        """
+        repeated = prompts.loc[prompts.index.repeat(seeds)]
         return cls(
             captions=repeated["text"].tolist(),
-            seeds=[first + index for index in range(len(repeated))],
-            prompt=np.repeat(np.arange(len(prompts)), options.seeds),
+            seeds=[FIRST_SEED + seed + index for index in range(len(repeated))],
+            prompt=np.repeat(np.arange(len(prompts)), seeds),
             labels=repeated["code_point"].tolist(),
-            guidance=options.guidance,
-            batch_size=options.batch_size,
-            precision=options.precision,
+            guidance=guidance,
+            batch_size=batch_size,
+            precision=precision,
         )
 
 
 @dataclass(frozen=True)
-class Judges:
-    """What the images are judged by."""
+class Metrics:
+    """What the images are measured with.
+
+    Attributes:
+        lpips: as from `load_lpips`.
+        features: as from `load_features`.
+        gallery: features of the data set's images (M, D).
+        labels: their code points (M,).
+        real: features of the core subjects' images.
+        real_images: some of these images (K, 3, H, W).
+        weights: of the prompts on each resample (1 + resamples, C), as from `cluster_weights`.
+    """
 
     lpips: nn.Module
     features: nn.Module
     gallery: Tensor
     labels: list[str]
-    real: measures.RealFeatures
+    real: RealFeatures
+    real_images: Tensor
     weights: np.ndarray
 
 
-def run(
-    task: Task, pipeline: StableDiffusionPipeline, scheduler: Any, count: int, batch_size: int, **how: Any
-) -> Tensor:
-    """Latents of the first `count` images."""
-    return sample(
-        pipeline, task.captions[:count], task.seeds[:count], guidance=task.guidance,
-        scheduler=scheduler, batch_size=batch_size, precision=task.precision, **how,
-    )  # fmt: skip
+def average_by_prompt(values: Tensor | np.ndarray, task: Task) -> np.ndarray:
+    """Average one value an image over each prompt's images.
 
+    Args:
+        values: (N,).
+        task: of the images.
 
-def by_prompt(values: Tensor | np.ndarray, task: Task) -> np.ndarray:
-    """Mean over each prompt's images (C,) of one value an image (N,)."""
+    Returns:
+        (C,).
+    """
     return np.asarray(values, dtype=float).reshape(task.prompt.max() + 1, -1).mean(1)
 
 
-def judge(
-    images: Tensor, latents: Tensor, full: tuple[Tensor, Tensor], task: Task, judges: Judges
+def compute_metrics(
+    images: Tensor, latents: Tensor, full: tuple[Tensor, Tensor], task: Task, metrics: Metrics
 ) -> dict[str, np.ndarray]:
-    """Each measure's draws (1 + resamples,): the estimate, then its bootstrap over prompts."""
-    features, weights = embed(judges.features, images), judges.weights
-    ranks = measures.retrieval_ranks(features, task.labels, judges.gallery, judges.labels)
+    """Compute the draws of each metric.
+
+    Args:
+        images: (N, 3, H, W) in [-1, 1].
+        latents: (N, C, h, w).
+        full: images and latents of the full run, from the same noise.
+        task: of the images.
+        metrics: what they are measured with.
+
+    Returns:
+        Metric -> (1 + resamples,): the estimate, then its bootstrap over prompts.
+    """
+    features, weights = embed(metrics.features, images), metrics.weights
+    ranks = retrieval_ranks(features, task.labels, metrics.gallery, metrics.labels)
     full_images, full_latents = full
-    a_prompt = {
-        "r_at_1": by_prompt(ranks <= 1, task),
-        "r_at_5": by_prompt(ranks <= 5, task),
-        "lpips_full": by_prompt(measures.lpips(judges.lpips, images, full_images), task),
-        "psnr_full": by_prompt(measures.psnr(images, full_images).clamp(max=100), task),  # equal images: infinite
-        "latent_mse_full": by_prompt(measures.latent_mse(latents, full_latents), task),
-        "edges": by_prompt(measures.edge_strength(images), task),
+    values = {
+        "r_at_1": average_by_prompt(ranks <= 1, task),
+        "r_at_5": average_by_prompt(ranks <= 5, task),
+        "lpips_full": average_by_prompt(lpips(metrics.lpips, images, full_images), task),
+        "psnr_full": average_by_prompt(psnr(images, full_images).clamp(max=100), task),  # equal images: infinite
+        "latent_mse_full": average_by_prompt(latent_mse(latents, full_latents), task),
+        "edges": average_by_prompt(edge_strength(images), task),
     }
     groups = [np.flatnonzero(task.prompt == prompt) for prompt in range(task.prompt.max() + 1)]
     if len(groups[0]) > 1:
-        a_prompt["pairwise_lpips"] = np.array([measures.pairwise_lpips(judges.lpips, images[g]) for g in groups])
-        a_prompt["vendi"] = np.array([measures.vendi(features[g]) for g in groups])
-    draws = {name: measures.mean_draws(values, weights) for name, values in a_prompt.items()}
-    draws["kid"] = measures.kid_draws(features, task.prompt, judges.real, weights)
-    draws["frechet"] = measures.frechet_draws(features, task.prompt, judges.real, weights[: 1 + FRECHET_RESAMPLES])
+        values["pairwise_lpips"] = np.array([pairwise_lpips(metrics.lpips, images[group]) for group in groups])
+        values["vendi"] = np.array([vendi(features[group]) for group in groups])
+    draws = {name: mean_draws(each, weights) for name, each in values.items()}
+    draws["kid"] = kid_draws(features, task.prompt, metrics.real, weights)
+    draws["frechet"] = frechet_draws(features, task.prompt, metrics.real, weights[: 1 + FRECHET_RESAMPLES])
     return draws
 
 
 def measure(
     method: Method, task: Task, pipeline: StableDiffusionPipeline, scheduler: Any, full: tuple[Tensor, Tensor] | None,
-    judges: Judges, real_images: Tensor,
+    metrics: Metrics,
 ) -> dict[str, np.ndarray]:  # fmt: skip
-    """What one method makes, as arrays to be kept: latents, draws of each measure, U-Net calls."""
+    """Generate a method's images and measure them.
+
+    Args:
+        method: one of `list_methods`.
+        task: what to generate.
+        pipeline: the LDM.
+        scheduler: the method's.
+        full: images and latents of the full run; None: this method is the full run.
+        metrics: what the images are measured with.
+
+    Returns:
+        Arrays to be stored: `latents`, `draws_METRIC`, `denoiser_calls` of a run, `network_evaluations` of an image,
+        `spectrum_error`.
+    """
+    settings: dict[str, Any] = {"steps": method.steps, "guidance": task.guidance, "scheduler": scheduler}
+    settings["precision"] = task.precision
     with count_calls(pipeline.unet) as batches:
-        run(task, pipeline, scheduler, 1, 1, steps=method.steps)
-    latents = run(
-        task, pipeline, scheduler, len(task.captions), task.batch_size, steps=method.steps, progress=method.name
-    )
+        sample(pipeline, task.captions[:1], task.seeds[:1], **settings)
+    latents = sample(
+        pipeline, task.captions, task.seeds, batch_size=task.batch_size, progress=method.name, **settings
+    )  # fmt: skip
     images = decode(pipeline, latents, precision=task.precision)
-    draws = judge(images, latents, full or (images, latents), task, judges)
+    draws = compute_metrics(images, latents, full or (images, latents), task, metrics)
     return {
         **{f"draws_{name}": values for name, values in draws.items()},
         "latents": latents.numpy(),
-        "calls": np.array(len(batches)),
-        "spectrum_error": np.array(measures.spectrum_error(images, real_images)),
+        "denoiser_calls": np.array(len(batches)),
+        "network_evaluations": np.array(sum(batches)),
+        "spectrum_error": np.array(spectrum_error(images, metrics.real_images)),
     }
-
-
-def clock(
-    methods: Sequence[Method], task: Task, pipeline: StableDiffusionPipeline, schedulers: Sequence[Any], rounds: int,
-    threads: int,
-) -> list[dict[str, np.ndarray]]:  # fmt: skip
-    """The samplers' times to the full run's: of each method `ratios` (rounds,), batch 1, on `threads` CPU threads, from rounds of
-    the full run and then every method once.
-
-    The prompt is encoded before: that costs every method the same.
-    """
-    embeds, seeds = encode(pipeline, task.captions[:1]), task.seeds[:1]
-
-    def once(chosen: tuple[Any, int]) -> None:
-        scheduler, steps = chosen
-        sample_encoded(
-            pipeline, embeds, seeds, steps=steps, guidance=task.guidance, scheduler=scheduler, precision=task.precision
-        )
-
-    chosen = [(scheduler, method.steps) for scheduler, method in zip(schedulers, methods, strict=True)]
-    full, *others = interleaved_seconds(once, [(None, STEPS), *chosen], rounds, threads)
-    return [{"ratios": seconds / full} for seconds in others]

@@ -1,113 +1,167 @@
-"""The benchmark's tables: a row a method, each run against its rivals, and an overview in Markdown."""
+"""The benchmark's tables: a row a method, paired comparisons, and an overview in Markdown."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis import measures
-from analysis.benchmark.methods import ENDINGS, Method
-from analysis.frontier import FULL
+from analysis.benchmark.methods import FINISHERS, Method
+from analysis.metrics.intervals import bootstrap, interval
+from analysis.studies.frontier import METRICS
 
 # In benchmark.csv each has a column of estimates and two of its 95 % interval.
-MEASURES = (
-    *("kid", "frechet", "r_at_1", "r_at_5", "lpips_full", "psnr_full", "latent_mse_full", "pairwise_lpips", "vendi"),
-    "edges",
-)
+TABULATED = (*METRICS, "edges")
 DISTANCES = ("kid", "frechet")  # between distributions; the others are means over prompts
-# What is compared, and whether more of it is better.
-SIGNS = {"kid": -1, "r_at_5": 1, "lpips_full": -1, "latent_mse_full": -1, "pairwise_lpips": 1}
+COMPARED = ("kid", "r_at_5", "lpips_full", "latent_mse_full", "pairwise_lpips")
 
 
-def row_of(method: Method, kept: dict[str, np.ndarray], prompts: int, seeds: int) -> dict[str, Any]:
-    """One row of benchmark.csv."""
+def build_row(
+    method: Method, arrays: Mapping[str, np.ndarray], precision: str, prompts: int, seeds: int
+) -> dict[str, Any]:
+    """Build a row of benchmark.csv.
+
+    Args:
+        method: of the row.
+        arrays: as of `analysis.benchmark.measure.measure`, and `ratios`, as of `measure_time_ratios`.
+        precision: name of the type in which the networks computed.
+        prompts: their number.
+        seeds: images a prompt.
+    """
     row: dict[str, Any] = {
         "method": method.name,
         "solver": method.solver,
         "steps": method.steps,
         "bypass": "" if method.bypass is None else f"({method.bypass[0]}, {method.bypass[1]})",
-        "refiner": method.refiner,
+        "crf_form": method.crf_form,
         "finisher": method.finisher,
-        "denoiser_calls": int(kept["calls"]),
+        "denoiser_calls": int(arrays["denoiser_calls"]),
+        "network_evaluations": int(arrays["network_evaluations"]),
+        "precision": precision,
         "prompts": prompts,
         "seeds": seeds,
     }
-    row["time_ratio"], row["time_ratio_low"], row["time_ratio_high"] = measures.bootstrap(kept["ratios"], np.median)
-    for name in MEASURES:
-        if f"draws_{name}" in kept:
-            row[name], row[f"{name}_low"], row[f"{name}_high"] = measures.interval(
-                kept[f"draws_{name}"], name in DISTANCES
-            )
-    row["spectrum_error_db"] = float(kept["spectrum_error"])
+    row["time_ratio"], row["time_ratio_low"], row["time_ratio_high"] = bootstrap(arrays["ratios"], np.median)
+    for name in TABULATED:
+        if f"draws_{name}" in arrays:
+            ends = interval(arrays[f"draws_{name}"], name in DISTANCES)
+            row[name], row[f"{name}_low"], row[f"{name}_high"] = ends
+    row["spectrum_error_db"] = float(arrays["spectrum_error"])
     return row
 
 
-def compare(methods: list[Method], kept: dict[str, dict[str, np.ndarray]]) -> pd.DataFrame:
-    """Each run against the full one in KID and R@5; those with a CRF also against the best rival that takes no more time, of
-    all and of those whose last latents stay as they are, and in every measure against their twins.
+def list_variants(method: Method) -> list[str]:
+    """List the methods that differ from this one in one part only: another finisher or none, no CRF at the bypass.
 
-    Twins, where they were measured: the same bypass without parameters and with a plain network; the same run without the
-    finisher and with another one. A finished run without a CRF is compared with the same run as it was.
+    Args:
+        method: a method with a CRF, or with a finisher.
 
-    Differences are `method` minus `against`, paired by prompt; ratios of diversity are to the full run.
+    Returns:
+        Their names.
+    """
+    variants = []
+    if method.finisher:
+        finishers = ("", *FINISHERS) if method.uses_crf else ("",)
+        variants = [replace(method, finisher=other).name for other in finishers if other != method.finisher]
+    if method.crf_form in ("conditional", "static"):
+        variants += [replace(method, crf_form=form).name for form in ("zero-parameter", "plain")]
+    return variants
+
+
+def find_best_baselines(
+    method: Method, metric: str, methods: Sequence[Method], arrays: Mapping[str, Mapping[str, np.ndarray]]
+) -> list[str]:
+    """Find the best baseline that takes no more time than a method: of all, and of those without finisher.
+
+    Args:
+        method: a method with a CRF.
+        metric: one of `COMPARED`.
+        methods: all methods.
+        arrays: by name, as of `build_row`.
+
+    Returns:
+        None, one or two names.
+    """
+    time = np.median(arrays[method.name]["ratios"])
+    sign = 1 if METRICS[metric][1] else -1
+    quick = [each for each in methods if not each.uses_crf and np.median(arrays[each.name]["ratios"]) <= time]
+    groups = (quick, [each for each in quick if not each.finisher])
+    return [
+        max((each.name for each in group), key=lambda name: sign * arrays[name][f"draws_{metric}"][0])
+        for group in groups
+        if group
+    ]
+
+
+def compare(methods: Sequence[Method], arrays: Mapping[str, Mapping[str, np.ndarray]]) -> pd.DataFrame:
+    """Compare each method with others, paired by prompt.
+
+    Every method is compared with the full run in KID and R@5, and one with a CRF with the best baselines that take no
+    more time. Methods with a CRF or a finisher are compared in every metric with their variants that were measured.
+
+    Args:
+        methods: the full run first.
+        arrays: by name, as of `build_row`.
+
+    Returns:
+        Columns method, against, measure, value, low, high (95 % interval), better (whether the interval says so),
+        time_ratio, time_ratio_against. Differences are `method` minus `against`; ratios of diversity are to the full
+        run.
     """
     rows: list[dict[str, Any]] = []
-    times = {method.name: float(np.median(kept[method.name]["ratios"])) for method in methods}
-    rivals = [method for method in methods if not method.is_ours]
+    times = {method.name: float(np.median(arrays[method.name]["ratios"])) for method in methods}
+    full = methods[0].name
 
-    def add(ours: str, rival: str, measure: str, draws: np.ndarray, sign: int, even: float = 0.0) -> None:
-        value, low, high = measures.interval(draws, measure.split(",")[0] in DISTANCES)
+    def add_row(name: str, other: str, measure: str, draws: np.ndarray, sign: int, even: float = 0.0) -> None:
+        value, low, high = interval(draws, measure.split(",")[0] in DISTANCES)
         rows.append(
-            {"method": ours, "against": rival, "measure": measure, "value": value, "low": low, "high": high,
+            {"method": name, "against": other, "measure": measure, "value": value, "low": low, "high": high,
              "better": bool(sign * (low - even) > 0 and sign * (high - even) > 0),
-             "time_ratio": times[ours], "time_ratio_against": times[rival]}
+             "time_ratio": times[name], "time_ratio_against": times[other]}
         )  # fmt: skip
 
     for method in methods:
-        ours, name, twins = kept[method.name], method.name, []
-        if method.finisher:
-            others = ENDINGS if method.is_ours else ()
-            twins = [replace(method, finisher=other).name for other in ("", *others) if other != method.finisher]
-        if method.refiner in ("LatentCRF", "static"):
-            twins += [replace(method, refiner=refiner).name for refiner in ("bypass", "plain")]
-        for measure, sign in SIGNS.items():
-            key = f"draws_{measure}"
-            if key not in ours:
+        own, name = arrays[method.name], method.name
+        variants = [variant for variant in list_variants(method) if variant in times]
+        for metric in COMPARED:
+            key = f"draws_{metric}"
+            if key not in own:
                 continue
-            against = [twin for twin in twins if twin in times]
-            if measure in ("kid", "r_at_5") and name != FULL:
-                quick = [rival for rival in rivals if method.is_ours and times[rival.name] <= times[name]]
-                groups = (quick, [rival for rival in quick if not rival.finisher])
-                best = [max(group, key=lambda rival: sign * kept[rival.name][key][0]) for group in groups if group]
-                against = [FULL, *(rival.name for rival in best), *against]
-            for rival in dict.fromkeys(against):
-                add(name, rival, f"{measure}, difference", ours[key] - kept[rival][key], sign)
-        for measure in ("pairwise_lpips", "vendi") if method.is_ours else ():
-            if (key := f"draws_{measure}") in ours:
-                add(name, FULL, f"{measure}, ratio", ours[key] / kept[FULL][key], 1, even=1.0)
+            against = variants
+            if metric in ("kid", "r_at_5") and name != full:
+                best = find_best_baselines(method, metric, methods, arrays) if method.uses_crf else []
+                against = [full, *best, *variants]
+            for other in dict.fromkeys(against):
+                sign = 1 if METRICS[metric][1] else -1
+                add_row(name, other, f"{metric}, difference", own[key] - arrays[other][key], sign)
+        for metric in ("pairwise_lpips", "vendi") if method.uses_crf else ():
+            if (key := f"draws_{metric}") in own:
+                add_row(name, full, f"{metric}, ratio", own[key] / arrays[full][key], 1, even=1.0)
     return pd.DataFrame(rows)
 
 
-def markdown_table(titles: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table: a line of titles, then the rows' cells."""
-    parts = [titles, ["---"] * len(titles), *rows]
-    return "\n".join("| " + " | ".join(part) + " |" for part in parts)
+def format_markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Format a Markdown table.
+
+    Args:
+        titles: of the columns.
+        rows: their cells.
+    """
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def markdown(table: pd.DataFrame) -> str:
-    """All methods with their headline figures."""
-    titles = [
-        "method",
-        "U-Net calls",
-        "time / full run",
-        "KID x 1000",
-        "R@5",
-        "pairwise LPIPS",
-        "LPIPS to the full run",
-    ]
+def format_overview(table: pd.DataFrame) -> str:
+    """Format all methods with their headline metrics as Markdown.
 
-    def told(row: pd.Series, name: str, digits: int, factor: float = 1) -> str:
+    Args:
+        table: rows as of `build_row`.
+    """
+    titles = ["method", "denoiser calls", "network evaluations", "time / full run", "KID x 1000", "R@5"]
+    titles += ["pairwise LPIPS", "LPIPS to the full run"]
+
+    def format_interval(row: pd.Series, name: str, digits: int, factor: float = 1) -> str:
         if name not in row or pd.isna(row[name]):
             return ""
         value, low, high = (factor * row[column] for column in (name, f"{name}_low", f"{name}_high"))
@@ -115,9 +169,11 @@ def markdown(table: pd.DataFrame) -> str:
 
     rows = [
         [
-            str(row["method"]), str(row["denoiser_calls"]), told(row, "time_ratio", 2), told(row, "kid", 1, 1000),
-            told(row, "r_at_5", 2), told(row, "pairwise_lpips", 3), told(row, "lpips_full", 3),
+            str(row["method"]), str(row["denoiser_calls"]), str(row["network_evaluations"]),
+            format_interval(row, "time_ratio", 2), format_interval(row, "kid", 1, 1000),
+            format_interval(row, "r_at_5", 2), format_interval(row, "pairwise_lpips", 3),
+            format_interval(row, "lpips_full", 3),
         ]
         for _, row in table.iterrows()
     ]  # fmt: skip
-    return markdown_table(titles, rows) + "\n"
+    return format_markdown_table(titles, rows) + "\n"

@@ -1,0 +1,1 @@
+"""Figures: tables or dataclasses in, plotly figures out."""

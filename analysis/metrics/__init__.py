@@ -1,0 +1,1 @@
+"""Metrics: tensors in, numbers out."""

@@ -1,14 +1,35 @@
-"""Image features that the metrics compare: EfficientNet-Lite0. LPIPS is `latentcrf.training.perceptual.load_lpips`."""
+"""Metrics by networks: LPIPS between pairs, and the features (EfficientNet-Lite0) that other metrics compare."""
 
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from analysis.metrics.pixels import check_same_shape
 from latentcrf.training.perceptual import load_lpips as load_lpips
 from latentcrf.utils.weights import IMAGENET_MEAN, IMAGENET_STD, read_weights
+
+
+@torch.inference_mode()
+def lpips(model: nn.Module, images: Tensor, reference: Tensor, batch_size: int = 32) -> Tensor:
+    """Compute LPIPS of each pair of images.
+
+    Args:
+        model: as from `load_lpips`.
+        images: (B, 3, H, W) in [-1, 1].
+        reference: the same shape and range.
+        batch_size: pairs at a time, default 32.
+
+    Returns:
+        (B,); 0: equal images.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    check_same_shape(images, reference)
+    pairs = zip(images.split(batch_size), reference.split(batch_size), strict=True)
+    return torch.cat([model(a, b).flatten() for a, b in pairs])
 
 
 class SamePadConv(nn.Conv2d):
@@ -47,7 +68,10 @@ class EfficientNetLite0(nn.Module):
 
     SIZE = 192
     # (blocks, kernel, stride of the first, expansion, channels)
-    STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))  # fmt: skip
+    STAGES = (
+        *((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80)),
+        *((3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320)),
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,4 +112,4 @@ def load_features(folder: str | Path | None = None) -> EfficientNetLite0:
         model = EfficientNetLite0()
     model.load_state_dict(weights, assign=True)
     model.to(memory_format=torch.channels_last)  # a third faster on CPUs
-    return cast(EfficientNetLite0, model.requires_grad_(False).eval())
+    return model.requires_grad_(False).eval()

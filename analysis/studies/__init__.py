@@ -1,0 +1,5 @@
+"""Studies: each computes tables or a dataclass, without figures. Names that studies and figures share are here."""
+
+FULL_RUN, ZERO_PARAMETER_BYPASS, LATENTCRF = "full run", "zero-parameter bypass", "LatentCRF"
+EQUAL_CALLS, FEW_STEPS = "DDIM, equal calls", "few steps"
+TERMS = {"unary": "unary", "pairwise": "pairwise", "higher_order": "higher-order"}  # of the energy -> title

@@ -1,4 +1,4 @@
-"""One run taken apart: its steps, its energies under other weights, its descent, its hand-over; `analysis.method` draws it."""
+"""A walkthrough of one run: its steps, its energies under other weights, its descent, its hand-over."""
 
 import math
 from collections.abc import Callable
@@ -11,9 +11,10 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from analysis.measures import to_pixels
-from analysis.sampling import BYPASS, GUIDANCE, STEPS, count_calls, decode, encode, initial_noise, use_scheduler
-from analysis.variance import run_table
+from analysis.metrics.pixels import to_pixels
+from analysis.sampling import BYPASS, GUIDANCE, STEPS, count_calls, decode, encode, initial_noise, run_sampler
+from analysis.studies import FULL_RUN, TERMS
+from analysis.studies.variance import tabulate_run
 from latentcrf import LatentCRF, LatentCRFScheduler
 from latentcrf.noise_levels import clean_estimate_between, coefficients
 from latentcrf.potentials import Experts, Pairwise, Potentials
@@ -21,53 +22,80 @@ from latentcrf.precision import autocast, precision_name
 from latentcrf.solver import SOLVERS
 
 PROMPT, SEED = "red apple", 0
-COLUMNS = 8  # steps of which the strip shows a picture
-SOLVED = 5  # iterations behind every picture of a minimum
+COLUMNS = 8  # steps with an image in the strip
+SOLVED = 5  # iterations behind every image of a minimum
 ITERATIONS = 10  # of the descent
-SHOWN = (0, 1, 2, 3, 5, 10)  # those that are shown as pictures
-TERMS = {"unary": "unary", "pairwise": "pairwise", "higher_order": "higher-order"}
+SHOWN = (0, 1, 2, 3, 5, 10)  # iterations with an image
 EXPONENTS = (-2, -1, 0, 1, 2)  # a term's weight is multiplied by ten to the power of these
-STARTS = {"x": "from the noisy latents x", "u": "from the CRF's own start u"}
-ENDS = ("before the CRF", "after the CRF", "LatentCRF's image", "the full LDM's image")
+ENDS = ("before the CRF", "after the CRF", "LatentCRF's image", "the full run's image")
 
 
 @dataclass(frozen=True)
 class Walkthrough:
-    """What `compute` found. Pictures are uint8 (..., H, W, 3).
+    """What `compute` returns. Images are uint8 (..., H, W, 3).
 
     Attributes:
-        steps: of the full run: columns as of `variance.run_table`, and estimate_change, the root mean square change of
-            x0_hat from this step to the next.
-        shown: the steps of which `strip` has pictures.
+        steps: of the full run: columns as of `variance.tabulate_run`, and estimate_change, the root mean square change
+            of x0_hat from this step to the next.
+        shown_steps: the steps of which `strip` has images.
         strip: two rows: the noisy latents x, decoded as they are, and the clean estimates x0_hat.
-        potentials: the energy at the hand-over.
-        weights: columns term, factor, unary, pairwise, higher_order, total: as of `minimum`.
-        examples: their pictures, a row a term, a column a factor.
-        descent: columns start, solver, iteration, unary, pairwise, higher_order, total.
-        iterates: the iterations `SHOWN` of 3mg from the noisy latents.
-        hand_over: columns picture, denoiser_calls and distance, the root mean square difference to the full LDM's latents.
-        ends: the pictures `ENDS`.
-        options: of the command line, which make it again.
+        potentials: the energy at the bypass, on the CPU.
+        weights: columns term, factor, unary, pairwise, higher_order, total: as of `find_minimum`.
+        minima: their images, a row a term, a column a factor.
+        descent: columns start ("x": the noisy latents, "u": the CRF's own start), solver, iteration, unary, pairwise,
+            higher_order, total.
+        shown_iterations: the iterations of which `iterates` has images.
+        iterates: images of 3mg's descent from the noisy latents.
+        hand_over: columns picture, denoiser_calls and distance, the root mean square difference to the full run's
+            latents.
+        ends: the images of `hand_over`.
+        options: of the command line, which repeat the walkthrough.
     """
 
     steps: pd.DataFrame
-    shown: list[int]
+    shown_steps: list[int]
     strip: np.ndarray
     potentials: Potentials
     weights: pd.DataFrame
-    examples: np.ndarray
+    minima: np.ndarray
     descent: pd.DataFrame
+    shown_iterations: tuple[int, ...]
     iterates: np.ndarray
     hand_over: pd.DataFrame
     ends: np.ndarray
     options: dict[str, Any]
 
+    @property
+    def redundant_share(self) -> float:
+        """The share of the clean estimate's whole change over the run that the bypassed steps make."""
+        first, last = self.options["bypass"]
+        changes = self.steps["estimate_change"].to_numpy()
+        return float(np.nansum(changes[first:last]) / np.nansum(changes))
 
-def weighted(p: Potentials, term: str, factor: float) -> Potentials:
-    """`p` with one of its `TERMS` multiplied by `factor`: lambda, the similarities s_ij, or the reliabilities alpha.
+    def get_minimum(self, term: str) -> tuple[np.ndarray, dict[str, float]]:
+        """Return the minimum with the learned weights, as `find_minimum` for factor 1.
+
+        Args:
+            term: a key of `TERMS`.
+        """
+        row = self.weights[(self.weights["term"] == term) & (self.weights["factor"] == 1)].iloc[0]
+        image = self.minima[list(TERMS).index(term), EXPONENTS.index(0)]
+        return image, {name: float(row[name]) for name in (*TERMS, "total")}
+
+
+def scale_term(p: Potentials, term: str, factor: float) -> Potentials:
+    """Multiply one term of the energy: lambda, the similarities s_ij, or the reliabilities alpha.
+
+    Args:
+        p: the potentials.
+        term: a key of `TERMS`.
+        factor: a finite number above 0.
+
+    Returns:
+        New potentials.
 
     Raises:
-        ValueError: another term, or a factor that is not a finite number above 0.
+        ValueError: another term or factor.
     """
     if term not in TERMS:
         raise ValueError(f"there is no term {term!r}; accepted are {', '.join(TERMS)}.")
@@ -83,27 +111,37 @@ def weighted(p: Potentials, term: str, factor: float) -> Potentials:
 
 
 @torch.inference_mode()
-def minimum(
+def find_minimum(
     pipeline: StableDiffusionPipeline, crf: LatentCRF, p: Potentials, term: str, factor: float
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """The picture (H, W, 3) of lowest energy with one term's weight multiplied by `factor`, and what it costs.
-
-    The costs, unary, pairwise, higher_order and total, are measured with the weights of `p` as they were: their total is
-    lowest for factor 1, whichever term is turned.
+    """Find the image of lowest energy with one term's weight multiplied by `factor`.
 
     Args:
+        pipeline: decodes the latents.
+        crf: its solver.
         p: the potentials of one image.
+        term: a key of `TERMS`.
+        factor: a finite number above 0.
+
+    Returns:
+        The image, uint8 (H, W, 3), and its energy with the weights of `p` as they were: unary, pairwise, higher_order,
+        total. The total is lowest for factor 1, whichever term is multiplied.
 
     Raises:
-        ValueError: as of `weighted`.
+        ValueError: as of `scale_term`.
     """
-    p = moved(p, pipeline.device)
-    *_, y = crf.solve(weighted(p, term, factor), SOLVED)
-    return picture(pipeline, y), {name: float(energy) for name, energy in crf.energy(y, p).items()}
+    p = to_device(p, pipeline.device)
+    *_, y = crf.solve(scale_term(p, term, factor), SOLVED)
+    return decode_one(pipeline, y), {name: float(energy) for name, energy in crf.energy(y, p).items()}
 
 
-def moved(p: Potentials, device: str | torch.device) -> Potentials:
-    """The potentials on another device."""
+def to_device(p: Potentials, device: str | torch.device) -> Potentials:
+    """Copy potentials to a device.
+
+    Args:
+        p: the potentials.
+        device: where to.
+    """
     pairs, experts = p.pairwise, p.experts
     return Potentials(
         p.u.to(device),
@@ -113,13 +151,25 @@ def moved(p: Potentials, device: str | torch.device) -> Potentials:
     )
 
 
-def picture(pipeline: StableDiffusionPipeline, latents: Tensor) -> np.ndarray:
-    """The latents (1, C, h, w) of one image, decoded: uint8 (H, W, 3)."""
+def decode_one(pipeline: StableDiffusionPipeline, latents: Tensor) -> np.ndarray:
+    """Decode the latents of one image, in float32.
+
+    Args:
+        pipeline: whose autoencoder decodes.
+        latents: (1, C, h, w).
+
+    Returns:
+        uint8 (H, W, 3).
+    """
     return to_pixels(decode(pipeline, latents.float()))[0]
 
 
-def shown_steps(steps: int) -> list[int]:
-    """The steps of which the strip shows a picture, of a run of `steps`: first, last, and evenly between."""
+def choose_shown_steps(steps: int) -> list[int]:
+    """Choose the steps with an image in the strip: first, last, and evenly between.
+
+    Args:
+        steps: of the full run.
+    """
     return sorted({round(i * (steps - 1) / (COLUMNS - 1)) for i in range(COLUMNS)})
 
 
@@ -136,75 +186,77 @@ def compute(
     precision: torch.dtype = torch.float32,
     report: Callable[[Any], None] = lambda event: None,
 ) -> Walkthrough:
-    """Run the full LDM and LatentCRF from the same noise, and look at everything on the way.
+    """Run the full run and LatentCRF from the same noise, and record what happens on the way.
 
-    `report` is called with the number of U-Net calls made so far, after each (of steps + the calls of LatentCRF), and
-    with the strip as far as it is drawn, uint8 (2, n, H, W, 3), after each of its columns.
+    Args:
+        pipeline: the LDM.
+        crf: the bypass CRF.
+        prompt: default "red apple".
+        seed: of the noise, default 0.
+        bypass: (first, last), in steps of the full run, default (33, 49).
+        steps: of the full run, default 50.
+        guidance: default 3.
+        precision: in which the networks compute, default float32.
+        report: is called with the number of denoiser calls so far (an int), after each, of both runs; and with the
+            strip as far as it is decoded, uint8 (2, n, H, W, 3), after each of its columns.
 
     Raises:
         ValueError: a bypass that does not fit the steps.
     """
     embeds, noise = encode(pipeline, [prompt]), initial_noise(pipeline, [seed])
-    full, ours = pipeline.scheduler, LatentCRFScheduler(pipeline.scheduler, crf, bypass, SOLVED)
-    ours.prompt_embeds = embeds["prompt_embeds"]
-    shown = shown_steps(steps)
+    full, bypassed = pipeline.scheduler, LatentCRFScheduler(pipeline.scheduler, crf, bypass, SOLVED)
+    shown_steps = choose_shown_steps(steps)
     path, estimates, columns, calls = [noise * float(full.init_noise_sigma)], [], [], 0
 
-    def watch_full(_: Any, step: int, __: Any, tensors: dict[str, Tensor]) -> dict:
-        here, after = coefficients(full, step), coefficients(full, step + 1)
-        path.append(tensors["latents"].clone())
-        estimates.append(clean_estimate_between(path[-2].float(), path[-1].float(), here, after))
-        report_call()
-        if step in shown:
-            columns.append([picture(pipeline, path[-2]), picture(pipeline, estimates[-1])])
-            report(np.array(columns).swapaxes(0, 1))
-        return {}
-
-    def report_call(*_: Any) -> dict:
+    def report_call(*_: Any) -> None:
         nonlocal calls
         calls += 1
         report(calls)
-        return {}
 
-    def run(scheduler: Any, watch: Callable[..., dict]) -> tuple[Tensor, int]:
-        with (
-            use_scheduler(pipeline, scheduler),
-            count_calls(pipeline.unet) as made,
-            autocast(pipeline.device, precision),
-        ):
-            latents = pipeline(
-                **embeds, latents=noise, num_inference_steps=steps, guidance_scale=guidance,
-                output_type="latent", callback_on_step_end=watch,
-            ).images  # fmt: skip
-        return latents, len(made)
+    def record_step(step: int, latents: Tensor) -> None:
+        here, after = coefficients(full, step), coefficients(full, step + 1)
+        path.append(latents.clone())
+        estimates.append(clean_estimate_between(path[-2].float(), path[-1].float(), here, after))
+        report_call()
+        if step in shown_steps:
+            columns.append([decode_one(pipeline, path[-2]), decode_one(pipeline, estimates[-1])])
+            report(np.array(columns).swapaxes(0, 1))
 
-    final, full_calls = run(full, watch_full)
-    table = run_table(path, full, "full LDM", 0)
+    def run(scheduler: Any, on_step: Callable[[int, Tensor], None]) -> tuple[Tensor, int]:
+        with count_calls(pipeline.unet) as batches:
+            latents = run_sampler(
+                pipeline, embeds, noise,
+                steps=steps, guidance=guidance, scheduler=scheduler, precision=precision, on_step=on_step,
+            )  # fmt: skip
+        return latents, len(batches)
+
+    final, full_calls = run(full, record_step)
+    table = tabulate_run(path, full, FULL_RUN, 0)
     changes = [float((b - a).square().mean().sqrt()) for a, b in zip(estimates, estimates[1:], strict=False)]
     table["estimate_change"] = [*changes, np.nan, np.nan]
-    our_final, our_calls = run(ours, report_call)
+    bypassed_final, bypassed_calls = run(bypassed, report_call)
 
-    jump = ours.last_bypass
-    assert jump is not None
+    record = bypassed.last_bypass
+    assert record is not None
     with autocast(pipeline.device, precision):  # as in the run
-        p = crf.potentials(jump.observation)
-    found = {(term, e): minimum(pipeline, crf, p, term, 10.0**e) for term in TERMS for e in EXPONENTS}
-    descent, iterates = _descend(pipeline, crf, p, jump.observation.latents)
-    before, after = jump.observation.denoised, jump.y
-    ends = dict(zip(ENDS, (before, after, our_final, final), strict=True))
-    counts = [bypass[0], bypass[0], our_calls, full_calls]
-    distances = [float((latents.float() - final.float()).square().mean().sqrt()) for latents in ends.values()]
+        p = crf.potentials(record.observation)
+    minima = {(term, e): find_minimum(pipeline, crf, p, term, 10.0**e) for term in TERMS for e in EXPONENTS}
+    descent, iterates = _descend(pipeline, crf, p, record.observation.latents)
+    ends = (record.observation.denoised, record.y, bypassed_final, final)
+    counts = [bypass[0], bypass[0], bypassed_calls, full_calls]
+    distances = [float((latents.float() - final).square().mean().sqrt()) for latents in ends]
     return Walkthrough(
         steps=table,
-        shown=shown,
+        shown_steps=shown_steps,
         strip=np.array(columns).swapaxes(0, 1),
-        potentials=moved(p, "cpu"),
-        weights=pd.DataFrame([{"term": term, "factor": 10.0**e} | found[term, e][1] for term, e in found]),
-        examples=np.array([[found[term, e][0] for e in EXPONENTS] for term in TERMS]),
+        potentials=to_device(p, "cpu"),
+        weights=pd.DataFrame([{"term": term, "factor": 10.0**e} | minima[term, e][1] for term, e in minima]),
+        minima=np.array([[minima[term, e][0] for e in EXPONENTS] for term in TERMS]),
         descent=descent,
+        shown_iterations=SHOWN,
         iterates=iterates,
         hand_over=pd.DataFrame({"picture": ENDS, "denoiser_calls": counts, "distance": distances}),
-        ends=np.array([picture(pipeline, latents) for latents in ends.values()]),
+        ends=np.array([decode_one(pipeline, latents) for latents in ends]),
         options={"prompt": prompt, "seed": seed, "bypass": list(bypass), "steps": steps, "guidance": guidance,
                  "precision": precision_name(precision)},
     )  # fmt: skip
@@ -213,27 +265,13 @@ def compute(
 def _descend(
     pipeline: StableDiffusionPipeline, crf: LatentCRF, p: Potentials, noisy: Tensor
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """`Walkthrough.descent` and `Walkthrough.iterates`."""
-    rows, pictures = [], []
+    """Compute `Walkthrough.descent` and `Walkthrough.iterates`."""
+    rows, images = [], []
     for start, first in {"x": noisy, "u": None}.items():
         for solver in SOLVERS:
             for iteration, y in enumerate(crf.solve(p, ITERATIONS, solver, start=first)):
                 row = {"start": start, "solver": solver, "iteration": iteration}
                 rows.append(row | {name: float(energy) for name, energy in crf.energy(y, p).items()})
                 if (start, solver) == ("x", "3mg") and iteration in SHOWN:
-                    pictures.append(picture(pipeline, y))
-    return pd.DataFrame(rows), np.array(pictures)
-
-
-def redundant(found: Walkthrough) -> float:
-    """The share of the clean estimate's whole change over the run that the bypassed steps make."""
-    first, last = found.options["bypass"]
-    changes = found.steps["estimate_change"].to_numpy()
-    return float(np.nansum(changes[first:last]) / np.nansum(changes))
-
-
-def learned(found: Walkthrough, term: str) -> tuple[np.ndarray, dict[str, float]]:
-    """As `minimum` for factor 1, from what was found already."""
-    row = found.weights[(found.weights["term"] == term) & (found.weights["factor"] == 1)].iloc[0]
-    picture = found.examples[list(TERMS).index(term), EXPONENTS.index(0)]
-    return picture, {name: float(row[name]) for name in (*TERMS, "total")}
+                    images.append(decode_one(pipeline, y))
+    return pd.DataFrame(rows), np.array(images)

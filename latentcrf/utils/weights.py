@@ -25,7 +25,7 @@ def read_weights(name: str, folder: str | Path | None = None) -> dict[str, Tenso
     path = Path(folder or MODELS / name) / "model.safetensors"
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} is missing. A checkout of the project holds the weights of {name} in assets/models/{name}; pass "
-            f"such a folder as `folder`, or make it: python -m recipes.emoji.third_party_weights --out assets/models"
+            f"{path} is missing. Make it by: python -m recipes.emoji.third_party_weights --out assets/models --models "
+            f"{name}; or name a folder that holds model.safetensors (argument `folder`; in training --feature-weights)."
         )
     return load_file(path)

@@ -1,1 +1,1 @@
-"""The embedded LDM's recipe: data set, autoencoder, U-Net and the pipeline folder that they make."""
+"""The recipe of the embedded LDM: data set, autoencoder, U-Net, and the pipeline folder that they make."""

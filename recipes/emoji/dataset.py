@@ -1,9 +1,9 @@
-"""The emoji data set: about 6,400 pictures of 1,640 subjects in four drawing styles, with words.
+"""Build the emoji data set: about 6,400 captioned pictures of 1,640 subjects in four drawing styles.
 
     python -m recipes.emoji.dataset --out data/emoji
 
-The pictures come from four npm packages, the words from a fifth (`recipes.emoji.drawings`). `load` reads the result
-back.
+The pictures come from four npm packages, the words from a fifth (`recipes.emoji.drawings`). The result is an image folder
+with metadata.jsonl and prompts.txt, as `latentcrf.training.data` reads it.
 """
 
 import argparse
@@ -19,36 +19,44 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from latentcrf.training.data import METADATA, DatasetError, read_metadata
+from latentcrf.training.data import METADATA, PROMPTS, DatasetError, read_metadata
+from latentcrf.utils.arguments import int_between
 from latentcrf.utils.files import replace_file
+from recipes.emoji.captions import list_prompts, list_variants
 from recipes.emoji.drawings import (
     PACKAGES,
     STYLES,
     WHITE,
     WORDS,
     fetch,
-    normal_code_point,
+    make_slug,
+    normalise_code_point,
     open_sources,
     read_members,
-    slug,
 )
 
 NUM_TEST = 300  # held-out (subject, style) pairs
 
-# What the U-Net learns: the subjects that people prompt. People with their gender variants, arrows, signs,
-# keycaps and clock faces are a third of the pictures, hard to tell apart at 128 px, and rarely asked for;
-# the autoencoder sees them, the U-Net does not.
+# The core: subjects that people prompt. People with their gender variants, arrows, signs, keycaps and clock faces are a
+# third of the pictures, hard to tell apart at 128 px, and rarely prompted: only the autoencoder learns from them.
 CORE_GROUPS = {"smileys-emotion", "animals-nature", "food-drink", "travel-places", "activities", "objects"}
 CORE_SUBGROUPS = {"geometric"}
 NOT_CORE = re.compile(r"^(.*o’clock|.*-thirty)$")
 SKIPPED_GROUPS = {"component", "flags"}  # skin tones and hair on their own; flags
 
 
-def subjects(words: Path) -> Iterator[dict[str, Any]]:
-    """The subjects of the word list in its order: label, tags, group, subgroup, code point."""
-    read = read_members(words, lambda name: name in ("en/data.json", "meta/groups.json"))
-    names = json.loads(read["meta/groups.json"])
-    for entry in sorted(json.loads(read["en/data.json"]), key=lambda entry: entry.get("order", 10**6)):
+def read_subjects(words: Path) -> Iterator[dict[str, Any]]:
+    """Read the subjects of the word list, in its order.
+
+    Args:
+        words: file of the package `WORDS`.
+
+    Yields:
+        A subject: text (its label), tags, group, subgroup, code_point, and whether it is core.
+    """
+    members = read_members(words, lambda name: name in ("en/data.json", "meta/groups.json"))
+    names = json.loads(members["meta/groups.json"])
+    for entry in sorted(json.loads(members["en/data.json"]), key=lambda entry: entry.get("order", 10**6)):
         group = names["groups"].get(str(entry.get("group")))
         if group is None or group in SKIPPED_GROUPS:
             continue
@@ -58,22 +66,30 @@ def subjects(words: Path) -> Iterator[dict[str, Any]]:
             "tags": list(entry.get("tags", [])),
             "group": group,
             "subgroup": subgroup,
-            "code_point": normal_code_point(entry["hexcode"]),
+            "code_point": normalise_code_point(entry["hexcode"]),
             "core": (group in CORE_GROUPS or subgroup in CORE_SUBGROUPS) and not NOT_CORE.match(entry["label"]),
         }
 
 
 def draw_rows(folder: Path, out: Path, size: int) -> list[dict[str, Any]]:
-    """Draw every (subject, style) into `out`/images, one PNG each, and return the table's rows in order.
+    """Draw every subject in every style, one PNG each.
 
-    An image that an earlier, interrupted run has written is kept.
+    An image that an interrupted run has written stays.
+
+    Args:
+        folder: of the packages.
+        out: the data set's folder; the images go to its `images`.
+        size: side of the images in px.
+
+    Returns:
+        A row an image, in the order of the word list.
     """
-    listed = list(subjects(fetch(WORDS, folder)))
+    subjects = list(read_subjects(fetch(WORDS, folder)))
     sources = open_sources(folder)
     rows, seen = [], set()
-    for subject in tqdm(listed, desc="drawing", unit="subject"):
+    for subject in tqdm(subjects, desc="drawing", unit="subject"):
         for style in STYLES:
-            key = slug(subject["text"]) if style == "flat" else subject["code_point"]
+            key = make_slug(subject["text"]) if style == "flat" else subject["code_point"]
             draw = sources[style].get(key)
             if draw is None:
                 continue
@@ -84,7 +100,7 @@ def draw_rows(folder: Path, out: Path, size: int) -> list[dict[str, Any]]:
                 with replace_file(path) as temporary:
                     image.save(temporary, format="PNG")
             pixels = hashlib.sha256(np.asarray(image).tobytes()).hexdigest()
-            if (style, pixels) in seen:  # two code points drawn the same: one is enough
+            if (style, pixels) in seen:  # two code points with one drawing: one row is enough
                 continue
             seen.add((style, pixels))
             package = PACKAGES[style]
@@ -94,10 +110,13 @@ def draw_rows(folder: Path, out: Path, size: int) -> list[dict[str, Any]]:
 
 
 def split(rows: list[dict[str, Any]]) -> None:
-    """Mark `NUM_TEST` rows as `test`, all others as `train`.
+    """Set the rows' column `split`: `NUM_TEST` rows are "test", the others "train".
 
-    At most one style of a subject is held out, only of core subjects seen in two other styles at least. The choice
-    follows a hash of code point and style: it does not move when other rows come or go.
+    At most one style of a subject is held out, and only of core subjects with two other styles at least. The choice
+    follows a hash of code point and style, so it does not depend on the other rows.
+
+    Args:
+        rows: with code_point, style and core; are changed in place.
     """
     styles: dict[str, int] = {}
     for row in rows:
@@ -107,38 +126,69 @@ def split(rows: list[dict[str, Any]]) -> None:
     def rank(row: dict[str, Any]) -> str:
         return hashlib.sha256(f"{row['code_point']}/{row['style']}".encode()).hexdigest()
 
-    taken: set[str] = set()
+    held_out: set[str] = set()
     for row in sorted((row for row in rows if row["core"] and styles[row["code_point"]] >= 3), key=rank):
-        if len(taken) < NUM_TEST and row["code_point"] not in taken:
-            taken.add(row["code_point"])
+        if len(held_out) < NUM_TEST and row["code_point"] not in held_out:
+            held_out.add(row["code_point"])
             row["split"] = "test"
 
 
-def contact_sheet(images: list[Image.Image], columns: int, gap: int = 4) -> Image.Image:
-    """Images of one size on a white sheet, row by row."""
+def write_tables(out: Path, rows: list[dict[str, Any]]) -> None:
+    """Write prompts.txt and metadata.jsonl.
+
+    Args:
+        out: the data set's folder.
+        rows: with their split; the columns for `latentcrf.training.data` are added.
+    """
+    learned = [row for row in rows if row["core"] and row["split"] == "train"]
+    added = [{"autoencoder_only": not row["core"], "caption_variants": list_variants(row)} for row in rows]
+    lines = [json.dumps({**row, **more}, ensure_ascii=False) for row, more in zip(rows, added, strict=True)]
+    for name, content in ((PROMPTS, list_prompts(learned)), (METADATA, lines)):
+        with replace_file(out / name) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in content), encoding="utf-8")
+
+
+def make_contact_sheet(images: list[Image.Image], columns: int, margin: int = 4) -> Image.Image:
+    """Arrange images on a white sheet, row by row.
+
+    Args:
+        images: of one size, at least one.
+        columns: images a row.
+        margin: around each image in px.
+
+    Returns:
+        The sheet.
+    """
     width, height = images[0].size
     lines = -(-len(images) // columns)
-    sheet = Image.new("RGB", (columns * (width + gap) + gap, lines * (height + gap) + gap), WHITE)
+    sheet = Image.new("RGB", (columns * (width + margin) + margin, lines * (height + margin) + margin), WHITE)
     for index, image in enumerate(images):
         line, column = divmod(index, columns)
-        sheet.paste(image, (gap + column * (width + gap), gap + line * (height + gap)))
+        sheet.paste(image, (margin + column * (width + margin), margin + line * (height + margin)))
     return sheet
 
 
 def build(out: Path, size: int = 128) -> list[dict[str, Any]]:
-    """Build the data set in `out`: packages/, images/, sample-sheet.png and, last of all, metadata.jsonl.
+    """Build the data set: packages/, images/, sample-sheet.png, prompts.txt and, last of all, metadata.jsonl.
 
-    Deterministic; an interrupted run is taken up where it stopped.
+    The result is the same every time. An interrupted build goes on where it stopped.
+
+    Args:
+        out: the data set's folder.
+        size: side of the images in px.
+
+    Returns:
+        The rows of metadata.jsonl.
 
     Raises:
-        DatasetError: with a sentence, where a package, the network or disk space is missing.
+        DatasetError: a package, the network or disk space is missing, or the folder holds the data set in another size.
     """
     metadata, settings = out / METADATA, out / "size.txt"
     if settings.exists() and settings.read_text() != str(size):
         raise DatasetError(
             f"{out} holds this data set at {settings.read_text()} px; choose another folder for {size} px."
         )
-    if metadata.exists():
+    if metadata.exists() and (out / PROMPTS).exists():
         rows = read_metadata(out)
         missing = sum(not (out / row["file_name"]).exists() for row in rows)
         if not missing:
@@ -153,18 +203,18 @@ def build(out: Path, size: int = 128) -> list[dict[str, Any]]:
         split(rows)
         chosen = np.random.default_rng(0).choice(len(rows), size=min(200, len(rows)), replace=False)
         with replace_file(out / "sample-sheet.png") as temporary:
-            contact_sheet([Image.open(out / rows[i]["file_name"]) for i in chosen], columns=20).save(temporary)
-        with replace_file(metadata) as temporary:
-            temporary.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), encoding="utf-8")
+            make_contact_sheet([Image.open(out / rows[i]["file_name"]) for i in chosen], columns=20).save(temporary)
+        write_tables(out, rows)
     except OSError as error:
         raise DatasetError(
             f"The data set could not be written to {out}: {error.strerror or error}. "
-            f"Make room (it needs about 300 MB) or choose another --out, then run the command again; what is written is kept."
+            "Make room (it needs about 300 MB) or choose another --out, then run the command again; written files stay."
         ) from error
-    return rows
+    return read_metadata(out)
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m recipes.emoji.dataset",
         description=__doc__,
@@ -172,11 +222,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to build the data set in")
     parser.add_argument(
-        "--size", type=int, default=128, metavar="PX", help="side of the images, 16 to 512 (default 128)"
+        "--size",
+        type=int_between(16, 512),
+        default=128,
+        metavar="PX",
+        help="side of the images in px, 16 to 512 (default 128)",
     )
     options = parser.parse_args(arguments)
-    if not 16 <= options.size <= 512:
-        parser.error(f"--size {options.size} is out of range: 16 to 512 pixels.")
     try:
         rows = build(options.out, options.size)
     except DatasetError as error:

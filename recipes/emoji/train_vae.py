@@ -2,20 +2,22 @@
 
     python -m recipes.emoji.train_vae --data data/emoji --out runs/vae --minutes 60
 
-Three parts of the time budget, in this order:
+The time budget has three parts, in this order:
 
 1. crops of 64 px from pictures at half to full size: four times as many pictures a second, and more detail in each
    latent than the model will need;
 2. whole pictures at 128 px;
-3. from `--adversarial-from` on, the decoder alone against a discriminator, for edges as sharp as real ones and no
-   sharper. The encoder is frozen then: a refined decoder costs no training of the U-Net.
+3. from --adversarial-from on, the decoder alone against a discriminator, for edges as sharp as real ones and no sharper.
+   The encoder is frozen then, so the U-Net need not be trained again.
 
-The folder `vae` of the run is an ordinary AutoencoderKL with the latents' shift and scale folded in. A finished one is
-refined with `--init-from FOLDER --decoder-only`: encoder and latents stay exactly as they are, and so does the U-Net's worth.
-With `--latent-noise` it also learns to forgive small errors, which an LDM's latents have and an encoder's have not;
-with `--ldm FOLDER` it learns this LDM's own: the latents are noised, and its U-Net takes them back.
-`--widen 2` gives both halves twice the channels before: an autoencoder works once an image, a U-Net fifty times. An encoder that
-goes on learning is held near the latents that an LDM knows already by `--stay-near`.
+The run's folder `vae` is an ordinary AutoencoderKL, brought to latents of mean 0 and variance 1.
+
+A trained one is refined by --init-from FOLDER --decoder-only: encoder and latents stay exactly as they are. With
+--latent-noise the decoder also learns to tolerate small errors, which an LDM's latents have and an encoder's do not; with
+--ldm FOLDER it learns the errors of this LDM: the latents are noised, and its U-Net takes them back.
+
+--widen 2 first gives both halves twice the channels: an autoencoder works once an image, a U-Net fifty times. --stay-near
+holds an encoder that is trained on near the latents that an LDM knows already.
 """
 
 import argparse
@@ -29,32 +31,24 @@ from PIL import Image
 from torch import Tensor, nn
 
 from latentcrf.precision import autocast
-from latentcrf.training.data import DatasetError, read_image_folder
-from latentcrf.training.discriminators import (
-    ImageDiscriminator,
-    add_discriminator_arguments,
-    build_chosen_discriminator,
-    random_view,
-)
+from latentcrf.training.arguments import add_run_arguments, add_step_arguments, parse_arguments
+from latentcrf.training.data import DatasetError, encode_captions, read_image_folder
+from latentcrf.training.discriminators import ImageDiscriminator, add_discriminator_arguments, random_view
 from latentcrf.training.loop import (
     EMA,
     Run,
     best_device,
-    check_run_arguments,
     optimise,
     run_and_report_errors,
-    run_arguments,
     set_learning_rate,
-    step_arguments,
     warm_cosine,
 )
 from latentcrf.training.losses import adversarial_ramp
 from latentcrf.training.perceptual import load_lpips
+from latentcrf.utils.arguments import float_between, int_between
 from latentcrf.utils.files import replace_file, replace_folder
-from recipes.emoji.captions import encode_captions
-from recipes.emoji.dataset import contact_sheet
-from recipes.emoji.latents import fold, latent_moments, sdedit
-from recipes.emoji.third_party_weights import PartsError
+from recipes.emoji.dataset import make_contact_sheet
+from recipes.emoji.latents import compute_moments, normalise_latents, sdedit
 from recipes.emoji.widening import widen_vae
 
 LPIPS_WEIGHT, KL_WEIGHT = 0.7, 3e-4
@@ -62,7 +56,10 @@ CROP = 64  # px
 
 
 def build_vae() -> AutoencoderKL:
-    """The embedded autoencoder, 2.7 M parameters. Groups of two channels are the fastest normalisation that learns well."""
+    """Build the embedded autoencoder, 2.7 M parameters.
+
+    Groups of two channels are the fastest normalisation that learns well.
+    """
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -75,49 +72,68 @@ def build_vae() -> AutoencoderKL:
     )
 
 
-def drift(latents: Tensor, start: AutoencoderKL, images: Tensor) -> Tensor:
-    """Mean squared distance of the `latents` (B, C, h, w) of `images` (B, 3, H, W) from those that `start` encodes, a scalar."""
+def latent_drift(latents: Tensor, start: AutoencoderKL, images: Tensor) -> Tensor:
+    """Compute the mean squared distance of latents from those of an earlier encoder.
+
+    Args:
+        latents: (B, C, h, w) of the images.
+        start: the earlier autoencoder.
+        images: (B, 3, H, W) in [-1, 1].
+
+    Returns:
+        A scalar.
+    """
     with torch.no_grad():
         before = start.encode(images).latent_dist.mean
     return (latents - before).float().square().mean()
 
 
 @torch.no_grad()
-def held_out(
+def measure_reconstructions(
     vae: AutoencoderKL, images: Tensor, lpips: nn.Module, precision: torch.dtype = torch.float32
 ) -> tuple[dict[str, float], Tensor]:
-    """PSNR (dB) and LPIPS of the reconstructions of `images` (N, 3, H, W) in [-1, 1], and the reconstructions."""
+    """Measure the reconstructions of images.
+
+    Args:
+        vae: the autoencoder; is in training mode afterwards.
+        images: (N, 3, H, W) in [-1, 1].
+        lpips: of `load_lpips`.
+        precision: in which the autoencoder computes.
+
+    Returns:
+        Means of "psnr" (dB) and "lpips", and the reconstructions (N, 3, H, W).
+    """
     vae.eval()
-    rebuilt, distances = [], []
+    batches, distances = [], []
     for batch in images.split(25):
         with autocast(batch.device, precision):
             decoded = vae.decode(vae.encode(batch).latent_dist.mean).sample
-        rebuilt.append(decoded.float().clamp(-1, 1))
-        distances.append(lpips(rebuilt[-1], batch).flatten())
+        batches.append(decoded.float().clamp(-1, 1))
+        distances.append(lpips(batches[-1], batch).flatten())
     vae.train()
-    found = torch.cat(rebuilt)
-    psnr = -10 * torch.log10(((found - images) / 2).square().mean((1, 2, 3)))
-    return {"psnr": psnr.mean().item(), "lpips": torch.cat(distances).mean().item()}, found
+    rebuilt = torch.cat(batches)
+    psnr = -10 * torch.log10(((rebuilt - images) / 2).square().mean((1, 2, 3)))
+    return {"psnr": psnr.mean().item(), "lpips": torch.cat(distances).mean().item()}, rebuilt
 
 
 def to_pil(image: Tensor) -> Image.Image:
-    """Image (3, H, W) in [-1, 1] -> PIL."""
+    """Convert an image (3, H, W) in [-1, 1] to PIL."""
     return Image.fromarray(((image + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy())
 
 
 def train(options: argparse.Namespace) -> AutoencoderKL:
-    """Run the training that the command line describes; returns the averaged, folded autoencoder."""
+    """Run the training that the command line describes; return the autoencoder that it has written."""
     device = best_device()
     torch.manual_seed(options.seed)
     rows, pixels = read_image_folder(options.data)
-    # Kept as bytes: 6,000 pictures as floats would take 1.2 GB.
+    # bytes: 6,000 pictures as floats would take 1.2 GB
     pictures = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-    is_train = torch.tensor([row["split"] == "train" for row in rows])
+    is_train = torch.tensor([row.get("split", "train") == "train" for row in rows])
     pictures, unseen = pictures[is_train], pictures[~is_train]
     if options.ldm:
         ldm = StableDiffusionPipeline.from_pretrained(options.ldm, torch_dtype=torch.float32, use_safetensors=True)
         ldm = ldm.to(device)
-        states = encode_captions(ldm, [row["text"] for row in rows if row["split"] == "train"])
+        states = encode_captions(ldm, [row["text"] for row in rows if row.get("split", "train") == "train"])
 
     def to_float(images: Tensor) -> Tensor:
         return images.to(device).float() / 127.5 - 1
@@ -136,7 +152,9 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
         source = start
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
-    judge = build_chosen_discriminator(ImageDiscriminator, options, learning_rate=2e-4).to(device)
+    discriminator = ImageDiscriminator(
+        options.discriminator, options.feature_weights, learning_rate=2e-4, precision=options.precision
+    ).to(device)
     lpips = load_lpips().to(device)
     ema = EMA(vae, decay=0.999)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
@@ -144,15 +162,21 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
 
     def report() -> dict[str, float]:
         with ema.applied():
-            measured, _ = held_out(vae, to_float(unseen[:100]), lpips, options.precision)
-            _, rebuilt = held_out(vae, sheet_images, lpips, options.precision)
+            metrics, _ = measure_reconstructions(vae, to_float(unseen[:100]), lpips, options.precision)
+            _, rebuilt = measure_reconstructions(vae, sheet_images, lpips, options.precision)
             export(vae, None if options.decoder_only else to_float(pictures[::10]), options.out / "vae")
         pairs = [to_pil(image) for pair in zip(sheet_images, rebuilt, strict=True) for image in pair]
         with replace_file(options.out / f"sample-{run.step:06d}.png") as temporary:
-            contact_sheet(pairs, columns=16).save(temporary)
-        return measured
+            make_contact_sheet(pairs, columns=16).save(temporary)
+        return metrics
 
-    parts = {"vae": vae, "ema": ema, "optimizer": optimizer, "discriminator": judge, "critic": judge.optimizer}
+    parts = {
+        "vae": vae,
+        "ema": ema,
+        "optimizer": optimizer,
+        "discriminator": discriminator,
+        "discriminator_optimizer": discriminator.optimizer,
+    }
     run = Run(options.out, parts, options.minutes, options.resume, report, options.checkpoint_seconds)
     for step in run.steps():
         adversarial = run.fraction >= options.adversarial_from
@@ -165,12 +189,12 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
             with torch.set_grad_enabled(not (adversarial or options.decoder_only)):
                 posterior = source.encode(images).latent_dist
             latents = posterior.sample()
-            held = options.stay_near > 0 and not adversarial
-            moved = drift(posterior.mean, start, images) if held else latents.new_zeros(())
+            stays_near = options.stay_near > 0 and not adversarial
+            drift = latent_drift(posterior.mean, start, images) if stays_near else latents.new_zeros(())
             if options.latent_noise > 0:
-                spread = options.latent_noise * torch.rand(len(latents), 1, 1, 1, device=device)
-                spread = spread * (torch.rand_like(spread) >= options.clean_share)
-                latents = latents + spread * torch.randn_like(latents)
+                noise_scale = options.latent_noise * torch.rand(len(latents), 1, 1, 1, device=device)
+                noise_scale = noise_scale * (torch.rand_like(noise_scale) >= options.clean_share)
+                latents = latents + noise_scale * torch.randn_like(latents)
             if options.ldm:
                 latents = sdedit(ldm, latents.float(), states[chosen].float().to(device), precision=options.precision)
             rebuilt = vae.decode(latents).sample.float()
@@ -180,57 +204,68 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
         loss = l1 + options.l2_weight * l2 + LPIPS_WEIGHT * perceptual.float()
         if adversarial:
             weight = options.adversarial_weight * adversarial_ramp(run.fraction - options.adversarial_from)
-            loss = loss + weight * judge.fooled_by(rebuilt)
+            loss = loss + weight * discriminator.generator_loss(rebuilt)
         else:
-            loss = loss + KL_WEIGHT * kl.float() + options.stay_near * moved
+            loss = loss + KL_WEIGHT * kl.float() + options.stay_near * drift
         optimise(loss, vae, optimizer)
         if adversarial:
-            run.count(0, discriminator=judge.learn(images, rebuilt))
+            run.count(0, discriminator=discriminator.train_step(images, rebuilt))
         ema.update()
         run.count(len(images), l1=l1.detach(), lpips_train=perceptual.detach(), kl=kl.detach())
-        if held:
-            run.count(0, drift=moved.detach())
+        if stays_near:
+            run.count(0, drift=drift.detach())
     return AutoencoderKL.from_pretrained(options.out / "vae")
 
 
 def export(vae: AutoencoderKL, images: Tensor | None, folder: Path) -> None:
-    """Write the autoencoder to `folder` (fp16 safetensors), the moments of `images`' latents folded in.
+    """Write a float16 copy of the autoencoder.
 
-    Without images nothing is folded and the latents stay as they are. `vae` itself is left as it is.
+    Args:
+        vae: stays as it is.
+        images: (N, 3, H, W) in [-1, 1], whose latents get mean 0 and variance 1; None: the latents stay as they are.
+        folder: is replaced as a whole.
     """
-    folded = AutoencoderKL.from_config(vae.config).to(vae.device)
-    folded.load_state_dict(vae.state_dict())
-    folded.register_to_config(_name_or_path="")  # where it was loaded from is nobody's business
+    copied = AutoencoderKL.from_config(vae.config).to(vae.device)
+    copied.load_state_dict(vae.state_dict())
+    copied.register_to_config(_name_or_path="")  # a path of the training machine
     if images is not None:
-        fold(folded, *latent_moments(folded.eval(), images))
+        normalise_latents(copied, *compute_moments(copied.eval(), images))
     with replace_folder(folder) as temporary:
-        folded.half().save_pretrained(temporary)
+        copied.half().save_pretrained(temporary)
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m recipes.emoji.train_vae",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    share = float_between(0, 1)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="data set of recipes.emoji.dataset")
-    run_arguments(parser)
+    add_run_arguments(parser)
     parser.add_argument("--init-from", metavar="FOLDER", help="start from this AutoencoderKL")
-    step_arguments(parser, 16, 1e-3, "pictures, or half as many as crops,")
+    add_step_arguments(parser, 16, 1e-3, "pictures, or half as many as crops,")
     parser.add_argument(
-        "--crops-until", type=float, default=0.3, help="share of the time with 64 px crops (default 0.3)"
+        "--crops-until", type=share, default=0.3, help="share of the time with crops of 64 px, 0 to 1 (default 0.3)"
     )
     parser.add_argument(
-        "--adversarial-from", type=float, default=0.75, help="share of the time at which part 3 begins (default 0.75)"
+        "--adversarial-from",
+        type=share,
+        default=0.75,
+        help="share of the time at which part 3 begins, 0 to 1 (default 0.75)",
     )
     parser.add_argument(
-        "--adversarial-weight", type=float, default=0.05, help="of part 3's loss, that of the L1 is 1 (default 0.05)"
+        "--adversarial-weight",
+        type=float_between(0, 10),
+        default=0.05,
+        help="weight of the adversarial loss in part 3, 0 to 10; that of L1 is 1 (default 0.05)",
     )
     parser.add_argument(
         "--l2-weight",
-        type=float,
+        type=float_between(0, 100),
         default=0.5,
-        help="of the squared error, what PSNR measures; that of L1 is 1 (default 0.5)",
+        help="weight of the squared error, which PSNR measures, 0 to 100; that of L1 is 1 (default 0.5)",
     )
     add_discriminator_arguments(parser, default="patches")
     parser.add_argument(
@@ -238,70 +273,55 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--latent-noise",
-        type=float,
+        type=float_between(0, 2),
         default=0.0,
         metavar="S",
         help="with --decoder-only: noise on the latents, of a standard deviation between 0 and S for each picture, so that "
-        "the decoder forgives an LDM's errors (default 0)",
+        "the decoder learns to tolerate an LDM's errors, 0 to 2 (default 0)",
     )
     parser.add_argument(
         "--clean-share",
-        type=float,
+        type=float_between(0, 0.99),
         default=0.0,
         metavar="P",
-        help="with --latent-noise: share of the pictures whose latents get none (default 0)",
+        help="with --latent-noise: share of the pictures whose latents get no noise, 0 to 0.99 (default 0)",
     )
     parser.add_argument(
         "--widen",
-        type=int,
+        type=int_between(1, 8),
         default=1,
         metavar="K",
-        help="with --init-from: give the autoencoder K times the channels first; it begins with the same pictures (default 1)",
+        help="with --init-from: first give the autoencoder K times the channels, 1 to 8; its pictures stay (default 1)",
     )
     parser.add_argument(
         "--stay-near",
-        type=float,
+        type=float_between(0, 100),
         default=0.0,
         metavar="WEIGHT",
-        help="with --init-from: weight of the squared distance to the latents of its encoder as it was, before they are brought to "
-        "unit variance again, so that an LDM on them has less to learn anew (default 0)",
+        help="with --init-from: weight of the squared distance to the latents of its encoder as it was, so that an LDM on "
+        "them has less to learn, 0 to 100 (default 0)",
     )
     parser.add_argument(
         "--ldm",
         metavar="FOLDER",
-        help="with --decoder-only: the LDM with this autoencoder, whose own errors on the latents the decoder shall forgive",
+        help="with --decoder-only: the LDM with this autoencoder, whose errors on the latents the decoder learns to tolerate",
     )
-    options = parser.parse_args(arguments)
+    options = parse_arguments(parser, arguments)
     if options.ldm and not options.decoder_only:
-        parser.error("--ldm is for --decoder-only: an LDM knows the latents of a finished encoder.")
+        parser.error("--ldm needs --decoder-only: an LDM knows the latents of a finished encoder.")
     if options.latent_noise and not options.decoder_only:
-        parser.error("--latent-noise is for --decoder-only: an encoder would learn to drown it.")
-    if not 0 <= options.latent_noise <= 2:
-        parser.error(f"--latent-noise {options.latent_noise} is out of range: 0 to 2.")
-    if not 0 <= options.clean_share < 1:
-        parser.error(f"--clean-share {options.clean_share} is out of range: from 0 to below 1.")
+        parser.error("--latent-noise needs --decoder-only: an encoder would learn larger latents against it.")
     if options.clean_share and not options.latent_noise:
-        parser.error("--clean-share is a share of what --latent-noise spoils: give both.")
-    if not 1 <= options.widen <= 8:
-        parser.error(f"--widen {options.widen} is out of range: 1 to 8.")
+        parser.error("--clean-share needs --latent-noise: it is a share of the pictures with noise.")
     if options.widen > 1 and not options.init_from:
-        parser.error("--widen needs --init-from FOLDER: a new autoencoder is as wide as it is built.")
+        parser.error("--widen needs --init-from FOLDER, the autoencoder that is widened.")
     if options.stay_near and (options.decoder_only or not options.init_from):
         parser.error("--stay-near needs --init-from FOLDER and an encoder that learns: not --decoder-only.")
     if options.stay_near and options.adversarial_from == 0:
-        parser.error("--stay-near holds an encoder that learns, and from --adversarial-from 0 on none does.")
-    if not 0 <= options.stay_near <= 100:
-        parser.error(f"--stay-near {options.stay_near} is out of range: 0 to 100.")
+        parser.error("--stay-near needs an encoder that learns: from --adversarial-from 0 on it never does.")
     if options.decoder_only and not options.init_from:
         parser.error("--decoder-only needs --init-from FOLDER, the autoencoder whose decoder is refined.")
-    check_run_arguments(parser, options)
-    for name in ("crops_until", "adversarial_from"):
-        if not 0 <= getattr(options, name) <= 1:
-            parser.error(f"--{name.replace('_', '-')} {getattr(options, name)} is out of range: 0 to 1.")
-    for name, most in (("adversarial_weight", 10), ("l2_weight", 100)):
-        if not 0 <= getattr(options, name) <= most:
-            parser.error(f"--{name.replace('_', '-')} {getattr(options, name)} is out of range: 0 to {most}.")
-    return run_and_report_errors(train, options, DatasetError, PartsError)
+    return run_and_report_errors(train, options, DatasetError)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A wider autoencoder that computes the same as a narrow one: more capacity for a finished model, nothing forgotten."""
+"""A wider autoencoder that computes the same as a narrow one: more capacity for a trained model."""
 
 import math
 
@@ -9,18 +9,26 @@ from torch import Tensor
 
 @torch.no_grad()
 def widen_vae(vae: AutoencoderKL, factor: int, encoder_learns: bool = False) -> AutoencoderKL:
-    """An AutoencoderKL with `factor` times the channels in every block, whose latents and pictures are those of `vae`.
+    """Widen an autoencoder; its latents and pictures stay.
 
-    After Net2Net (arXiv 1511.05641), but nothing is copied twice: the old channels read nothing from the new ones, and the new ones
-    begin with random weights, so that there is no symmetry to break. Group normalisation keeps its groups' size, and with it
-    what the old channels are divided by. Where the decoder alone is going to learn, the encoder's new channels are zero, for the
-    latents must not change under the LDM that knows them; with `encoder_learns` they are random as the decoder's, and the latents the same still.
+    After Net2Net (arXiv 1511.05641), but no channel is copied: the old channels read nothing from the new ones, and the
+    new ones begin with random weights, so that no symmetry has to be broken. Group normalisation keeps the size of its
+    groups, and so the divisor of the old channels.
+
+    Args:
+        vae: stays as it is.
+        factor: on the channels of every block, at least 1.
+        encoder_learns: whether the encoder is going to be trained. Default False: its new channels are zero, so that
+            training the decoder cannot change the latents. True: they are random, as the decoder's.
+
+    Returns:
+        The wide autoencoder.
 
     Raises:
-        ValueError: `factor` is not at least 1.
+        ValueError: `factor` is less than 1.
     """
     if factor < 1:
-        raise ValueError(f"An autoencoder is widened by a whole factor of at least 1, not {factor}.")
+        raise ValueError(f"factor is {factor}; accepted are 1, 2, 3, ...")
     config = dict(vae.config)
     wide = AutoencoderKL.from_config(
         config
@@ -31,17 +39,19 @@ def widen_vae(vae: AutoencoderKL, factor: int, encoder_learns: bool = False) -> 
     )
     parameters = dict(vae.named_parameters())
     for name, weight in wide.named_parameters():
-        silent = name.startswith("encoder.") and not encoder_learns
-        # softmax(q k / sqrt(channels)): the old channels' products only, and there are more channels now.
-        _embed(parameters[name].detach().float(), weight, silent=silent or ".to_k." in name)
+        is_zero = name.startswith("encoder.") and not encoder_learns
+        # softmax(q k / sqrt(channels)) must have the products of the old channels only, over more channels
+        _embed(parameters[name].detach().float(), weight, is_zero=is_zero or ".to_k." in name)
         if ".to_q." in name:
             weight *= math.sqrt(factor)
     return wide.to(vae.device)
 
 
-def _embed(small: Tensor, wide: Tensor, silent: bool) -> None:
-    """Put the weights `small` into the first corner of `wide`, in place; what leads from new channels to old ones becomes zero,
-    and, where `silent`, what leads to new ones as well."""
+def _embed(small: Tensor, wide: Tensor, is_zero: bool) -> None:
+    """Copy the weights `small` into the first corner of `wide`.
+
+    Weights from new channels to old ones become zero and, where `is_zero`, those to new channels, too.
+    """
     outputs = len(small)
     if small.ndim > 1:
         inputs = small.shape[1]
@@ -49,5 +59,5 @@ def _embed(small: Tensor, wide: Tensor, silent: bool) -> None:
         wide[:outputs, inputs:] = 0
     else:
         wide[:outputs] = small
-    if silent:
+    if is_zero:
         wide[outputs:] = 0

@@ -10,17 +10,14 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from analysis import convergence
+from analysis import convergence as command
 from analysis.export import Results
-from analysis.figures.grid import GAP, compose, image_grid
-from app.page import Turns
-from app.services import Services
-from app.settings import Settings
-from app.tabs import convergence as tab
+from analysis.figures.convergence import choose_amplification, draw_curves, draw_figures
+from analysis.studies import convergence
 from latentcrf import LatentCRF
 from latentcrf.potentials import Experts, Pairwise, Potentials, energy
 
-SEEDS, GAP_STEPS = [4, 5], (5, 9)
+SEEDS, BYPASS = [4, 5], (5, 9)
 
 
 def random_potentials(side: int, batch: int = 2) -> Potentials:
@@ -35,16 +32,16 @@ def random_potentials(side: int, batch: int = 2) -> Potentials:
 @pytest.fixture(scope="module")
 def found(tiny_pipeline: StableDiffusionPipeline) -> convergence.Convergence:
     crf = LatentCRF(channels=8, coarse_channels=8, num_coarse_blocks=1, num_experts=2, pairwise_rank=2).eval()
-    seen: list[int] = []
-    made = convergence.compute(tiny_pipeline, crf, "red apple", SEEDS, bypass=GAP_STEPS, steps=10, report=seen.append)
-    assert seen == [1, 2, 3, 4, 5]  # the U-Net calls before the CRF, and none after it
-    return made
+    calls: list[int] = []
+    result = convergence.compute(tiny_pipeline, crf, "red apple", SEEDS, bypass=BYPASS, steps=10, report=calls.append)
+    assert calls == [1, 2, 3, 4, 5]  # the denoiser calls before the CRF, and none after it
+    return result
 
 
 def test_the_sites_energies_sum_to_the_energy() -> None:
     p = random_potentials(7)
     y = torch.randn(2, 4, 7, 7)
-    maps = convergence.energy_maps(y, p)
+    maps = convergence.map_energy(y, p)
     for name, expected in energy(y, p).items():
         torch.testing.assert_close(maps[name].sum((1, 2)), expected, rtol=1e-4, atol=1e-3)
 
@@ -61,7 +58,7 @@ def test_a_pair_is_shared_by_its_sites_as_brute_force_does() -> None:
         for j in range(9):
             if i != j:
                 expected[i] += (phi[:, i] @ phi[:, j]) * (z[:, i] - z[:, j]).square().sum() / 4
-    torch.testing.assert_close(convergence.energy_maps(y, only)["pairwise"].flatten(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(convergence.map_energy(y, only)["pairwise"].flatten(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_table_has_every_iteration_and_the_energy_never_rises(found: convergence.Convergence) -> None:
@@ -78,38 +75,38 @@ def test_the_table_has_every_iteration_and_the_energy_never_rises(found: converg
 
 def test_images_and_figures(found: convergence.Convergence) -> None:
     assert found.images.shape == (1 + len(convergence.SHOWN), 2, 16, 16, 3) and found.images.dtype == np.uint8
-    drawn = convergence.figures(found)
-    assert list(drawn) == ["curves", "images", "difference", "energy-maps"]
-    names = {trace.name for trace in drawn["curves"].data if trace.showlegend is not False}
+    figures = draw_figures(found)
+    assert list(figures) == ["curves", "images", "difference", "energy-maps"]
+    names = {trace.name for trace in figures["curves"].data if trace.showlegend is not False}
     assert names == {"total", "unary", "pairwise", "higher-order", "residual", "total, damped update",
                      "residual, damped update"}  # fmt: skip
-    thin = [trace.name for trace in drawn["curves"].data if trace.showlegend is False]
+    thin = [trace.name for trace in figures["curves"].data if trace.showlegend is False]
     assert len(thin) == 5 * len(SEEDS) and "residual, seed 5" in thin
-    assert drawn["curves"].layout.xaxis2.title.text == "CRF iteration"
-    assert drawn["curves"].layout.yaxis2.type == "log"
-    assert list(drawn["images"].layout.xaxis.ticktext) == ["seed 4", "seed 5"]
-    assert list(drawn["images"].layout.yaxis.ticktext) == ["before", "0: target u", "1", "2", "3", "4", "5", "10"]
-    assert "amplified as each row says" in drawn["difference"].layout.title.text
-    rows = drawn["difference"].layout.yaxis.ticktext
+    assert figures["curves"].layout.xaxis2.title.text == "CRF iteration"
+    assert figures["curves"].layout.yaxis2.type == "log"
+    assert list(figures["images"].layout.xaxis.ticktext) == ["seed 4", "seed 5"]
+    assert list(figures["images"].layout.yaxis.ticktext) == ["before", "0: target u", "1", "2", "3", "4", "5", "10"]
+    assert "amplified as each row says" in figures["difference"].layout.title.text
+    rows = figures["difference"].layout.yaxis.ticktext
     assert rows[0].startswith("before<br>x ") and len(rows) == len(found.differences) == len(found.images) - 1
     last = [int(row.split("x ")[1].replace(",", "")) for row in rows]
     assert last == sorted(last) and last[-1] > last[0]  # the differences shrink
-    assert convergence.amplification(np.full(9, 2.5)) == 100 and convergence.amplification(np.full(9, 999.0)) == 1
-    assert [trace.type for trace in drawn["energy-maps"].data] == ["image", "heatmap"] * 4
-    shown = drawn["energy-maps"].data[1]
+    assert choose_amplification(np.full(9, 2.5)) == 100 and choose_amplification(np.full(9, 999.0)) == 1
+    assert [trace.type for trace in figures["energy-maps"].data] == ["image", "heatmap"] * 4
+    shown = figures["energy-maps"].data[1]
     assert np.allclose(np.asarray(shown.customdata).sum(-1), shown.z, rtol=1e-4)  # the terms make up the total
-    under = drawn["energy-maps"].data[0]
+    under = figures["energy-maps"].data[0]
     assert (under.x0 - under.dx / 2, under.dx) == (-0.5, 0.5)  # 16 pixels over 8 sites, from the first one's edge
 
 
 @pytest.mark.parametrize(("totals", "expected"), [([9.0, 1.0], 1), ([9.0, 5.0, 3.0, 1.05, 1.0], 3), ([1.0], None)])
-def test_the_title_says_when_the_descent_is_made(totals: list[float], expected: int | None) -> None:
+def test_the_title_says_when_the_descent_is_done(totals: list[float], expected: int | None) -> None:
     totals += [1.0] * (convergence.ITERATIONS + 1 - len(totals))
     rows = [{"seed": 0, "solver": solver, "iteration": i, "unary": 0.0, "pairwise": 0.0, "higher_order": total,
              "total": total, "residual": 0.1} for solver in ("3mg", "damped") for i, total in enumerate(totals)]  # fmt: skip
     table = pd.DataFrame(rows)
-    assert convergence.settled(table) == expected
-    title = convergence.curves(table).layout.title.text
+    assert convergence.find_settled_iteration(table) == expected
+    title = draw_curves(table, expected).layout.title.text
     assert title.startswith("Energy and residual" if expected is None else "99%") and title.endswith("(mean of 1 seed)")
     assert expected is None or f"by iteration {expected} " in title
 
@@ -120,14 +117,14 @@ def test_settings_make_the_export_again(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    made = {"found": found, "settings": Settings("red apple", seed=4, steps=10, bypass_start=5, bypass_end=9)}
-    exported = tab.results(made)
+    options = {"prompt": "red apple", "seeds": 2, "seed": 4, "steps": 10, "guidance": 3.0, "bypass": list(BYPASS)}
+    exported = command.build_results(found, options | {"precision": "float32"})
     record = {"analysis": exported.analysis, "options": exported.options}
     (tmp_path / "settings.json").write_text(json.dumps(record))
-    asked: list[dict[str, Any]] = []
+    requests: list[dict[str, Any]] = []
 
     def compute(_: Any, crf: Any, prompt: str, seeds: list[int], **options: Any) -> convergence.Convergence:
-        asked.append({"prompt": prompt, "seeds": seeds, **options})
+        requests.append({"prompt": prompt, "seeds": seeds, **options})
         return found
 
     written: list[Results] = []
@@ -136,15 +133,15 @@ def test_settings_make_the_export_again(
         written.append(results)
         return []
 
-    monkeypatch.setattr(convergence, "compute", compute)
-    monkeypatch.setattr(convergence, "load_pipeline", lambda folder: tiny_pipeline)
-    monkeypatch.setattr(convergence, "write_results", write)
-    assert convergence.main(["--out", str(tmp_path), "--from", str(tmp_path / "settings.json")]) == 0
-    assert asked == [
+    monkeypatch.setattr(command, "compute", compute)
+    monkeypatch.setattr(command, "load_pipeline", lambda folder: tiny_pipeline)
+    monkeypatch.setattr(command, "write_results", write)
+    assert command.main(["--out", str(tmp_path), "--from", str(tmp_path / "settings.json")]) == 0
+    assert requests == [
         {
             "prompt": "red apple",
             "seeds": SEEDS,
-            "bypass": GAP_STEPS,
+            "bypass": BYPASS,
             "steps": 10,
             "guidance": 3.0,
             "precision": torch.float32,
@@ -153,35 +150,7 @@ def test_settings_make_the_export_again(
     assert written[0].options == exported.options
 
 
-@pytest.mark.parametrize(
-    ("wrong", "words"),
-    [({"count": 7}, "Seeds must be a whole number from 1 to 6"), ({"steps": 1}, "Steps must be"),
-     ({"guidance": 99}, "Guidance must be"), ({"end": 60}, "Bypass end must be"), ({"prompt": " "}, "Prompt must be")],
-)  # fmt: skip
-def test_the_tab_answers_bad_input_with_a_sentence(wrong: dict[str, Any], words: str) -> None:
-    good: dict[str, Any] = {
-        "prompt": "red apple",
-        "seed": 0,
-        "count": 2,
-        "steps": 50,
-        "guidance": 3,
-        "start": 33,
-        "end": 49,
-    }
-    answers = list(tab.run(Services(), **(good | wrong), presentation=False, ticket=1, turns=Turns(asked=1)))
-    assert len(answers) == 1 and words in answers[0][0] and len(answers[0]) == 4 + len(tab.FIGURES)
-
-
-def test_a_sheet_keeps_every_pixel_where_it_belongs() -> None:
-    images = np.random.default_rng(0).integers(0, 255, (2, 3, 4, 5, 3), dtype=np.uint8)
-    sheet = compose(images)
-    assert sheet.shape == (2 * 4 + GAP, 3 * 5 + 2 * GAP, 3)
-    assert (sheet[4 + GAP :, 5 + GAP : 10 + GAP] == images[1, 1]).all()
-    with pytest.raises(ValueError, match="one name a row and a column: 2 x 3 images, 1 and 3 names"):
-        image_grid(images, ["a"], ["b", "c", "d"], "title")
-
-
 def test_wrong_numbers_are_met_with_the_accepted_range(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        convergence.main(["--out", "x", "--seeds", "7"])
-    assert "--seeds 7 is out of range: 1 to 6" in capsys.readouterr().err
+        command.main(["--out", "x", "--seeds", "7"])
+    assert "argument --seeds: 7 is out of range: 1 to 6" in capsys.readouterr().err

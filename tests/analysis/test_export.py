@@ -2,6 +2,9 @@
 
 import argparse
 import json
+import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -90,6 +93,27 @@ def test_wrong_settings_are_met_with_a_sentence(
     with pytest.raises(SystemExit):
         parse(parser(), "demo", ["--from", str(file), "--out", "x"])
     assert words in capsys.readouterr().err
+
+
+def test_settings_are_utf_8_whatever_the_locale(tmp_path: Path) -> None:
+    write_results(Results("demo", {"prompt": "Äpfel, 苹果"}, {}, {}), tmp_path)
+    assert "Äpfel, 苹果" in (tmp_path / "settings.json").read_bytes().decode("utf-8")
+    code = (
+        "import argparse; from analysis.export import parse; p = argparse.ArgumentParser(); p.add_argument('--prompt'); "
+        f"print(ascii(parse(p, 'demo', ['--from', {str(tmp_path / 'settings.json')!r}]).prompt))"
+    )
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | locale, capture_output=True, text=True)
+    assert done.stdout.strip() == ascii("Äpfel, 苹果"), done.stderr
+
+
+def test_words_that_are_no_option_are_refused(
+    results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_results(results, tmp_path)
+    with pytest.raises(SystemExit):
+        parse(parser(), "demo", ["--from", str(tmp_path / "settings.json"), "--out", "x", "--colour", "red"])
+    assert "unrecognized arguments: --colour red" in capsys.readouterr().err
 
 
 def test_a_missing_settings_file_is_met_with_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

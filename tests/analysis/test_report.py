@@ -1,63 +1,110 @@
-"""The README's tables are those of the CSVs that ship."""
+"""The tables of README, docs and model cards are those of the shipped CSVs."""
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from analysis import ablation, report
+from analysis import report
 
 RESULTS = report.ROOT / "assets" / "results"
+CSVS = ("benchmark/benchmark", "benchmark/comparisons", "timing/timing", "diversity/comparisons", "ablation/ablation")
 
 
-def test_readme_holds_the_tables_that_ship():
-    text = (report.ROOT / "README.md").read_text(encoding="utf-8")
-    for name, table in report.tables(RESULTS).items():
-        assert report.insert(text, name, table) == text, f"{name}: run `python -m analysis.report`"
+@pytest.fixture(scope="module")
+def results() -> report.Results:
+    return report.Results.load(RESULTS)
 
 
-def test_a_changed_figure_changes_the_readme(tmp_path):
-    for folder, names in (("benchmark", ("benchmark", "comparisons")), ("ablation", ("ablation",))):
-        (tmp_path / folder).mkdir()
-        for name in names:
-            table = pd.read_csv(RESULTS / folder / f"{name}.csv")
-            if name == "benchmark":
-                table.loc[table["method"] == "UniPC-8 + finisher", "kid"] = 0.0123
-            table.to_csv(tmp_path / folder / f"{name}.csv", index=False)
-    readme = tmp_path / "README.md"
-    readme.write_text((report.ROOT / "README.md").read_text(encoding="utf-8") + "last words", encoding="utf-8")
-    assert report.main(["--readme", str(readme), "--results", str(tmp_path)]) == 0
-    row = next(line for line in readme.read_text(encoding="utf-8").splitlines() if line.startswith("| UniPC-8 |"))
-    assert row.split(" | ")[3] == "12.3"
-    assert readme.read_text(encoding="utf-8").endswith("last words")
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """The documents and the tables, as `main` wants them."""
+    for name in (*report.DOCUMENTS, *(f"assets/results/{name}.csv" for name in CSVS)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(report.ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def run(root: Path) -> int:
+    return report.main(["--root", str(root), "--results", str(root / "assets" / "results")])
+
+
+def cells_of(line: str) -> list[str]:
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
+
+
+def test_documents_hold_the_shipped_tables(results: report.Results) -> None:
+    for path, text in report.fill_documents(report.ROOT, results).items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name}: run `python -m analysis.report`"
+
+
+def test_a_changed_figure_changes_its_documents_alone(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(copy) == 0 and capsys.readouterr().out == ""  # nothing to write
+    path = copy / "assets" / "results" / "benchmark" / "benchmark.csv"
+    table = pd.read_csv(path)
+    table.loc[table["method"] == "UniPC-8 + finisher", "kid"] = 0.0123
+    table.to_csv(path, index=False)
+    readme = copy / "README.md"
+    readme.write_text(readme.read_text(encoding="utf-8") + "last words", encoding="utf-8")
+    assert run(copy) == 0
+    text = readme.read_text(encoding="utf-8")
+    row = next(line for line in text.splitlines() if line.startswith("| UniPC, 8 steps + finisher"))
+    assert cells_of(row)[3].startswith("12.3 (") and text.endswith("last words")
+    assert "docs/ablation.md" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["", "<!-- /a --> <!-- a -->", "<!-- a --><!-- /a --><!-- a --><!-- /a -->"])
-def test_marks_that_are_not_there_once_are_refused(text):
+def test_marks_that_are_not_there_once_are_refused(text: str) -> None:
     with pytest.raises(report.ReportError, match="<!-- a -->"):
         report.insert(text, "a", "| table |")
 
 
-def test_a_missing_table_leaves_the_readme(tmp_path, capsys):
-    readme = tmp_path / "README.md"
-    readme.write_text("untouched")
-    assert report.main(["--readme", str(readme), "--results", str(tmp_path)]) == 1
-    assert "benchmark.csv" in capsys.readouterr().err
-    assert readme.read_text() == "untouched"
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("<!-- summary -->\n", ""), "'summary' has 0 places"),
+        (lambda text: text + "\n<!-- timing -->\n<!-- /timing -->\n", "'timing' has 2 places"),
+        (lambda text: text + "\n<!-- nothing -->\n<!-- /nothing -->\n", "'nothing', which is no table"),
+        (lambda text: text.replace("<!-- /summary -->", ""), "README.md: the document needs the lines"),
+    ],
+)
+def test_a_table_has_one_place(
+    copy: Path, capsys: pytest.CaptureFixture[str], change: Callable[[str], str], message: str
+) -> None:
+    readme = copy / "README.md"
+    changed = change(readme.read_text(encoding="utf-8"))
+    readme.write_text(changed, encoding="utf-8")
+    assert run(copy) == 1
+    assert message in capsys.readouterr().err
+    assert readme.read_text(encoding="utf-8") == changed
 
 
-def test_a_star_says_that_the_interval_excludes_zero():
-    row = {"model": "emoji", "iterations": 5, "parameters": 1000}
-    for kind in ablation.KINDS | ablation.IMAGE_KINDS:
-        row |= {kind: 2.0, f"{kind}_difference_low": 0.0, f"{kind}_difference_high": 0.0}
-    sure = row | {"iterations": 1, "parameters": 0, "mse_difference_low": 0.1, "mse_difference_high": 0.2}
-    *_, first, second = report.ablation_table(pd.DataFrame([row, sure])).splitlines()
-    assert first == "| whole: unary, pairwise, higher-order | 1,000 | 2.0000 | 2.0000 | 2.0 | 2.0 | 2.0 |"
-    assert second == "| whole, 1 iteration |  | 2.0000* | 2.0000 | 2.0 | 2.0 | 2.0 |"
+@pytest.mark.parametrize("name", CSVS)
+def test_a_missing_csv_leaves_the_documents(copy: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    (copy / "assets" / "results" / f"{name}.csv").unlink()
+    assert run(copy) == 1
+    assert f"{name}.csv" in capsys.readouterr().err
+
+
+def test_a_missing_row_is_named(results: report.Results) -> None:
+    without = results.benchmark[results.benchmark["method"] != "UniPC-8 + finisher"]
+    with pytest.raises(report.ReportError, match=re.escape("benchmark.csv has no UniPC-8 + finisher")):
+        report.finisher_table(replace(results, benchmark=without))
+    rows = results.comparisons
+    without = rows[(rows["method"] != report.BYPASS_33_49) | (rows["measure"] != report.KID)]
+    with pytest.raises(report.ReportError, match="no 'kid, difference' of DDIM-50 LatentCRF .* against DDIM-50"):
+        report.bypass_cost_table(replace(results, comparisons=without))
 
 
 def benchmark_of(*rows: tuple[str, str | None, str | None, float, float]) -> pd.DataFrame:
-    """benchmark.csv's table of (method, refiner, finisher, time ratio, KID)."""
-    columns = ["method", "refiner", "finisher", "time_ratio", "kid"]
-    return pd.DataFrame(rows, columns=columns).assign(denoiser_calls=8, bypass="(8, 9)", steps=9, solver="DDIM")
+    """benchmark.csv's table of (method, crf_form, finisher, time ratio, KID)."""
+    columns = ["method", "crf_form", "finisher", "time_ratio", "kid"]
+    table = pd.DataFrame(rows, columns=columns).assign(bypass="(8, 9)", steps=9, solver="DDIM", r_at_5=0.5)
+    return table.assign(network_evaluations=16, denoiser_calls=8)
 
 
 def comparisons_of(*rows: tuple[str, str, str, float]) -> pd.DataFrame:
@@ -66,62 +113,100 @@ def comparisons_of(*rows: tuple[str, str, str, float]) -> pd.DataFrame:
     return table.assign(low=table["value"] - 1, high=table["value"] + 1)
 
 
-def test_each_column_of_the_bypasses_tells_its_own_comparison():
-    ours = "DDIM-9 LatentCRF (8, 9)"
-    bypass, plain = (ours.replace("LatentCRF", twin) for twin in ("bypass", "plain"))
-    told = [
-        (report.FULL, "kid, difference", 0.002), (bypass, "kid, difference", 0.003),
-        (bypass, "lpips_full, difference", 4), (bypass, "latent_mse_full, difference", 5),
-        (plain, "latent_mse_full, difference", 6), (report.FULL, "pairwise_lpips, ratio", 7),
-        (plain, "kid, difference", 0.008), (report.FULL, "lpips_full, difference", 9),
-    ]  # fmt: skip
-    finished = (f"{ours} + finisher", "LatentCRF", "finisher", 0.2, 0.1)
-    table = benchmark_of((ours, "LatentCRF", None, 0.2, 0.1), finished, (bypass, "bypass", None, 0.2, 0.1))
-    comparisons = comparisons_of(*((ours, *one) for one in told))
-    *_, row = report.bypass_table(table, comparisons).splitlines()
-    cells = row.strip("| ").split(" | ")
-    assert cells[:3] == ["(8, 9) of 9, DDIM", "8", "0.20"]
-    values = [cell.split(" (")[0] for cell in cells[3:]]
-    assert values == ["+2.0", "+3.0", "+8.0", "+4.0000", "+5.0000", "+6.0000", "7.000"]
-    assert report.bypass_table(table, comparisons).count("\n") == 2  # finished runs are not among them
-    with pytest.raises(report.ReportError, match="no 'kid, difference' of DDIM-9 LatentCRF .* against DDIM-50"):
-        report.bypass_table(table, comparisons.iloc[1:])
+METHOD = "DDIM-9 LatentCRF (8, 9)"
+ZERO, PLAIN = "DDIM-9 zero-parameter bypass (8, 9)", "DDIM-9 plain network (8, 9)"
 
 
-def test_the_best_rival_is_no_slower_and_no_crf(monkeypatch):
-    monkeypatch.setattr(report, "FINISHED", ("UniPC-8",))
-    ours = "UniPC-8 + finisher"
-    rivals = [
-        ("UniPC-8", None, None, 0.17, 0.3), ("DDIM-20", None, None, 0.4, 0.1), ("DDIM-9 bypass (8, 9)", "bypass", None, 0.16, 0.2),
-        ("DDIM-9 static (8, 9)", "static", None, 0.16, 0.15), ("UniPC-8 + static finisher", None, "static finisher", 0.17, 0.12),
-        ("UniPC-8 + plain finisher", None, "plain finisher", 0.17, 0.13),
-        ("UniPC-8 + round trip", None, "round trip", 0.17, 0.12),
+def test_each_column_of_the_bypasses_has_its_own_comparison(results: report.Results) -> None:
+    measures = (report.KID, report.LPIPS, report.LATENT_MSE)
+    values = {ZERO: (0.001, 2, 3), PLAIN: (0.004, 5, 6)}
+    rows = [(METHOD, against, *pair) for against in values for pair in zip(measures, values[against], strict=True)]
+    finished = (f"{METHOD} + finisher", "conditional", "finisher", 0.2, 0.1)
+    table = benchmark_of((METHOD, "conditional", None, 0.2, 0.1), finished, (ZERO, "zero-parameter", None, 0.2, 0.1))
+    small = replace(results, benchmark=table, comparisons=comparisons_of(*rows))
+    for name, expected in (("bypass-gain", ["+1.0", "+2.0000", "+3.0000"]), ("bypass-plain", ["+4.0", "+5.0000"])):
+        lines = report.TABLES[name](small).splitlines()
+        assert len(lines) == 3  # finished runs are not among them
+        cells = cells_of(lines[2])
+        assert cells[0] == "(8, 9) of 9, DDIM"
+        assert [cell.split(" (")[0] for cell in cells[1 : 1 + len(expected)]] == expected
+    with pytest.raises(report.ReportError, match="no 'kid, difference' of DDIM-9 LatentCRF .* zero-parameter"):
+        report.bypass_gain_table(replace(small, comparisons=small.comparisons.iloc[1:]))
+
+
+def test_counts_are_of_intervals_that_exclude_0(results: report.Results) -> None:
+    methods = [f"DDIM-9 LatentCRF ({first}, 9)" for first in (6, 7, 8)]
+    rows = [
+        (method, name, measure, value)
+        for method, value in zip(methods, (-2.0, 0.5, 3.0), strict=True)
+        for name in (report.zero_parameter_of(method), report.plain_of(method))
+        for measure in (report.KID, report.LPIPS, report.LATENT_MSE)
+    ]
+    table = benchmark_of(*((method, "conditional", None, 0.2, 0.1) for method in methods))
+    small = replace(results, benchmark=table, comparisons=comparisons_of(*rows))
+    for line in report.bypass_counts_table(small).splitlines()[2:]:
+        assert cells_of(line)[2:] == ["1", "1", "1"]
+
+
+def test_the_best_baseline_takes_no_more_time_and_has_no_crf(results: report.Results) -> None:
+    method = "UniPC-8 + finisher"
+    baselines = [
+        ("UniPC-8", None, None, 0.17, 0.3), ("DDIM-20", None, None, 0.4, 0.1), (ZERO, "zero-parameter", None, 0.16, 0.2),
+        (METHOD, "conditional", None, 0.16, 0.05), ("UniPC-4", "static", None, 0.1, 0.04),
+        ("UniPC-6 + VAE round trip", None, "VAE round trip", 0.15, 0.03),
     ]  # fmt: skip
-    table = benchmark_of((ours, None, "finisher", 0.18, 0.1), *rivals)
-    told = [
-        (ours, against, "kid, difference", -0.002 - i / 1000)
-        for i, against in enumerate((report.FULL, *table["method"]))
-    ]
-    told += [(ours, report.FULL, "r_at_5, difference", 0.5), (ours, report.FULL, "pairwise_lpips, ratio", 0.75)]
-    *_, row = report.finisher_table(table, comparisons_of(*told)).splitlines()
-    cells = [cell.split(" (")[0] for cell in row.strip("| ").split(" | ")]
-    assert cells == [
-        "UniPC-8",
-        "8",
-        "0.18",
-        "100.0",
-        "-2.0",
-        "-4.0",
-        "-6.0",
-        "-8.0",
-        "-9.0",
-        "-10.0",
-        "",
-        "+0.500",
-        "0.750",
-    ]
-    assert "), DDIM-9 bypass (8, 9) |" in row
-    with pytest.raises(report.ReportError, match="benchmark.csv has no rival that takes no more time than UniPC-8"):
-        report.finisher_table(table.iloc[[0, 2]], comparisons_of(*told))
-    with pytest.raises(report.ReportError, match="benchmark.csv has no UniPC-8"):
-        report.finisher_table(table.iloc[1:], comparisons_of(*told))
+    table = benchmark_of((method, None, "finisher", 0.18, 0.1), *baselines)
+    assert report.best_baseline(replace(results, benchmark=table), method) == ZERO
+    with pytest.raises(report.ReportError, match="benchmark.csv has no baseline that takes no more time than UniPC-8"):
+        report.best_baseline(replace(results, benchmark=table.iloc[[0, 2]]), method)
+
+
+def test_the_summary_prefers_methods_timed_alone(results: report.Results) -> None:
+    rows = {cells[0]: cells for cells in map(cells_of, report.summary_table(results).splitlines()[2:])}
+    assert list(rows) == list(report.SUMMARY)
+    assert rows["full run (DDIM, 50 steps)"][1:3] == ["100", "1"]
+    timed = results.timing.set_index("method").loc["UniPC-8 + finisher"]
+    assert rows["UniPC, 8 steps + finisher"][2].startswith(f"{timed['time_ratio']:.3f} (")
+    assert all(int(cells[1]) == 2 * results.row(report.SUMMARY[name])["denoiser_calls"] for name, cells in rows.items())
+
+
+def test_a_star_marks_a_significant_difference(results: report.Results) -> None:
+    row = {"model": "emoji", "iterations": 5, "parameters": 1000}
+    for kind in report.ERRORS | report.KIDS:
+        row |= {kind: 2.0, f"{kind}_difference_low": 0.0, f"{kind}_difference_high": 0.0}
+    significant = row | {"iterations": 1, "parameters": 0, "mse_difference_low": 0.1, "mse_difference_high": 0.2}
+    images_alone = row | {"model": "full run", "mse": float("nan"), "few": float("nan")}
+    small = replace(results, ablation=pd.DataFrame([row, significant, images_alone]))
+    first, second = report.ablation_errors_table(small).splitlines()[2:]  # the last has no error
+    assert cells_of(first) == ["conditional form: all three terms", "1,000", "2.0000", "2.0000"]
+    assert cells_of(second) == ["conditional form, 1 iteration", "", "2.0000*", "2.0000"]
+    assert len(report.ablation_kid_table(small).splitlines()) == 5
+
+
+def test_documents_keep_their_lines_short() -> None:
+    pages = [report.ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+    pages += [*(report.ROOT / "docs").glob("*.md"), *(report.ROOT / "assets").rglob("README.md")]
+    for path in pages:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            # a link or a hash cannot be wrapped
+            assert len(line) <= 120 or line.startswith("|") or "://" in line or "SHA-256" in line, f"{path}:{number}"
+
+
+def test_the_readme_is_short() -> None:
+    text = report.ROOT.joinpath("README.md").read_text(encoding="utf-8").split("\n---\n", 1)[1]
+    assert len(text.splitlines()) <= 120 and len(text.split()) <= 900
+
+
+def test_links_of_the_documents_lead_somewhere() -> None:
+    def anchors(path: Path) -> set[str]:
+        titles = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+    pages = [report.ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+    pages += [*(report.ROOT / "docs").glob("*.md"), *(report.ROOT / "assets").rglob("README.md")]
+    for page in pages:
+        for target in re.findall(r"\]\((?!http)([^)]+)\)", page.read_text(encoding="utf-8")):
+            name, _, anchor = target.partition("#")
+            path = page.parent / name if name else page
+            assert path.exists(), f"{page}: {target}"
+            assert not anchor or anchor in anchors(path), f"{page}: {target}"

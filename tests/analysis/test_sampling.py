@@ -14,6 +14,7 @@ from analysis.sampling import (
     encode,
     initial_noise,
     load_pipeline,
+    run_sampler,
     sample,
     use_scheduler,
 )
@@ -73,13 +74,38 @@ def test_bypass_makes_fewer_calls_and_leaves_the_pipeline_as_it_was(pipeline: St
     assert calls == []
 
 
+def test_a_step_is_reported_and_may_stop_the_run(pipeline: StableDiffusionPipeline) -> None:
+    embeds, steps = encode(pipeline, ["red apple", "pizza"]), []
+
+    def on_step(step: int, latents: torch.Tensor) -> bool:
+        steps.append((step, latents.clone()))
+        return step == 2
+
+    with count_calls(pipeline.unet) as calls:
+        stopped = run_sampler(pipeline, embeds, [3, 4], steps=6, on_step=on_step)
+    assert [step for step, _ in steps] == [0, 1, 2] and calls == [4] * 3
+    assert torch.equal(stopped, steps[-1][1])
+    path: list[torch.Tensor] = []
+    noise = initial_noise(pipeline, [3, 4])
+    final = run_sampler(pipeline, embeds, noise, steps=6, on_step=lambda step, latents: path.append(latents.clone()))
+    assert len(path) == 6 and torch.equal(path[2], stopped) and torch.equal(path[-1], final)
+    assert torch.equal(run_sampler(pipeline, embeds, [3, 4], steps=6), final)
+
+
+def test_network_evaluations_of_guided_and_unguided_runs(pipeline: StableDiffusionPipeline) -> None:
+    for guidance, evaluations in ((3.0, 8), (1.0, 4)):
+        with count_calls(pipeline.unet) as calls:
+            sample(pipeline, PROMPTS[:2], [0, 1], steps=4, guidance=guidance)
+        assert len(calls) == 4 and sum(calls) / 2 == evaluations
+
+
 def test_a_remembered_call_is_made_once_and_answered_alike(pipeline: StableDiffusionPipeline) -> None:
     own, bypass = pipeline.unet, LatentCRFScheduler(pipeline.scheduler, None, bypass=(6, 9))
     how: dict[str, Any] = {"steps": 10, "batch_size": 5}
     expected = [sample(pipeline, PROMPTS, range(5), scheduler=each, **how) for each in (None, bypass)]
     with cache_denoiser_calls(pipeline), count_calls(own) as made, count_calls(pipeline.unet) as asked:
         found = [sample(pipeline, PROMPTS, range(5), scheduler=each, **how) for each in (None, bypass)]
-        # of the bypass's seven calls the six before the gap are the full run's
+        # of the bypass's seven calls the six before the bypass are the full run's
         assert (len(asked), len(made)) == (17, 11)
         with torch.inference_mode():
             call = torch.zeros(1, 4, 8, 8), torch.tensor(1), encode(pipeline, ["red"])["prompt_embeds"]

@@ -17,7 +17,7 @@ import torch
 from diffusers import UniPCMultistepScheduler
 from PIL import Image
 
-from analysis.measures import to_pixels
+from analysis.metrics.pixels import to_pixels
 from analysis.sampling import decode, sample
 from app import api, runs
 from app.callback_stream import stream_reports
@@ -162,10 +162,8 @@ def test_a_run_of_few_steps_is_the_faster_solvers_finished(worker: DeviceWorker,
     assert np.array_equal(pixels(few.latentcrf.image), pixels(few.after))
     models = worker.models
     scheduler = UniPCMultistepScheduler.from_config(models.pipeline.scheduler.config)
-    with models.autocast():
-        latents = sample(
-            models.pipeline, [FEW.prompt], [FEW.seed], steps=4, guidance=FEW.guidance, scheduler=scheduler
-        )  # fmt: skip
+    how = {"steps": 4, "guidance": FEW.guidance, "scheduler": scheduler, "precision": models.precision}
+    latents = sample(models.pipeline, [FEW.prompt], [FEW.seed], **how)
     before = to_pixels(decode(models.pipeline, latents))[0].astype(int)
     assert np.abs(before - pixels(few.before)).mean() < 0.5
     assert np.abs(before - pixels(few.after)).mean() > 0.5

@@ -424,8 +424,9 @@ def test_the_finisher_ends_image_to_image(pipe, crf, finisher) -> None:
         )[0]  # fmt: skip
 
     without = edited(None)
-    settled = finisher(Observation(without, without, 1.0, 1.0))
-    assert torch.equal(edited(finisher), settled)
+    with torch.no_grad():  # as the pipeline does: the very same computation
+        corrected = finisher(Observation(without, without, 1.0, 1.0))
+    assert torch.equal(edited(finisher), corrected)
 
 
 @pytest.mark.parametrize("kind", SCHEDULERS)
@@ -460,8 +461,14 @@ def test_a_round_trip_by_hand(pipe) -> None:
 def test_an_autoencoder_that_makes_no_round_trip(pipe, crf) -> None:
     with pytest.raises(ValueError, match="vae must be the pipeline's autoencoder, .* it is a LatentCRF"):
         VAERoundTrip(crf)
-    tiny = diffusers.AutoencoderTiny(latent_channels=4, encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8),
-                                     num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1))  # fmt: skip
+    channels, blocks = (8, 8), (1, 1)
+    tiny = diffusers.AutoencoderTiny(
+        latent_channels=4,
+        encoder_block_out_channels=channels,
+        decoder_block_out_channels=channels,
+        num_encoder_blocks=blocks,
+        num_decoder_blocks=blocks,
+    )
     with pytest.raises(ValueError, match="AutoencoderTiny encodes to no distribution"):
         round_trip(tiny, torch.randn(1, 4, 8, 8))
 
@@ -490,7 +497,8 @@ def test_the_finisher_is_saved_and_loaded(finisher, tmp_path) -> None:
 def test_a_trained_finisher_ends_the_run(pipe, crf) -> None:
     finisher = with_random_weights(LatentCRF(corrects_clean=True, reads_trend=False, **SMALL))
     without = run(pipe, LatentCRFScheduler(inner(DDIMScheduler), crf, (6, 9)))
-    corrected = finisher(Observation(without, without, 1.0, 1.0))
+    with torch.no_grad():  # as the pipeline does: the very same computation
+        corrected = finisher(Observation(without, without, 1.0, 1.0))
     scheduler = LatentCRFScheduler(inner(DDIMScheduler), crf, (6, 9), finisher=Finisher(finisher))
     assert torch.equal(run(pipe, scheduler), corrected) and not torch.allclose(corrected, without)
     assert scheduler.last_finish is not None and torch.equal(scheduler.last_finish.before, without)

