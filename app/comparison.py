@@ -11,8 +11,9 @@ from diffusers import StableDiffusionPipeline, UniPCMultistepScheduler
 from PIL import Image
 from torch import Tensor
 
-from analysis.measures import lpips, to_images, to_pixels
-from analysis.sampling import count_calls, decode, encode, initial_noise, use_scheduler
+from analysis.metrics.perceptual import lpips
+from analysis.metrics.pixels import to_images, to_pixels
+from analysis.sampling import count_calls, decode, encode, initial_noise, run_sampler
 from app.loaded_models import LoadedModels
 from app.results import Comparison, Generated, Progress
 from app.settings import Settings
@@ -76,7 +77,6 @@ def compare(
         prompt = encode(pipeline, [settings.prompt])
     noise = initial_noise(pipeline, [settings.seed])
     latentcrf = build_scheduler(models, settings)
-    latentcrf.prompt_embeds = prompt["prompt_embeds"]
     results = {}
     for method, scheduler in {"full": pipeline.scheduler, "latentcrf": latentcrf}.items():
         results[method] = _generate(models, settings, method, scheduler, prompt, noise, previews, report)
@@ -136,27 +136,28 @@ def _generate(
     pipeline = models.pipeline
     latents, last_preview = noise, time.monotonic()
 
-    def on_step_end(_: Any, index: int, __: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def on_step(index: int, following: Tensor) -> None:
         nonlocal latents, last_preview
         with stopwatch.paused():
             preview, total = None, len(scheduler.timesteps)
             if previews and index + 1 < total and time.monotonic() - last_preview > PREVIEW_SECONDS:
-                preview = _decode_image(pipeline, _estimate(scheduler, index, latents, tensors["latents"]))
+                preview = _decode_image(pipeline, _estimate(scheduler, index, latents, following))
                 last_preview = time.monotonic()
-            latents = tensors["latents"]
+            latents = following
             report(Progress(method, index + 1, total, preview))
-        return tensors
 
-    with use_scheduler(pipeline, scheduler), count_calls(pipeline.unet) as batch_sizes, models.autocast():
+    with count_calls(pipeline.unet) as batch_sizes:
         stopwatch = Stopwatch(pipeline.device)
-        final = pipeline(
-            **prompt,
-            latents=noise,
-            num_inference_steps=settings.few_steps if method == "latentcrf" and settings.few_steps else settings.steps,
-            guidance_scale=settings.guidance,
-            output_type="latent",
-            callback_on_step_end=on_step_end,
-        ).images
+        final = run_sampler(
+            pipeline,
+            prompt,
+            noise,
+            steps=settings.few_steps if method == "latentcrf" and settings.few_steps else settings.steps,
+            guidance=settings.guidance,
+            scheduler=scheduler,
+            precision=models.precision,
+            on_step=on_step,
+        )
         seconds = stopwatch.seconds
     return Generated(method, _decode_image(pipeline, final), len(batch_sizes), sum(batch_sizes), seconds)
 

@@ -15,7 +15,7 @@ from analysis.sampling import load_pipeline
 from app.models import ModelSet
 from app.settings import Settings
 from latentcrf import LatentCRF
-from latentcrf.precision import autocast, choose_precision, precision_name
+from latentcrf.precision import choose_precision, precision_name
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,6 @@ class LoadedModels:
         """
         unused = {"finisher": not settings.finisher, "crf": bool(settings.few_steps)}
         return {key: value for key, value in self.origin.items() if not unused.get(key)}
-
-    def autocast(self) -> torch.autocast:
-        """Make the context in which the sampler computes.
-
-        Returns:
-            The context.
-        """
-        return autocast(self.pipeline.device, self.precision)
 
 
 def load_models(model_set: ModelSet) -> LoadedModels:

@@ -13,10 +13,17 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from analysis import convergence, diversity, frontier, method, variance
+from analysis import convergence as convergence_export
+from analysis import diversity as diversity_export
+from analysis import frontier as frontier_export
+from analysis import method as method_export
+from analysis import variance as variance_export
 from analysis.export import Results, write_zip
-from analysis.figures.grid import data_uri
-from analysis.studies import walkthrough
+from analysis.figures import convergence as convergence_figures
+from analysis.figures import diversity as diversity_figures
+from analysis.figures import walkthrough as walkthrough_figures
+from analysis.figures.variance import draw_quantity
+from analysis.studies import convergence, diversity, variance, walkthrough
 from app.comparison import compare
 from app.loaded_models import LoadedModels, load_models
 from app.settings import Settings
@@ -72,14 +79,14 @@ def draw_variance(
     presentation: bool,
 ) -> Figures:
     """Draw a quantity of the summary."""
-    drawn = variance.figure(summary, quantity, bypass, axis, is_log, proposal=proposal, **_style(presentation))
+    figure = draw_quantity(summary, quantity, bypass, axis, is_log, proposal=proposal, **_style(presentation))
     columns = ["method", "step", "timestep", "log_snr", "n", quantity, f"{quantity}_low", f"{quantity}_high"]
-    return {"figure": (drawn, summary[columns])}
+    return {"figure": (figure, summary[columns])}
 
 
 def export_variance(summary: pd.DataFrame, options: dict[str, Any], bypass: tuple[int, int]) -> Results:
     """Collect the variance tab's export."""
-    return variance.results(summary, options, bypass)
+    return variance_export.build_results(summary, options, bypass)
 
 
 # ------------------------------------------------------------------------------------- convergence
@@ -104,7 +111,7 @@ def run_convergence(models: LoadedModels, settings: Settings, seeds: list[int], 
 
 def draw_convergence(found: convergence.Convergence, presentation: bool) -> Figures:
     """Draw a `Convergence`."""
-    drawn = convergence.figures(found, **_style(presentation))
+    drawn = convergence_figures.draw_figures(found, **_style(presentation))
     return {name: (figure, found.table if name == "curves" else None) for name, figure in drawn.items()}
 
 
@@ -112,7 +119,7 @@ def export_convergence(found: convergence.Convergence, settings: Settings) -> Re
     """Collect the convergence tab's export."""
     options = {"prompt": settings.prompt, "seeds": len(found.seeds), "seed": settings.seed, "steps": settings.steps}
     options |= {"guidance": settings.guidance, "precision": found.precision, "bypass": list(settings.bypass)}
-    return convergence.results(found, options)
+    return convergence_export.build_results(found, options)
 
 
 # --------------------------------------------------------------------------------------- diversity
@@ -120,17 +127,18 @@ def export_convergence(found: convergence.Convergence, settings: Settings) -> Re
 
 def count_diversity_calls(methods: Sequence[str], seeds: int) -> int:
     """Count the denoiser calls of all images together."""
-    return diversity.cost(methods, seeds)
+    return diversity.count_denoiser_calls(methods, seeds)
 
 
 def run_diversity(
     models: LoadedModels, prompt: str, seeds: list[int], methods: list[str], guidance: float, report: Report
 ) -> None:
-    """Report the number of denoiser calls so far after each, and a `Row` a method."""
+    """Report the number of denoiser calls so far after each, and a `MethodImages` a method."""
     diversity.compute(
         models.pipeline,
         models.crf,
-        (models.lpips, models.features),
+        models.lpips,
+        models.features,
         prompt,
         seeds,
         methods,
@@ -140,64 +148,29 @@ def run_diversity(
     )
 
 
-def tabulate_diversity(rows: list[diversity.Row]) -> pd.DataFrame:
+def tabulate_diversity(rows: list[diversity.MethodImages]) -> pd.DataFrame:
     """Tabulate the metrics of the methods, a row a method."""
     return diversity.tabulate(rows)
 
 
-def draw_diversity(rows: list[diversity.Row], seeds: list[int], presentation: bool) -> Figures:
+def draw_diversity(rows: list[diversity.MethodImages], seeds: list[int], presentation: bool) -> Figures:
     """Draw the metrics and the pairs of seeds."""
-    drawn = diversity.figures(rows, seeds, **_style(presentation))
-    tables = {"measures": diversity.tabulate(rows), "pairs": diversity.pair_table(rows, seeds)}
+    tables = {"measures": diversity.tabulate(rows), "pairs": diversity.tabulate_pairs(rows, seeds)}
+    drawn = diversity_figures.draw_figures(rows, tables["measures"], seeds, **_style(presentation))
     return {name: (drawn[name], table) for name, table in tables.items()}
 
 
-def export_diversity(rows: list[diversity.Row], seeds: list[int], options: dict[str, Any]) -> Results:
+def export_diversity(rows: list[diversity.MethodImages], seeds: list[int], options: dict[str, Any]) -> Results:
     """Collect the diversity tab's export."""
-    return diversity.results(rows, seeds, options | {"methods": [row.method for row in rows]})
+    return diversity_export.build_results(rows, seeds, options | {"methods": [row.method for row in rows]})
 
 
 # ---------------------------------------------------------------------------------------- frontier
 
 
-def read_frontier_table(path: Path) -> pd.DataFrame:
-    """Read a benchmark.csv.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is not a table of the benchmark.
-    """
-    return frontier.read_table(path)
-
-
-def list_frontier_choices(table: pd.DataFrame) -> tuple[list[str], list[str]]:
-    """List the metrics and the families of methods that the table holds."""
-    return frontier.measures_of(table), frontier.families_of(table)
-
-
-def draw_frontier(table: pd.DataFrame, metric: str, families: Sequence[str], presentation: bool) -> Figures:
-    """Draw quality against time; the table is the figure's rows by time.
-
-    Raises:
-        ValueError: there is nothing to show.
-    """
-    drawn = frontier.figure(table, metric, families, **_style(presentation))
-    return {"figure": (drawn, frontier.shown(table, metric, families))}
-
-
-def draw_empty_frontier(metric: str, presentation: bool) -> Figures:
-    """Draw the axes alone."""
-    return {"figure": (frontier.empty(metric, **_style(presentation)), None)}
-
-
-def find_frontier_samples(folder: Path, name: str) -> np.ndarray | None:
-    """Find the row of sample images of a method, uint8 (H, W, 3); None where there is none."""
-    return frontier.samples(folder, [name]).get(name)
-
-
 def export_frontier(table: pd.DataFrame, metric: str, families: Sequence[str], folder: Path) -> Results:
     """Collect the frontier tab's export."""
-    return frontier.results(table, metric, families, folder)
+    return frontier_export.build_results(table, metric, families, folder)
 
 
 # ------------------------------------------------------------------------------------------ method
@@ -222,34 +195,24 @@ def run_walkthrough(models: LoadedModels, settings: Settings, report: Report) ->
 
 def solve_weighted(models: LoadedModels, potentials: Potentials, term: str, factor: float, report: Report) -> None:
     """Report the image of lowest energy where `term` counts `factor` times, and its energy by term."""
-    report(walkthrough.minimum(models.pipeline, models.crf, potentials, term, factor))
-
-
-def find_learned_minimum(found: walkthrough.Walkthrough, term: str) -> tuple[np.ndarray, dict[str, float]]:
-    """Find the image of lowest energy with the learned weights, and its energy by term."""
-    return walkthrough.learned(found, term)
+    report(walkthrough.find_minimum(models.pipeline, models.crf, potentials, term, factor))
 
 
 def draw_walkthrough(found: walkthrough.Walkthrough, presentation: bool) -> Figures:
     """Draw a `Walkthrough`."""
     tables = {"redundancy": found.steps, "descent": found.descent}
-    drawn = method.figures(found, **_style(presentation))
+    drawn = walkthrough_figures.draw_figures(found, **_style(presentation))
     return {name: (figure, tables.get(name)) for name, figure in drawn.items()}
 
 
 def draw_strip(pictures: np.ndarray, steps: int, presentation: bool) -> go.Figure:
     """Draw the walkthrough's first figure as far as its pictures (2, n, H, W, 3) go."""
-    return method.strip_figure(pictures, walkthrough.shown_steps(steps), **_style(presentation))
-
-
-def encode_image(pixels: np.ndarray) -> str:
-    """Encode uint8 pixels (H, W, 3) as the address of a PNG that holds them."""
-    return data_uri(pixels)
+    return walkthrough_figures.draw_strip(pictures, walkthrough.choose_shown_steps(steps), **_style(presentation))
 
 
 def export_walkthrough(found: walkthrough.Walkthrough) -> Results:
     """Collect the method tab's export."""
-    return method.results(found)
+    return method_export.build_results(found)
 
 
 # ------------------------------------------------------------------------------------------ export

@@ -1,6 +1,6 @@
 """The form of a comparison's settings: its controls, and what fills them (a PNG, a link, another number of steps)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -240,6 +240,8 @@ def build_control(name: str, defaults: Settings, *, prefix: str = "", min_width:
     declaration, value = DECLARATIONS[name], getattr(defaults, name)
     elem_id = prefix + name.replace("_", "-")
     if isinstance(declaration, Number):
+        if prefix:  # beside other controls, where there is no room for the help
+            declaration = replace(declaration, help="")
         return build_number(declaration, value, elem_id, min_width=min_width)
     if isinstance(declaration, Switch):
         return gr.Checkbox(value, label=declaration.label, info=declaration.info, min_width=min_width, elem_id=elem_id)

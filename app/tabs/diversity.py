@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures.style import METHODS
+from analysis.studies import FEW_STEPS, FULL_RUN, LATENTCRF
 from app.components import html
 from app.components.exports import build_export
 from app.components.figures import attach_listener_js, build_figure, show_figures
@@ -36,8 +37,8 @@ HOVER_JS = attach_listener_js(
 )
 PAIR = '<div class="pair" hidden><img alt=""><img alt=""><p class="reading"></p></div>'
 COUNT, SEED = Number("Seeds", 4, 16), Number("First seed", 0, MAX_SEED - 16)
-FULL, *OTHERS = METHODS
-SELECTED = ("LatentCRF", "few steps")
+OTHERS = tuple(name for name in METHODS if name != FULL_RUN)
+SELECTED = (LATENTCRF, FEW_STEPS)
 ROWS = len(METHODS)
 
 
@@ -81,7 +82,7 @@ def parse(prompt: Any, seed: Any, count: Any, others: Sequence[str] | None) -> t
     unknown = [name for name in others if name not in OTHERS]
     if unknown:
         raise SettingsError(f"Methods must be among {', '.join(OTHERS)}; {unknown[0]!r} is not.")
-    return words, [first + i for i in range(number)], [FULL, *(name for name in OTHERS if name in others)]
+    return words, [first + i for i in range(number)], [FULL_RUN, *(name for name in OTHERS if name in others)]
 
 
 def show_cost(worker: DeviceWorker, count: Any, others: Sequence[str]) -> str:
@@ -99,15 +100,12 @@ def show_cost(worker: DeviceWorker, count: Any, others: Sequence[str]) -> str:
         _, seeds, methods = parse("x", 0, count, others)
     except SettingsError as error:
         return html.message(str(error), "error")
-    calls, each = worker.call("count_diversity_calls", methods, len(seeds)), _evaluations(worker)
+    calls = worker.call("count_diversity_calls", methods, len(seeds))
+    each = worker.model_set.defaults.evaluations_per_call
     return (
         f'<p class="reading">{len(methods)} methods, {len(seeds)} seeds: {calls:,} denoiser calls, {each * calls:,} '
         "network evaluations.</p>"
     )
-
-
-def _evaluations(worker: DeviceWorker) -> int:
-    return worker.model_set.defaults.evaluations_per_call
 
 
 def run_diversity(
@@ -167,24 +165,22 @@ def draw(worker: DeviceWorker, outcome: Outcome | None, presentation: bool) -> l
             (np.ascontiguousarray(image), f"seed {seed}") for seed, image in zip(outcome.seeds, row.images, strict=True)
         ]
         gallery = gr.update(value=pictures, columns=len(pictures), visible=True)
-        values += [gallery, format_metrics(metrics, _evaluations(worker))]
+        values += [gallery, format_metrics(metrics)]
     values += [gr.update(visible=False), ""] * (ROWS - len(outcome.rows))
     figures = worker.call("draw_diversity", outcome.rows, outcome.seeds, presentation)
     return [*values, *show_figures("diversity", list(DIVERSITY_NOTES), figures)]
 
 
-def format_metrics(metrics: pd.Series, evaluations_per_call: int) -> str:
+def format_metrics(metrics: pd.Series) -> str:
     """Format what stands under a method's row.
 
     Args:
         metrics: a row of the table as of `app.work.tabulate_diversity`.
-        evaluations_per_call: network evaluations of a denoiser call.
 
     Returns:
         HTML: the metrics with their intervals, and their ratios to the full run's.
     """
-    calls = metrics["denoiser_calls"]
-    evaluations = evaluations_per_call * calls
+    calls, evaluations = metrics["denoiser_calls"], metrics["network_evaluations"]
     text = f"<b>{metrics['method']}</b>, {calls} denoiser calls ({evaluations} network evaluations) a seed"
     for name, (label, form) in {
         "pairwise_lpips": ("mean pairwise LPIPS", "{:.3f}"),
@@ -192,7 +188,7 @@ def format_metrics(metrics: pd.Series, evaluations_per_call: int) -> str:
     }.items():
         value, low, high = (form.format(metrics[name + end]) for end in ("", "_low", "_high"))
         text += f" · {label} {value} ({low} to {high})"
-        if metrics["method"] != FULL:
+        if metrics["method"] != FULL_RUN:
             text += f", {metrics[name + '_ratio']:.2f} of the full run's"
     return f'<p class="reading">{text}</p>'
 
@@ -227,7 +223,7 @@ def build(context: TabContext) -> None:
         seed = gr.Number(defaults.seed, label=SEED.label, min_width=100, elem_id="diversity-seed")
         count = build_number(COUNT, 8, "diversity-seeds", min_width=90)
         others = gr.CheckboxGroup(
-            list(OTHERS), value=list(SELECTED), label=f"Beside the {FULL}", scale=3, elem_id="diversity-methods"
+            list(OTHERS), value=list(SELECTED), label=f"Beside the {FULL_RUN}", scale=3, elem_id="diversity-methods"
         )
         controls = build_run_controls(
             "diversity", "Draw", "The same noise for all methods; 8 seeds take about 20 seconds on two CPU cores."

@@ -1,21 +1,19 @@
 """The frontier tab: the benchmark's table as a figure, quality against time, and what the methods' images look like."""
 
-from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
 import pandas as pd
 
+from analysis.figures.frontier import draw_empty_frontier, draw_frontier
+from analysis.studies.frontier import SHIPPED, list_families, list_metrics, list_rows, read_samples, read_table
 from app.components import html
 from app.components.exports import build_export
 from app.components.figures import attach_listener_js, build_figure, show_figures
-from app.device import DeviceWorker
 from app.runs import AT_ONCE
 from app.tabs import TabContext
 from app.text import FRONTIER_COMPUTATION, FRONTIER_READING
 
-SHIPPED = Path(__file__).parents[2] / "assets" / "results" / "benchmark"
 COMMAND = (
     "python -m analysis.benchmark --data data/emoji --prompts 50 --seeds 4 --batch-size 25 --rounds 5 "
     "--out results/benchmark"
@@ -97,11 +95,8 @@ class Outcome(NamedTuple):
 # ---------------------------------------------------------------------------------------- handlers
 
 
-def read_shipped(worker: DeviceWorker) -> tuple[pd.DataFrame | None, str]:
+def read_shipped() -> tuple[pd.DataFrame | None, str]:
     """Read the benchmark's table that comes with the project.
-
-    Args:
-        worker: calls the reading.
 
     Returns:
         It and ""; or None and why there is none.
@@ -110,24 +105,21 @@ def read_shipped(worker: DeviceWorker) -> tuple[pd.DataFrame | None, str]:
     if not path.is_file():
         return None, ABSENT
     try:
-        return worker.call("read_frontier_table", path), ""
+        return read_table(path), ""
     except (OSError, ValueError):
         return None, UNREADABLE
 
 
-def list_choices(worker: DeviceWorker) -> list[Any]:
+def list_choices() -> list[Any]:
     """List the choices that the shipped table admits.
-
-    Args:
-        worker: calls the reading.
 
     Returns:
         Updates for metric, families and method.
     """
-    table, _ = read_shipped(worker)
+    table, _ = read_shipped()
     if table is None:
         return [gr.skip(), gr.skip(), gr.skip()]
-    columns, families = worker.call("list_frontier_choices", table)
+    columns, families = list_metrics(table), list_families(table)
     metrics = [label for label, metric in METRICS.items() if metric.column in columns]
     methods = list(table["method"])
     first = next((name for name in methods if "LatentCRF" in name), methods[0])
@@ -138,11 +130,10 @@ def list_choices(worker: DeviceWorker) -> list[Any]:
     ]
 
 
-def draw(worker: DeviceWorker, label: str, families: list[str], presentation: bool) -> list[Any]:
+def draw(label: str, families: list[str], presentation: bool) -> list[Any]:
     """Draw the figure.
 
     Args:
-        worker: calls the drawing.
         label: of a metric, of `METRICS`.
         families: of methods.
         presentation: whether the page is in presentation mode.
@@ -150,16 +141,17 @@ def draw(worker: DeviceWorker, label: str, families: list[str], presentation: bo
     Returns:
         Values for status, the figure's place, the table, and what is shown.
     """
-    table, problem = read_shipped(worker)
+    table, problem = read_shipped()
     metric = METRICS[label]
+    style = {"presentation": bool(presentation), "on_page": True}
     if table is None:
-        empty = show_figures("frontier", ["figure"], worker.call("draw_empty_frontier", metric.column, presentation))
+        empty = show_figures("frontier", ["figure"], {"figure": (draw_empty_frontier(metric.column, **style), None)})
         return [html.message(problem), *empty, gr.update(visible=False), None]
     try:
-        figures = worker.call("draw_frontier", table, metric.column, families, presentation)
+        rows = list_rows(table, metric.column, families)
+        figures = {"figure": (draw_frontier(table, metric.column, families, **style), rows)}
     except ValueError as error:
         return [html.message(str(error).capitalize(), "error"), *[gr.skip()] * 4]
-    rows = figures["figure"][1]
     return [
         html.message(f"{metric.help} {len(rows)} methods."),
         *show_figures("frontier", ["figure"], figures),
@@ -168,24 +160,24 @@ def draw(worker: DeviceWorker, label: str, families: list[str], presentation: bo
     ]
 
 
-def show_samples(worker: DeviceWorker, method: str | None) -> list[Any]:
+def show_samples(method: str | None) -> list[Any]:
     """Show a method's row of images.
 
     Args:
-        worker: calls the reading.
         method: its name in the table.
 
     Returns:
         Values for the image and the sentence about it.
     """
-    table, _ = read_shipped(worker)
-    if table is None or method not in set(table["method"]):  # a file name is made of it: only known ones
+    table, _ = read_shipped()
+    # a file name is made of the method: only known ones are looked for
+    if table is None or method is None or method not in set(table["method"]):
         return [gr.update(visible=False), ""]
-    image = worker.call("find_frontier_samples", SHIPPED / "samples", method)
-    if image is None:
+    samples = read_samples(SHIPPED / "samples", [method])
+    if method not in samples:
         return [gr.update(visible=False), html.message(NO_SAMPLE)]
     text = f"{method}: the first images of its prompts, the same prompts and noise for every method."
-    return [gr.update(value=image, visible=True), html.message(text)]
+    return [gr.update(value=samples[method], visible=True), html.message(text)]
 
 
 def choose_clicked(text: str) -> Any:
@@ -209,7 +201,6 @@ def build(context: TabContext) -> None:
     Args:
         context: what the tab is built into.
     """
-    worker = context.worker
     with gr.Row(elem_classes="controls"):
         metric = gr.Dropdown(list(METRICS), value=next(iter(METRICS)), label="Quality", elem_id="frontier-metric")
         families = gr.CheckboxGroup([], label="Methods", scale=3, visible=False, elem_id="frontier-families")
@@ -239,20 +230,19 @@ def build(context: TabContext) -> None:
     outcome: gr.State = gr.State(None)
 
     def list_export(last: Outcome) -> list[Any]:
-        return ["export_frontier", read_shipped(worker)[0], last.metric, last.families, SHIPPED / "samples"]
+        return ["export_frontier", read_shipped()[0], last.metric, last.families, SHIPPED / "samples"]
 
     with gr.Row(elem_classes="controls"):
-        build_export(worker, "frontier", outcome, list_export)
+        build_export(context.worker, "frontier", outcome, list_export)
 
     look: list[Any] = [metric, families, context.presentation]
     drawn = [status, *place.outputs, rows, outcome]
-    drawing, sampling = partial(draw, worker), partial(show_samples, worker)
     # `input` and not `change`: what `list_choices` fills in is drawn once, after it.
-    ready = gr.on(None, partial(list_choices, worker), None, [metric, families, method], **AT_ONCE)
-    ready.then(drawing, look, drawn, **AT_ONCE).then(sampling, method, [images, sentence], **AT_ONCE)
+    ready = gr.on(None, list_choices, None, [metric, families, method], **AT_ONCE)
+    ready.then(draw, look, drawn, **AT_ONCE).then(show_samples, method, [images, sentence], **AT_ONCE)
     changes = [metric.input, families.input, context.presentation.change]
-    gr.on(changes, drawing, look, drawn, trigger_mode="always_last", **AT_ONCE)
-    method.input(sampling, method, [images, sentence], **AT_ONCE)
+    gr.on(changes, draw, look, drawn, trigger_mode="always_last", **AT_ONCE)
+    method.input(show_samples, method, [images, sentence], **AT_ONCE)
     # `change`, as gradio sees no `input` of a hidden field
-    clicked.change(choose_clicked, clicked, method, **AT_ONCE).then(sampling, method, [images, sentence], **AT_ONCE)
+    clicked.change(choose_clicked, clicked, method, **AT_ONCE).then(show_samples, method, [images, sentence], **AT_ONCE)
     place.plot.change(None, None, None, js=CLICK_JS, queue=False, api_visibility="private")

@@ -7,6 +7,8 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
+from analysis.figures.grid import encode_data_uri
+from analysis.studies import TERMS
 from app.components import html
 from app.components.exports import build_export
 from app.components.figures import build_figure, link_downloads, show_figures
@@ -18,7 +20,6 @@ from app.tabs import TabContext
 from app.text import read_method, write_method_notes
 
 WEIGHT = Number("Weight", -2, 2, 0.1)
-TERMS = {"unary": "unary", "pairwise": "pairwise", "higher_order": "higher-order"}
 COLOURS = {"unary": "#0072b2", "pairwise": "#009e73", "higher_order": "#cc79a7", "total": "#64748b"}
 # What a visitor sees at once is drawn for them when they first open the tab.
 FIRST_JS = """() => {
@@ -66,7 +67,7 @@ def run_walkthrough(run: Run, prompt: str, seed: float, presentation: bool) -> I
             strip = worker.call("draw_strip", report, settings.steps, presentation)
             yield Update(text, [gr.skip(), strip, link_downloads("method-steps"), *after_strip])
         else:
-            examples = [show_example(worker, report, term) for term in TERMS]
+            examples = [show_example(report, term) for term in TERMS]
             outputs = [report, *draw(worker, report, presentation), *[0] * len(TERMS), *examples]
             yield Update(f"“{settings.prompt}”, seed {settings.seed}, taken apart below.", outputs, busy=False)
 
@@ -88,19 +89,18 @@ def draw(worker: DeviceWorker, walkthrough: Any, presentation: bool) -> list[Any
     return show_figures("method", names, worker.call("draw_walkthrough", walkthrough, presentation))
 
 
-def show_example(worker: DeviceWorker, walkthrough: Any, term: str) -> str:
+def show_example(walkthrough: Any, term: str) -> str:
     """Show the image of lowest energy with the learned weights, and its energy.
 
     Args:
-        worker: calls the drawing.
         walkthrough: as of `app.work.run_walkthrough`.
         term: of `TERMS`.
 
     Returns:
         HTML.
     """
-    image, energies = worker.call("find_learned_minimum", walkthrough, term)
-    return write_energy_card(term, worker.call("encode_image", image), energies, energies["total"], 1.0)
+    image, energies = walkthrough.get_minimum(term)
+    return write_energy_card(term, image, energies, energies["total"], 1.0)
 
 
 def change_weight(worker: DeviceWorker, term: str, walkthrough: Any, exponent: float) -> str:
@@ -119,19 +119,19 @@ def change_weight(worker: DeviceWorker, term: str, walkthrough: Any, exponent: f
         return html.message("Press Run first.")
     try:
         factor = 10.0 ** WEIGHT.check(exponent)
-        _, learned = worker.call("find_learned_minimum", walkthrough, term)
+        _, learned = walkthrough.get_minimum(term)
         *_, (image, energies) = worker.stream("solve_weighted", walkthrough.potentials, term, factor)
     except (SettingsError, ModelsError) as error:
         return html.message(str(error), "error")
-    return write_energy_card(term, worker.call("encode_image", image), energies, learned["total"], factor)
+    return write_energy_card(term, image, energies, learned["total"], factor)
 
 
-def write_energy_card(term: str, source: str, energies: dict[str, float], least: float, factor: float) -> str:
+def write_energy_card(term: str, image: np.ndarray, energies: dict[str, float], least: float, factor: float) -> str:
     """Write an image with its energy as bars; the longest bar is twice the least total, longer ones are cut there.
 
     Args:
         term: of `TERMS`.
-        source: address of the image.
+        image: uint8 (H, W, 3).
         energies: by the names of `COLOURS`.
         least: the least total energy.
         factor: how many times the term counts.
@@ -148,7 +148,7 @@ def write_energy_card(term: str, source: str, energies: dict[str, float], least:
         )
     title = f"The image of lowest energy, {TERMS[term]} term times {factor:.3g}"
     return (
-        f'<div class="minimum"><img src="{source}" alt="{title}">'
+        f'<div class="minimum"><img src="{encode_data_uri(image)}" alt="{title}">'
         f'<div><p class="reading">Counts × {factor:.3g}. Energy with the learned weights:</p>'
         f"{''.join(rows)}</div></div>"
     )

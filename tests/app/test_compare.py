@@ -32,6 +32,7 @@ from app.settings import NAMES, Settings
 from app.tabs import compare
 from app.tabs.method import TERMS
 from latentcrf.noise_levels import clean_estimate_between, coefficients
+from latentcrf.precision import autocast
 
 FEW = replace(EMOJI.defaults, seed=3, steps=8, iterations=3, bypass_start=4, bypass_end=7, finisher=False)
 
@@ -107,7 +108,7 @@ def test_both_methods_run_as_planned(worker: DeviceWorker) -> None:
 def test_the_full_image_is_the_plain_pipelines(worker: DeviceWorker, result: Comparison) -> None:
     """Watching, timing and previewing change nothing: the image is the one that diffusers makes by itself."""
     models = worker.models
-    with models.autocast():
+    with autocast(models.pipeline.device, models.precision):
         latents = models.pipeline(
             FEW.prompt,
             num_inference_steps=FEW.steps,

@@ -9,8 +9,8 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed: 
 
 from playwright.sync_api import Page, expect  # noqa: E402
 
+from analysis.studies import FEW_STEPS, FULL_RUN, LATENTCRF  # noqa: E402
 from app.layout import TABS  # noqa: E402
-from app.tabs.diversity import FULL  # noqa: E402
 from tests.browser.driving import PATIENCE  # noqa: E402
 
 # Titles and legends of the figures in sight that reach beyond their figure, which the browser cuts off.
@@ -84,7 +84,7 @@ def test_a_cell_of_the_heat_map_shows_its_two_images(page: Page, url: str) -> No
     expect(under).to_have_count(2)  # LatentCRF and few steps
     page.wait_for_timeout(1500)
     measured = saved_rows(page, "diversity-measures")
-    methods = [FULL, "LatentCRF", "few steps"]
+    methods = [FULL_RUN, LATENTCRF, FEW_STEPS]
     assert [row["method"] for row in measured] == methods
     for row in measured:
         for name in ("pairwise_lpips", "vendi"):
@@ -108,10 +108,10 @@ def test_a_figure_is_downloaded_as_it_is_drawn(page: Page, url: str) -> None:
     page.get_by_role("tab", name="Latent variance", exact=True).click()
     page.locator("#variance-figure .js-plotly-plot .main-svg").first.wait_for()
     got = {kind: saved(page, "variance-figure", kind) for kind in ("svg", "png", "csv")}
-    assert got["svg"].startswith(b"<svg") and FULL.encode() in got["svg"]
+    assert got["svg"].startswith(b"<svg") and FULL_RUN.encode() in got["svg"]
     assert got["png"].startswith(b"\x89PNG")
     head, *rows = got["csv"].decode().splitlines()
-    assert head.startswith("method,step") and sum(row.startswith(f"{FULL},") for row in rows) >= 50
+    assert head.startswith("method,step") and sum(row.startswith(f"{FULL_RUN},") for row in rows) >= 50
 
 
 def test_a_click_on_a_mark_of_the_frontier_shows_its_images(page: Page, url: str) -> None:

@@ -45,9 +45,10 @@ from transformers import BertConfig, BertModel, BertTokenizer
 
 # --- project code -----------------------------------------------------------------------------------------------------
 from analysis import benchmark
-from app.comparison import Models, compare
+from app.comparison import compare
+from app.loaded_models import LoadedModels
+from app.models import EMOJI
 from app.results import Comparison
-from app.settings import Settings
 from latentcrf import LatentCRF, LatentCRFScheduler, Observation
 from latentcrf.model import hand_over
 from latentcrf.training import loop, train, train_finisher
@@ -349,16 +350,18 @@ def old_scheduler(crf: bool = True, finisher: bool = True, bypass: bool = True) 
 
 # --- 7. the page ------------------------------------------------------------------------------------------------------
 
-BYPASS_MODE = Settings("red heart", seed=3, steps=8, iterations=3, bypass_start=4, bypass_end=7)
-FEW_STEPS_MODE = Settings("red heart", seed=3, steps=8, few_steps=4)
+BYPASS_MODE = replace(
+    EMOJI.defaults, prompt="red heart", seed=3, steps=8, iterations=3, bypass_start=4, bypass_end=7
+)
+FEW_STEPS_MODE = replace(EMOJI.defaults, prompt="red heart", seed=3, steps=8, few_steps=4)
 MODES = {"bypass": BYPASS_MODE, "few-steps": FEW_STEPS_MODE}
 
 
 @cache
-def page_models() -> Models:
+def page_models() -> LoadedModels:
     """The shipped models as the page holds them, in float32."""
     crf, finisher = shipped("emoji-latentcrf"), shipped("emoji-latentcrf-finisher")
-    return Models(load_pipeline(), crf, finisher, load_lpips(), load_features(), torch.float32)
+    return LoadedModels(EMOJI, load_pipeline(), crf, finisher, load_lpips(), load_features(), torch.float32)
 
 
 def page_result(mode: str, seed: int = 3, crf: bool = True) -> Comparison:
@@ -374,7 +377,7 @@ def page(result: Comparison) -> Values:
     images = (result.full.image, result.latentcrf.image, result.before, result.after)
     return {
         "images": np.concatenate([np.asarray(image) for image in images], axis=1),
-        "calls": [result.full.unet_calls, result.latentcrf.unet_calls],
+        "calls": [result.full.denoiser_calls, result.latentcrf.denoiser_calls],
         "distance": result.lpips,
     }
 
