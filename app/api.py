@@ -5,55 +5,89 @@ Client("http://127.0.0.1:7860").predict("red apple", 7, api_name="/compare")["sp
 """
 
 import base64
+import inspect
 import logging
-from typing import Any
+from typing import Any, get_type_hints
 
 import gradio as gr
 
+from app.device import DeviceWorker
+from app.models import ModelsError
 from app.png import write_png
 from app.results import Comparison
-from app.services import ModelsError, Services
-from app.settings import NAMES, Settings, SettingsError
+from app.runs import SORRY
+from app.settings import DECLARATIONS, NAMES, Settings, SettingsError
 
-SORRY = "Something went wrong on the server and has been logged; please try again."
 log = logging.getLogger(__name__)
 
 
-def build(services: Services) -> None:
-    """Add the endpoint `/compare`; call it within a `gr.Blocks`."""
+def build(worker: DeviceWorker) -> None:
+    """Add the endpoint `/compare`; call it within a `gr.Blocks`.
 
-    def endpoint(
-        prompt: str,
-        seed: int = 0,
-        steps: int = 50,
-        guidance: float = 3.0,
-        iterations: int = 5,
-        bypass_start: int = 33,
-        bypass_end: int = 49,
-        finisher: float = 1.0,
-        few_steps: int = 0,
-    ) -> dict[str, Any]:
-        values = (prompt, seed, steps, guidance, iterations, bypass_start, bypass_end, finisher, few_steps)
-        return compare(services, dict(zip(NAMES, values, strict=True)))
+    Args:
+        worker: what computes.
+    """
 
+    def endpoint(*values: Any) -> dict[str, Any]:
+        return compare(worker, dict(zip(NAMES, values, strict=True)))
+
+    describe_endpoint(endpoint, worker.model_set.defaults)
     gr.api(
         endpoint,
         api_name="compare",
-        api_description=compare.__doc__,
+        api_description=endpoint.__doc__,
         concurrency_id="device",
         concurrency_limit=1,
     )
 
 
-def compare(services: Services, values: dict[str, Any]) -> dict[str, Any]:
-    """Both methods from the same noise: settings, U-Net calls, sampler seconds, speed-up, LPIPS, PNGs in base64.
+def describe_endpoint(endpoint: Any, defaults: Settings) -> None:
+    """Give a function of all settings its signature and its docstring, from their declarations.
+
+    Args:
+        endpoint: the function; gradio reads both from it.
+        defaults: of all settings but the prompt.
+    """
+    types = {name: hint for name, hint in get_type_hints(Settings).items() if name in NAMES}
+    parameters = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=inspect.Parameter.empty if name == "prompt" else getattr(defaults, name),
+            annotation=kind,
+        )
+        for name, kind in types.items()
+    ]
+    result = dict[str, Any]
+    endpoint.__signature__ = inspect.Signature(parameters, return_annotation=result)
+    endpoint.__annotations__ = {**types, "return": result}
+    arguments = "\n".join(f"    {name}: {declaration.info}." for name, declaration in DECLARATIONS.items())
+    endpoint.__doc__ = (
+        "Draw a prompt by the full run and by LatentCRF, from the same noise.\n\n"
+        f"Args:\n{arguments}\n\n"
+        "Returns:\n"
+        "    settings, made_by, lpips, speed_up, and for full and latentcrf each: denoiser_calls, network_evaluations, "
+        "seconds of the sampler, png in base64.\n"
+    )
+
+
+def compare(worker: DeviceWorker, values: dict[str, Any]) -> dict[str, Any]:
+    """Run both methods from the same noise.
+
+    Args:
+        worker: what computes.
+        values: settings by name.
+
+    Returns:
+        Settings, what made the images, LPIPS, speed-up, and each method's denoiser calls, network evaluations, sampler
+        seconds and PNG in base64.
 
     Raises:
-        gr.Error: settings out of range, each with its name and accepted range.
+        gr.Error: settings out of range, each with its name and accepted range; or another problem, as a sentence.
     """
     try:
-        settings = Settings.parse(values)
-        *_, result = services.compare(settings, previews=False)
+        settings = Settings.parse(values, worker.model_set.defaults)
+        *_, result = worker.stream("compare", settings, False)
         assert isinstance(result, Comparison)
     except (SettingsError, ModelsError) as error:
         raise gr.Error(str(error), print_exception=False) from None
@@ -65,6 +99,7 @@ def compare(services: Services, values: dict[str, Any]) -> dict[str, Any]:
         png = write_png(one.image, settings, {"image": one.method, **result.origin})
         answer[one.method] = {
             "denoiser_calls": one.denoiser_calls,
+            "network_evaluations": one.network_evaluations,
             "seconds": one.seconds,
             "png": base64.b64encode(png).decode(),
         }

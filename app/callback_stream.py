@@ -7,35 +7,42 @@ from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-PATIENCE = 60.0  # seconds that a report waits for its reader before the reader counts as gone
+READER_TIMEOUT = 60.0  # seconds that a report waits for its reader before the reader counts as gone
 
 
-class Stopped(BaseException):
-    """Raised inside the function where its reader has gone. Not an `Exception`: nobody on the way may swallow it."""
+class ReaderGone(BaseException):
+    """Raised inside the function when its reader has gone. Not an `Exception`: nothing on the way may swallow it."""
 
 
-def stream_reports(work: Callable[[Callable[[T], None]], None], holding: AbstractContextManager[Any]) -> Iterator[T]:
+def stream_reports(work: Callable[[Callable[[T], None]], None], lock: AbstractContextManager[Any]) -> Iterator[T]:
     """Run `work(report)` in a thread of its own and yield what it reports.
 
-    Reports are handed over one by one: `report` returns when the reader asks for the next, so that reader and worker
-    never compute at the same time, and a stopwatch that is stopped around `report` measures the worker alone. Closing
-    the generator ends the work at its next report. `holding` (a lock) is held by the worker until it has really ended.
+    Reports are handed over one by one: `report` returns when the reader asks for the next. So reader and worker never
+    compute at the same time, and a stopwatch that is paused around `report` measures the worker alone. Closing the
+    generator ends the work at its next report.
+
+    Args:
+        work: the function; what it passes to its argument is yielded.
+        lock: held by the worker until it has ended.
+
+    Yields:
+        The reports, in order.
 
     Raises:
         Exception: whatever `work` raises.
     """
     outbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-    wanted = threading.Semaphore(0)
+    requests = threading.Semaphore(0)
     closed = threading.Event()
 
     def report(item: T) -> None:
         outbox.put(("item", item))
-        if not wanted.acquire(timeout=PATIENCE) or closed.is_set():
-            raise Stopped
+        if not requests.acquire(timeout=READER_TIMEOUT) or closed.is_set():
+            raise ReaderGone
 
     def run() -> None:
         try:
-            with holding:
+            with lock:
                 if not closed.is_set():
                     work(report)
             outbox.put(("end", None))
@@ -51,7 +58,7 @@ def stream_reports(work: Callable[[Callable[[T], None]], None], holding: Abstrac
             if kind == "error":
                 raise item
             yield item
-            wanted.release()
+            requests.release()
     finally:
         closed.set()
-        wanted.release()
+        requests.release()

@@ -1,128 +1,130 @@
-"""One comparison: the full LDM and LatentCRF from the same noise, watched step by step, timed alike."""
+"""One comparison: the full run and LatentCRF from the same noise, watched step by step, timed alike."""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline, UniPCMultistepScheduler
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from analysis.measures import lpips, to_images, to_pixels
-from analysis.sampling import count_calls, decode, encode, initial_noise, use_scheduler
+from analysis.metrics.perceptual import lpips
+from analysis.metrics.pixels import to_images, to_pixels
+from analysis.sampling import count_calls, decode, encode, initial_noise, run_sampler
+from app.loaded_models import LoadedModels
 from app.results import Comparison, Generated, Progress
 from app.settings import Settings
-from latentcrf import Finisher, LatentCRF, LatentCRFScheduler
+from latentcrf import Finisher, LatentCRFScheduler
 from latentcrf.noise_levels import clean_estimate_between, coefficients
-from latentcrf.precision import autocast, precision_name
 
 PREVIEW_SECONDS = 0.6  # at least this long from one preview to the next
 
 
-@dataclass(frozen=True)
-class Models:
-    """What a comparison needs, on its device: the sampler's networks compute in `precision`; `origin` says what made
-    the images (weights, device, precision); `finisher` is the CRF that ends runs; `features` are EfficientNet-Lite0's, for Vendi scores."""
-
-    pipeline: StableDiffusionPipeline
-    crf: LatentCRF
-    finisher: LatentCRF
-    lpips: nn.Module
-    features: nn.Module
-    precision: torch.dtype
-    origin: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def precision_name(self) -> str:
-        """The precision as exports record it, "bfloat16"."""
-        return precision_name(self.precision)
-
-    def origin_of(self, settings: Settings) -> dict[str, str]:
-        """`origin` without what `settings` do not use."""
-        unused = {"finisher": not settings.finisher, "crf": bool(settings.few_steps)}
-        return {key: value for key, value in self.origin.items() if not unused.get(key)}
-
-    def autocast(self) -> torch.autocast:
-        """The context in which the sampler computes."""
-        return autocast(self.pipeline.device, self.precision)
-
-
 class Stopwatch:
-    """Wall-clock seconds, without those spent in `paused`. Waits for a GPU to finish before it looks at the clock."""
+    """Wall-clock seconds, without those spent in `paused`. Waits for a GPU to finish before it reads the clock.
+
+    Args:
+        device: whose work is measured.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.began = self._now()
+        self.began = self._read_clock()
 
-    def _now(self) -> float:
+    def _read_clock(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
     @property
     def seconds(self) -> float:
-        return self._now() - self.began
+        """Seconds since the stopwatch was made, without pauses."""
+        return self._read_clock() - self.began
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        stopped = self._now()
+        """Stop the watch within the context.
+
+        Yields:
+            None.
+        """
+        stopped = self._read_clock()
         try:
             yield
         finally:
-            self.began += self._now() - stopped
+            self.began += self._read_clock() - stopped
 
 
 def compare(
-    models: Models, settings: Settings, previews: bool, report: Callable[[Progress | Generated | Comparison], None]
+    models: LoadedModels,
+    settings: Settings,
+    previews: bool,
+    report: Callable[[Progress | Generated | Comparison], None],
 ) -> None:
-    """Run the full LDM, then LatentCRF, and report each step, each image and at last the comparison."""
+    """Make the full run, then LatentCRF's.
+
+    Args:
+        models: what computes.
+        settings: of the comparison.
+        previews: whether progress comes with previews, one every `PREVIEW_SECONDS` at most.
+        report: called with each step, each image and at last the comparison.
+    """
     pipeline = models.pipeline
     with torch.inference_mode():
         prompt = encode(pipeline, [settings.prompt])
     noise = initial_noise(pipeline, [settings.seed])
-    schedulers = {"full": pipeline.scheduler, "latentcrf": our_scheduler(models, settings)}
-    schedulers["latentcrf"].prompt_embeds = prompt["prompt_embeds"]
+    latentcrf = build_scheduler(models, settings)
     results = {}
-    for method, scheduler in schedulers.items():
+    for method, scheduler in {"full": pipeline.scheduler, "latentcrf": latentcrf}.items():
         results[method] = _generate(models, settings, method, scheduler, prompt, noise, previews, report)
         report(results[method])
-    crf = schedulers["latentcrf"]
+    finish, bypass = latentcrf.last_finish, latentcrf.last_bypass
     # In a run of few steps the finisher's is all of LatentCRF's work.
-    finish, bypass = crf.last_finish, crf.last_bypass
-    before, after = (finish.before, finish.latents) if settings.few_steps else (bypass.observation.denoised, bypass.y)
-    ours, full = (_as_tensor(results[method].image, pipeline.device) for method in ("latentcrf", "full"))
-    distance = lpips(models.lpips, ours, full)
+    if settings.few_steps:
+        assert finish is not None
+        before, after = finish.before, finish.latents
+    else:
+        assert bypass is not None
+        before, after = bypass.observation.denoised, bypass.y
+    image, reference = (_to_tensor(results[method].image, pipeline.device) for method in ("latentcrf", "full"))
     report(
         Comparison(
             settings,
             **results,
-            before=_image(pipeline, before),
-            after=_image(pipeline, after),
-            lpips=float(distance),
-            origin=models.origin_of(settings),
-            unread=_unread(pipeline, settings.prompt),
+            before=_decode_image(pipeline, before),
+            after=_decode_image(pipeline, after),
+            lpips=float(lpips(models.lpips, image, reference)),
+            origin=models.select_origin(settings),
+            unread=_find_unread(pipeline, settings.prompt),
         )
     )
 
 
-def our_scheduler(models: Models, settings: Settings) -> LatentCRFScheduler:
-    """LatentCRF's side: the pipeline's own scheduler with the bypass, or a solver of few steps; finished."""
+def build_scheduler(models: LoadedModels, settings: Settings) -> LatentCRFScheduler:
+    """Build LatentCRF's scheduler: the pipeline's own with the bypass, or UniPC for few steps.
+
+    Args:
+        models: what computes.
+        settings: of the comparison.
+
+    Returns:
+        The scheduler, with the finisher where the settings have it on.
+    """
     own = models.pipeline.scheduler
     return LatentCRFScheduler(
         UniPCMultistepScheduler.from_config(own.config) if settings.few_steps else own,
         models.crf,
-        bypass=None if settings.few_steps else (settings.bypass_start, settings.bypass_end),
+        bypass=None if settings.few_steps else settings.bypass,
         num_iterations=settings.iterations,
         finisher=Finisher(models.finisher, settings.iterations) if settings.finisher else None,
     )
 
 
 def _generate(
-    models: Models,
+    models: LoadedModels,
     settings: Settings,
     method: str,
     scheduler: Any,
@@ -134,48 +136,49 @@ def _generate(
     pipeline = models.pipeline
     latents, last_preview = noise, time.monotonic()
 
-    def on_step_end(_: Any, index: int, __: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def on_step(index: int, following: Tensor) -> None:
         nonlocal latents, last_preview
         with stopwatch.paused():
             preview, total = None, len(scheduler.timesteps)
             if previews and index + 1 < total and time.monotonic() - last_preview > PREVIEW_SECONDS:
-                preview = _image(pipeline, _clean(scheduler, index, latents, tensors["latents"]))
+                preview = _decode_image(pipeline, _estimate(scheduler, index, latents, following))
                 last_preview = time.monotonic()
-            latents = tensors["latents"]
+            latents = following
             report(Progress(method, index + 1, total, preview))
-        return tensors
 
-    with use_scheduler(pipeline, scheduler), count_calls(pipeline.unet) as calls, models.autocast():
+    with count_calls(pipeline.unet) as batch_sizes:
         stopwatch = Stopwatch(pipeline.device)
-        final = pipeline(
-            **prompt,
-            latents=noise,
-            num_inference_steps=settings.few_steps if method == "latentcrf" and settings.few_steps else settings.steps,
-            guidance_scale=settings.guidance,
-            output_type="latent",
-            callback_on_step_end=on_step_end,
-        ).images
+        final = run_sampler(
+            pipeline,
+            prompt,
+            noise,
+            steps=settings.few_steps if method == "latentcrf" and settings.few_steps else settings.steps,
+            guidance=settings.guidance,
+            scheduler=scheduler,
+            precision=models.precision,
+            on_step=on_step,
+        )
         seconds = stopwatch.seconds
-    return Generated(method, _image(pipeline, final), len(calls), seconds)
+    return Generated(method, _decode_image(pipeline, final), len(batch_sizes), sum(batch_sizes), seconds)
 
 
-def _clean(scheduler: Any, index: int, latents: Tensor, following: Tensor) -> Tensor:
-    """x0_hat of step `index`, (B, C, h, w)."""
+def _estimate(scheduler: Any, index: int, latents: Tensor, following: Tensor) -> Tensor:
+    """Compute the clean estimate of step `index`, (B, C, h, w)."""
     here, after = coefficients(scheduler, index), coefficients(scheduler, index + 1)
     return clean_estimate_between(latents.float(), following.float(), here, after)
 
 
-def _image(pipeline: StableDiffusionPipeline, latents: Tensor) -> Image.Image:
+def _decode_image(pipeline: StableDiffusionPipeline, latents: Tensor) -> Image.Image:
     # float32 whatever the sampler ran in: decoding is cheap and bfloat16 has fewer levels than 8 bits
     return Image.fromarray(to_pixels(decode(pipeline, latents.float()))[0])
 
 
-def _as_tensor(image: Image.Image, device: torch.device) -> Tensor:
+def _to_tensor(image: Image.Image, device: torch.device) -> Tensor:
     return to_images(np.asarray(image)[None].copy()).to(device)
 
 
-def _unread(pipeline: StableDiffusionPipeline, prompt: str) -> str:
-    """The end of the prompt that the text encoder does not see, as the tokenizer spells it; empty if it sees all."""
+def _find_unread(pipeline: StableDiffusionPipeline, prompt: str) -> str:
+    """Find the end of the prompt that the text encoder does not see, as the tokenizer spells it; empty if none."""
     tokenizer = pipeline.tokenizer
     tokens = tokenizer(prompt, add_special_tokens=False).input_ids
     room = tokenizer.model_max_length - tokenizer.num_special_tokens_to_add()

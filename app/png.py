@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from PIL.PngImagePlugin import PngImageFile, PngInfo
+from PIL.PngImagePlugin import PngInfo
 
 from app.settings import Settings, SettingsError
 
@@ -16,7 +16,16 @@ MAX_BYTES = 20_000_000
 
 
 def write_png(image: Image.Image, settings: Settings, origin: Mapping[str, Any]) -> bytes:
-    """The image as a PNG whose text chunk holds `settings` and `origin` (method, weights, precision...) as JSON."""
+    """Write an image as a PNG with its settings.
+
+    Args:
+        image: the pixels.
+        settings: stored as JSON in the PNG's text chunk.
+        origin: stored with them: method, weights, precision...
+
+    Returns:
+        The file's content.
+    """
     record = json.dumps({"settings": settings.as_dict(), **origin}, ensure_ascii=False)
     info = PngInfo()
     info.add_itxt(KEY, record)
@@ -25,11 +34,18 @@ def write_png(image: Image.Image, settings: Settings, origin: Mapping[str, Any])
     return buffer.getvalue()
 
 
-def read_png(path: str | Path) -> tuple[Settings, dict[str, Any]]:
-    """Read back what `write_png` wrote: the checked settings, and the origin. The pixels are never decoded.
+def read_png(path: str | Path, defaults: Settings) -> tuple[Settings, dict[str, Any]]:
+    """Read back what `write_png` wrote. The pixels are never decoded.
+
+    Args:
+        path: of the PNG.
+        defaults: for settings that the file does not name.
+
+    Returns:
+        The checked settings and the origin.
 
     Raises:
-        SettingsError: the file is no PNG, carries no settings of ours, or settings out of range.
+        SettingsError: the file is no PNG, carries no settings of this page, or settings out of range.
     """
     try:
         if Path(path).stat().st_size > MAX_BYTES:
@@ -39,7 +55,6 @@ def read_png(path: str | Path) -> tuple[Settings, dict[str, Any]]:
         # Only the header and the chunks before the pixels are read, each text chunk at most Pillow's 1 MB: a file
         # that would unpack to gigabytes costs nothing here.
         with Image.open(path, formats=["PNG"]) as image:
-            assert isinstance(image, PngImageFile)
             text = image.info.get(KEY)
         if not isinstance(text, str):
             raise SettingsError("This PNG carries no LatentCRF settings; load one that was downloaded from this page.")
@@ -51,10 +66,10 @@ def read_png(path: str | Path) -> tuple[Settings, dict[str, Any]]:
         raise
     except Image.DecompressionBombError:
         raise SettingsError("This PNG claims to hold too many pixels; a PNG saved by this page does not.") from None
-    except (OSError, SyntaxError, AssertionError):
+    except (OSError, SyntaxError):
         raise SettingsError(
             "This file is not a readable PNG image; load one that was downloaded from this page."
         ) from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise SettingsError("The settings inside this PNG cannot be read; the file was changed or damaged.") from None
-    return Settings.parse(values), record
+    return Settings.parse(values, defaults), record

@@ -1,4 +1,4 @@
-"""What a comparison reports while it runs and at its end. Imports neither torch nor diffusers: the page starts quickly."""
+"""What a comparison reports while it runs and at its end. Without torch, so that the page starts quickly."""
 
 from dataclasses import dataclass
 
@@ -6,12 +6,19 @@ from PIL import Image
 
 from app.settings import Settings
 
-METHODS = {"full": "Full LDM", "latentcrf": "LatentCRF"}
+METHODS = {"full": "Full run", "latentcrf": "LatentCRF"}
 
 
 @dataclass(frozen=True)
 class Progress:
-    """`done` of `total` U-Net calls of `method` ("full", "latentcrf") are made; `preview` is x0_hat, decoded, or None."""
+    """How far a method's run is.
+
+    Attributes:
+        method: "full" or "latentcrf".
+        done: denoiser calls so far.
+        total: denoiser calls of the run.
+        preview: the clean estimate, decoded; None where there is none.
+    """
 
     method: str
     done: int
@@ -21,19 +28,37 @@ class Progress:
 
 @dataclass(frozen=True)
 class Generated:
-    """A method's image, the U-Net calls that it took and the sampler's seconds: the prompt's encoding, the decoding of
-    image and previews, and the page's own work are not in them."""
+    """A method's image and what it cost.
+
+    Attributes:
+        method: "full" or "latentcrf".
+        image: the result.
+        denoiser_calls: calls of the denoiser.
+        network_evaluations: denoiser calls, a guided one counted twice.
+        seconds: of the sampler, without the prompt's encoding, decoding, previews and the page's own work.
+    """
 
     method: str
     image: Image.Image
     denoiser_calls: int
+    network_evaluations: int
     seconds: float
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Both methods' results; `before` and `after` are the clean images that go into the CRF and come out of it;
-    `lpips` is the distance between the two results, as 8-bit images; `unread` the end of a prompt too long."""
+    """Both methods' results.
+
+    Attributes:
+        settings: of the comparison.
+        full: the full run.
+        latentcrf: LatentCRF's run.
+        before: the clean image that goes into the CRF.
+        after: the clean image that comes out of it.
+        lpips: LPIPS of the two results, as 8-bit images.
+        origin: what made the images: weights, device, precision.
+        unread: the end of a prompt that is too long for the text encoder; empty otherwise.
+    """
 
     settings: Settings
     full: Generated
@@ -46,5 +71,5 @@ class Comparison:
 
     @property
     def speed_up(self) -> float:
-        """Seconds of the full LDM over those of LatentCRF."""
+        """Seconds of the full run over those of LatentCRF."""
         return self.full.seconds / self.latentcrf.seconds

@@ -1,12 +1,11 @@
-"""The settings of one comparison, and the only place where they are checked: page, API, PNG files and links alike."""
+"""The settings of one comparison: each is declared once here; form, API, PNG files and links are derived from it."""
 
 import math
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, get_type_hints
 
-MAX_PROMPT = 300  # characters; the text encoder of the embedded LDM reads about the first dozen words
 MAX_SEED = 2**32 - 1
 
 
@@ -15,22 +14,51 @@ class SettingsError(ValueError):
 
 
 @dataclass(frozen=True)
-class Limit:
-    """A number's accepted range, both ends included; `step` is what the page's slider moves by."""
+class Number:
+    """The declaration of a number.
 
-    name: str
+    Attributes:
+        label: its name on the page.
+        low: the lowest accepted value.
+        high: the highest accepted value.
+        step: by how much a click changes it; a whole number admits whole numbers only.
+        help: what it is, in a few words.
+    """
+
+    label: str
     low: float
     high: float
     step: float = 1
+    help: str = ""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether only whole numbers are accepted."""
+        return float(self.step).is_integer()
+
+    @property
+    def range_text(self) -> str:
+        """The accepted range, "2 to 200"."""
+        return f"{self.low:,} to {self.high:,}"
+
+    @property
+    def info(self) -> str:
+        """Range and help, as form and API show them."""
+        return f"{self.range_text}: {self.help}" if self.help else self.range_text
 
     def check(self, value: Any) -> float:
-        """Return `value` as a number in the range; whole numbers as int.
+        """Check a number.
+
+        Args:
+            value: anything; text is read as a number.
+
+        Returns:
+            The number; an int where `is_whole`.
 
         Raises:
             SettingsError: it is not a number, not finite, not whole where it must be, or out of the range.
         """
-        whole = float(self.step).is_integer()
-        wanted = f"{self.name} must be a {'whole ' if whole else ''}number from {self.low:,} to {self.high:,}"
+        wanted = f"{self.label} must be a {'whole ' if self.is_whole else ''}number from {self.range_text}"
         if value is None or isinstance(value, bool) or (isinstance(value, str) and not value.strip()):
             raise SettingsError(f"{wanted}; it was left empty.")
         try:
@@ -38,28 +66,101 @@ class Limit:
             number = value if isinstance(value, int) else float(value[:64] if isinstance(value, str) else value)
             outside = not self.low <= number <= self.high  # NaN is outside of every range
         except (TypeError, ValueError, OverflowError):
-            raise SettingsError(f"{wanted}; {_short(value)} is not one.") from None
-        if outside or (whole and number != math.floor(number)):
-            raise SettingsError(f"{wanted}; it was {_short(value)}.")
-        return int(number) if whole else float(number)
+            raise SettingsError(f"{wanted}; {_shorten(value)} is not one.") from None
+        if outside or (self.is_whole and number != math.floor(number)):
+            raise SettingsError(f"{wanted}; it was {_shorten(value)}.")
+        return int(number) if self.is_whole else float(number)
 
 
-LIMITS = {
-    "seed": Limit("Seed", 0, MAX_SEED),
-    "steps": Limit("Steps", 2, 200),
-    "guidance": Limit("Guidance", 1.0, 15.0, 0.1),
-    "iterations": Limit("CRF iterations", 1, 20),
-    "bypass_start": Limit("Bypass start", 1, 199),
-    "bypass_end": Limit("Bypass end", 2, 200),
-    "finisher": Limit("Finisher", 0.0, 1.0, 0.1),
-    "few_steps": Limit("Few steps", 0, 50),
-}
+@dataclass(frozen=True)
+class Switch:
+    """The declaration of a setting that is on or off.
+
+    Attributes:
+        label: its name on the page.
+        help: what it does where it is on.
+    """
+
+    label: str
+    help: str
+
+    @property
+    def info(self) -> str:
+        """The help, as form and API show it."""
+        return self.help
+
+    def check(self, value: Any) -> bool:
+        """Check a switch.
+
+        Args:
+            value: a bool, 1 or 0, or one of these words as a link holds it: true, false, on, off, 1, 0.
+
+        Returns:
+            Whether it is on.
+
+        Raises:
+            SettingsError: it is anything else.
+        """
+        word = value.strip().lower() if isinstance(value, str) else value
+        if isinstance(word, (bool, int, float)) and word in (0, 1):
+            return bool(word)
+        if isinstance(word, str) and word in ("true", "on", "1", "1.0", "false", "off", "0", "0.0"):
+            return word in ("true", "on", "1", "1.0")
+        wanted = f"{self.label} must be on or off (true or false)"
+        raise SettingsError(f"{wanted}; it was {'left empty' if word is None or word == '' else _shorten(value)}.")
+
+
+@dataclass(frozen=True)
+class Text:
+    """The declaration of a text of one line.
+
+    Attributes:
+        label: its name on the page.
+        longest: the most characters that are accepted; one is the least.
+        help: what it is, in a few words.
+    """
+
+    label: str
+    longest: int
+    help: str
+
+    @property
+    def info(self) -> str:
+        """Length and help, as the API shows them."""
+        return f"1 to {self.longest} characters: {self.help}"
+
+    def check(self, value: Any) -> str:
+        """Check a text.
+
+        Args:
+            value: anything.
+
+        Returns:
+            The text on one line, without control characters.
+
+        Raises:
+            SettingsError: it is blank, too long or not text.
+        """
+        wanted = f"{self.label} must be text of 1 to {self.longest} characters"
+        if not isinstance(value, str):
+            raise SettingsError(f"{wanted}; it was left empty." if value is None else f"{wanted}; it was not text.")
+        if len(value) > 100 * self.longest or len(text := " ".join(value.split())) > self.longest:
+            raise SettingsError(f"{wanted}; it had {len(value):,}.")
+        # Control characters and lone surrogates are no text, and the tokenizer refuses the latter.
+        text = "".join(character for character in text if unicodedata.category(character) not in ("Cc", "Cs"))
+        if not text.strip():
+            raise SettingsError(f"{wanted}; it was left empty.")
+        return text
+
+
+Declaration = Number | Switch | Text
 
 
 @dataclass(frozen=True)
 class Settings:
-    """One comparison. Build it with `Settings.parse`, which checks; the defaults are the paper's setting, finished as was
-    measured to be best.
+    """One comparison. Build it from untrusted values with `Settings.parse`, which checks.
+
+    Defaults are a base model's own (`app.models.ModelSet.defaults`).
 
     Attributes:
         prompt: what to draw, 1 to 300 characters.
@@ -67,104 +168,126 @@ class Settings:
         steps: of the full run, 2 to 200.
         guidance: weight of classifier-free guidance, 1 (none) to 15.
         iterations: of the CRF's solver, 1 to 20.
-        bypass_start: U-Net steps before the CRF, 1 to steps - 1.
-        bypass_end: step after which the U-Net takes over again; `steps` means never: the run ends with the CRF.
-        finisher: how far LatentCRF's last latents go towards what a second CRF, trained to finish runs, makes of them, 0 (it
-            is left out) to 1.
-        few_steps: 0 for a run of `steps` with the bypass; else, up to steps - 1, LatentCRF's run is one of so many steps of a
-            faster solver (UniPC), none of them left out, and finished; the bypass is not used then.
+        bypass_start: first skipped step, 1 to steps - 1.
+        bypass_end: step that follows the skipped ones, above `bypass_start`; `steps` ends the run with the CRF.
+        finisher: whether a second CRF corrects LatentCRF's final latents.
+        few_steps: 0 for a run of `steps` with the bypass. Else LatentCRF's run is one of so many steps of a faster
+            solver (UniPC), 1 to steps - 1, with the finisher and without the bypass.
     """
 
-    prompt: str
-    seed: int = 0
-    steps: int = 50
-    guidance: float = 3.0
-    iterations: int = 5
-    bypass_start: int = 33
-    bypass_end: int = 49
-    finisher: float = 1.0
-    few_steps: int = 0
+    prompt: Annotated[str, Text("Prompt", 300, "what to draw")]
+    seed: Annotated[int, Number("Seed", 0, MAX_SEED, help="of the initial noise; shows the last one used")]
+    steps: Annotated[int, Number("Steps", 2, 200, help="denoiser calls of the full run")]
+    guidance: Annotated[float, Number("Guidance", 1.0, 15.0, 0.1, "how closely the image follows the prompt")]
+    iterations: Annotated[int, Number("CRF iterations", 1, 20, help="the solver has converged after about 3")]
+    bypass_start: Annotated[int, Number("Bypass start", 1, 199, help="denoiser calls before the CRF takes over")]
+    bypass_end: Annotated[
+        int, Number("Bypass end", 2, 200, help="step at which the denoiser takes over again; equal to Steps: never")
+    ]
+    finisher: Annotated[bool, Switch("Finisher", "a second CRF, trained for that, corrects LatentCRF's final latents")]
+    few_steps: Annotated[
+        int,
+        Number(
+            "Few steps", 0, 50, help="0 is the bypass; else LatentCRF runs so many steps of UniPC, then the finisher"
+        ),
+    ]
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> "Settings":
-        """Read settings from untrusted values; unknown names are ignored, missing ones take the default.
+    def parse(cls, values: Mapping[str, Any], defaults: "Settings") -> "Settings":
+        """Read settings from untrusted values.
+
+        Args:
+            values: by name; unknown names are ignored.
+            defaults: for the names that are missing. A prompt has no default.
+
+        Returns:
+            The checked settings.
 
         Raises:
             SettingsError: with a line for each field that is wrong: its name, its range and what it was.
         """
         problems: list[str] = []
         checked: dict[str, Any] = {}
-        for field in fields(cls):
-            default = "" if field.name == "prompt" else field.default
-            value = values.get(field.name, default)
+        for name, declaration in DECLARATIONS.items():
+            default = "" if name == "prompt" else getattr(defaults, name)
             try:
-                checked[field.name] = check_prompt(value) if field.name == "prompt" else LIMITS[field.name].check(value)
+                checked[name] = declaration.check(values.get(name, default))
             except SettingsError as error:
                 problems.append(str(error))
         if not problems:
-            steps, few_steps = checked["steps"], checked["few_steps"]
-            if few_steps:
-                problems = check_few_steps(few_steps, steps, checked["finisher"])
-            else:
-                problems = check_bypass(steps, checked["bypass_start"], checked["bypass_end"])
+            settings = cls(**checked)
+            problems = settings._find_few_steps_problems() if settings.few_steps else settings._find_bypass_problems()
         if problems:
             raise SettingsError("\n".join(problems))
-        return cls(**checked)
+        return settings
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values by name, as `parse` reads them."""
+        """Give plain values by name, as `parse` reads them."""
         return asdict(self)
 
+    @property
+    def bypass(self) -> tuple[int, int]:
+        """First skipped step and the one that follows the skipped ones."""
+        return self.bypass_start, self.bypass_end
 
-NAMES = tuple(field.name for field in fields(Settings))
+    @property
+    def evaluations_per_call(self) -> int:
+        """Network evaluations of a denoiser call: 2 with guidance, 1 without."""
+        return 2 if self.guidance > 1 else 1
+
+    def _find_bypass_problems(self) -> list[str]:
+        steps, start, end = self.steps, self.bypass_start, self.bypass_end
+        if start >= steps:
+            return [
+                f"Bypass start must be a whole number from 1 to {steps - 1}, below the {steps} steps; it was {start}."
+            ]
+        if not start < end <= steps:
+            return [
+                f"Bypass end must be a whole number from {start + 1}, above the bypass start, to {steps}, "
+                f"the number of steps; it was {end}."
+            ]
+        return []
+
+    def _find_few_steps_problems(self) -> list[str]:
+        problems = []
+        if self.few_steps >= self.steps:
+            problems.append(
+                f"Few steps must be a whole number from 1 to {self.steps - 1}, below the full run's {self.steps}, "
+                f"or 0 for the bypass; it was {self.few_steps}."
+            )
+        if not self.finisher:
+            problems.append("Finisher must be on where Few steps is above 0: a run of few steps has no other CRF.")
+        return problems
 
 
-def check_prompt(value: Any) -> str:
-    """Return the prompt on one line, without control characters.
+def _read_declarations() -> dict[str, Declaration]:
+    hints = get_type_hints(Settings, include_extras=True)
+    return {name: hint.__metadata__[0] for name, hint in hints.items()}
+
+
+DECLARATIONS = _read_declarations()  # by name, in the order of form, API and links
+NAMES = tuple(DECLARATIONS)
+
+
+def get_number(name: str) -> Number:
+    """Look up the declaration of a number.
+
+    Args:
+        name: of a setting.
+
+    Returns:
+        Its declaration.
 
     Raises:
-        SettingsError: it is blank, too long or not text.
+        TypeError: the setting is not a number.
     """
-    wanted = f"Prompt must be text of 1 to {MAX_PROMPT} characters"
-    if not isinstance(value, str):
-        raise SettingsError(f"{wanted}; it was left empty." if value is None else f"{wanted}; it was not text.")
-    if len(value) > 100 * MAX_PROMPT or len(text := " ".join(value.split())) > MAX_PROMPT:
-        raise SettingsError(f"{wanted}; it had {len(value):,}.")
-    # Control characters and lone surrogates are no text, and the tokenizer refuses the latter.
-    text = "".join(character for character in text if unicodedata.category(character) not in ("Cc", "Cs"))
-    if not text.strip():
-        raise SettingsError(f"{wanted}; it was left empty.")
-    return text
+    declaration = DECLARATIONS[name]
+    if not isinstance(declaration, Number):
+        raise TypeError(f"the setting {name} is a {type(declaration).__name__}, not a Number.")
+    return declaration
 
 
-def check_bypass(steps: int, start: int, end: int) -> list[str]:
-    """What is wrong with a bypass from `start` to `end` of `steps`; an empty list if nothing is."""
-    if start >= steps:
-        return [f"Bypass start must be a whole number from 1 to {steps - 1}, below the {steps} steps; it was {start}."]
-    if not start < end <= steps:
-        return [
-            f"Bypass end must be a whole number from {start + 1}, above the bypass start, to {steps}, "
-            f"the number of steps; it was {end}."
-        ]
-    return []
-
-
-def check_few_steps(few_steps: int, steps: int, finisher: float) -> list[str]:
-    """What is wrong with a run of `few_steps` beside one of `steps`; an empty list if nothing is."""
-    problems = []
-    if few_steps >= steps:
-        problems.append(
-            f"Few steps must be a whole number from 1 to {steps - 1}, below the full run's {steps}, or 0 for the bypass; it "
-            f"was {few_steps}."
-        )
-    if not finisher:
-        problems.append(
-            "Finisher must be above 0 where Few steps is: in a run of few steps it is all that LatentCRF does."
-        )
-    return problems
-
-
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     if isinstance(value, int):
         # Python refuses to write out integers of thousands of digits.
         return f"{value:,}" if abs(value) < 10**24 else "a number of more than 24 digits"

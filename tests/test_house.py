@@ -123,10 +123,10 @@ def test_what_is_imported_is_required() -> None:
 
 
 def test_the_page_imports_slow_modules_one_thread_at_a_time() -> None:
-    """`app.later` sees to it; an import inside a function would pass by it. `Services._load` holds its lock."""
+    """`app.device.import_work` sees to it; an import inside another function would pass by it."""
     for path in sources("app"):
         for function in ast.walk(ast.parse(path.read_text())):
-            if not isinstance(function, ast.FunctionDef) or function.name in ("_load", "best_precision"):
+            if not isinstance(function, ast.FunctionDef) or function.name == "import_work":
                 continue
             inner = [node for node in ast.walk(function) if isinstance(node, ast.Import | ast.ImportFrom)]
             assert not inner, f"{path.name}: {function.name}"

@@ -1,1 +1,30 @@
-"""One module for each tab: `build(services)` lays it out; its handlers are module-level functions of plain values."""
+"""One module a tab: `build` lays it out and connects it; its handlers are module-level functions of plain values."""
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+from app.components.form import Form
+from app.device import DeviceWorker
+
+
+@dataclass(frozen=True)
+class TabContext:
+    """What an analysis tab is built into.
+
+    Attributes:
+        worker: what computes.
+        tabs: the row of tabs, to switch them.
+        tab: the tab itself.
+        form: the compare tab's, to fill it.
+        presentation: the switch of the presentation mode.
+    """
+
+    worker: DeviceWorker
+    tabs: gr.Tabs
+    tab: gr.Tab
+    form: Form
+    presentation: gr.Checkbox
+
+
+COMPARE = "compare"  # the compare tab's id

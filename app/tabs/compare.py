@@ -1,6 +1,5 @@
-"""The compare tab: the full LDM and LatentCRF from the same noise, side by side, with what each of them cost."""
+"""The compare tab: the full run and LatentCRF from the same noise, side by side, with what each of them cost."""
 
-import logging
 import secrets
 from collections.abc import Iterator
 from functools import partial
@@ -8,29 +7,26 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
-from gradio.processing_utils import save_bytes_to_cache
-from gradio.utils import get_upload_folder
 
-from app import api, html
-from app.form import DEFAULTS, Form, build_prompt, build_settings, load_link
-from app.page import AT_ONCE, COMPUTING, Turns
+from app.components import html
+from app.components.form import Form, build_form, build_prompt
+from app.device import DeviceWorker
+from app.models import ModelSet
 from app.png import write_png
 from app.results import METHODS, Comparison, Generated, Progress
-from app.services import ModelsError, Services
-from app.settings import NAMES, Settings, SettingsError
+from app.runs import AT_ONCE, Run, Update, build_run_controls
+from app.settings import NAMES, Settings
+from app.text import ABOUT_CRF
+from app.visitor_files import make_folder
 
-EXAMPLES = ("red apple", "blue heart", "dog face", "pizza", "rocket", "smiling face with sunglasses", "sunflower")
 DOWNLOAD = "Download PNG with its settings"
-# and the setting few_steps: the fewest of the benchmark that are, finished, surely nearer to real images than the full run
-WAYS = {"Paper's bypass": 0, "Few steps + CRF": 8}
+MODES = ("Paper's bypass", "Few steps + CRF")
 READY = "Type a prompt and press Enter, or choose an example."
-log = logging.getLogger(__name__)
 
 
 class View(NamedTuple):
     """What a handler changes on the page, in the order of its outputs; what it does not name stays as it is."""
 
-    status: Any = gr.skip()
     strip: Any = gr.skip()
     full: Any = gr.skip()
     latentcrf: Any = gr.skip()
@@ -41,168 +37,157 @@ class View(NamedTuple):
     full_file: Any = gr.skip()
     latentcrf_file: Any = gr.skip()
     seed: Any = gr.skip()
-    shown: Any = gr.skip()
-    start: Any = gr.skip()
-    cancel: Any = gr.skip()
-    ticket: Any = gr.skip()
-
-
-IDLE: dict[str, Any] = {"start": gr.update(interactive=True), "cancel": gr.update(interactive=False)}
-BUSY: dict[str, Any] = {"start": gr.update(interactive=False), "cancel": gr.update(interactive=True)}
+    previous: Any = gr.skip()
 
 
 # ---------------------------------------------------------------------------------------- handlers
 
 
-def run(
-    services: Services,
-    prompt: str,
-    seed: float,
-    steps: float,
-    guidance: float,
-    iterations: float,
-    bypass_start: float,
-    bypass_end: float,
-    finisher: float,
-    few_steps: float,
-    random_seed: bool,
-    previews: bool,
-    shown: dict[str, str] | None,
-    ticket: float,
-    turns: Turns,
-) -> Iterator[View]:
-    """Run both methods and yield what changes on the page, step by step.
+def run_comparison(run: Run, *values: Any) -> Iterator[Update]:
+    """Run both methods and show what changes, step by step.
 
-    `shown` are the files of the previous run (see `save`), put back if this one fails or is stopped.
+    Args:
+        run: this run.
+        values: of the form, in the order of `NAMES`; then whether the seed is random, and whether there are previews.
+
+    Yields:
+        Updates with a `View`.
+
+    Raises:
+        SettingsError: the form's values are wrong.
     """
-    if random_seed:
-        seed = secrets.randbelow(1_000_000)  # short enough to be read aloud
-    values = (prompt, seed, steps, guidance, iterations, bypass_start, bypass_end, finisher, few_steps)
-    try:
-        settings = Settings.parse(dict(zip(NAMES, values, strict=True)))
-    except SettingsError as error:
-        yield View(html.message(str(error), "error"), **IDLE)
-        return
+    model_set = run.worker.model_set
+    *form_values, is_random, previews = values
+    chosen = dict(zip(NAMES, form_values, strict=True))
+    if is_random:
+        chosen["seed"] = secrets.randbelow(1_000_000)  # short enough to be read aloud
+    settings = Settings.parse(chosen, model_set.defaults)
     done = {"full": 0, "latentcrf": 0}
-    events = services.compare(settings, bool(previews))
-    try:
-        if ticket <= turns.stopped:  # while it waited
-            return
-        text = "Starting…" if services.loaded else "The models are loading: the first comparison waits for them…"
-        yield View(html.message(text), html.plan(settings, done), seed=settings.seed, **BUSY)
-        for event in events:
-            if ticket <= turns.stopped:
-                yield stopped(shown)
-                return
-            if isinstance(event, Progress):
-                done[event.method] = event.done
-                picture = {} if event.preview is None else {event.method: event.preview}
-                yield View(html.message(f"{METHODS[event.method]} draws…"), html.plan(settings, done), **picture)
-            elif isinstance(event, Generated):
-                yield View(**{event.method: event.image})
-            else:
-                kept = save(event)
-                yield View(html.message(summary(event)), **pictures(kept), shown=kept, **IDLE)
-    except ModelsError as error:
-        log.error("%s", error)
-        yield View(html.message(f"The models cannot be loaded. {error}", "error"), **pictures(shown), **IDLE)
-    except Exception:
-        log.exception("comparison failed")
-        yield View(html.message(api.SORRY, "error"), **pictures(shown), **IDLE)
-    finally:
-        events.close()  # stops the work on the device
+    yield Update(run.start_text, View(html.plan(settings, done), seed=settings.seed))
+    for report in run.stream("compare", settings, bool(previews)):
+        if isinstance(report, Progress):
+            done[report.method] = report.done
+            preview = {} if report.preview is None else {report.method: report.preview}
+            yield Update(f"{METHODS[report.method]} is running…", View(html.plan(settings, done), **preview))
+        elif isinstance(report, Generated):
+            yield Update(f"{METHODS[report.method]} is done.", View(**{report.method: report.image}))
+        else:
+            files = save_comparison(report)
+            text = summarize_comparison(report, model_set)
+            yield Update(text, show_comparison(files)._replace(previous=files), busy=False)
 
 
-def begin(turns: Turns) -> View:
-    """At once after the click, before the device is free; the ticket goes to `run`."""
-    turns.asked += 1
-    text = "Waiting for the device: one comparison runs at a time…"
-    return View(html.message(text), **BUSY, ticket=turns.asked)
+def save_comparison(result: Comparison) -> dict[str, str]:
+    """Write a comparison's images as PNG files with their settings inside.
 
+    Args:
+        result: of the comparison.
 
-def cancel(turns: Turns, shown: dict[str, str] | None) -> View:
-    """Stop what was asked for so far, and show the previous images again, if there were any."""
-    turns.stopped = turns.asked
-    return stopped(shown)
-
-
-def stopped(shown: dict[str, str] | None) -> View:
-    """The page after a run was stopped."""
-    text = "Stopped. The images are those of the run before." if shown else "Stopped."
-    return View(html.message(text), **pictures(shown), **IDLE)
-
-
-def save(result: Comparison) -> dict[str, str]:
-    """Write a comparison's images as PNG files with their settings inside; the files, and the figures' HTML, by name."""
+    Returns:
+        The files' paths, and the HTML of figures and plan, by name.
+    """
     name = "".join(c if c.isascii() and c.isalnum() else "-" for c in result.settings.prompt.lower())[:40].strip("-")
     images = {"full": result.full.image, "latentcrf": result.latentcrf.image}
     images |= {"before": result.before, "after": result.after}
-    files = {
-        part: save_bytes_to_cache(
-            write_png(image, result.settings, {"image": part, **result.origin}),
-            f"{name or 'image'}-{result.settings.seed}-{part}.png",
-            get_upload_folder(),
-        )
-        for part, image in images.items()
-    }
+    folder, files = make_folder(), {}
+    for key, image in images.items():
+        path = folder / f"{name or 'image'}-{result.settings.seed}-{key}.png"
+        path.write_bytes(write_png(image, result.settings, {"image": key, **result.origin}))
+        files[key] = str(path)
     done = {one.method: one.denoiser_calls for one in (result.full, result.latentcrf)}
     return {**files, "cards": html.cards(result), "strip": html.plan(result.settings, done)}
 
 
-def pictures(kept: dict[str, str] | None) -> dict[str, Any]:
-    """The part of a view that shows what `save` wrote; no images without it or once the files are swept away."""
-    if not kept or not Path(kept["full"]).is_file():
-        return {"full": None, "latentcrf": None}
-    return {
-        **kept,
-        "slider": (kept["full"], kept["latentcrf"]),
-        "full_file": gr.update(value=kept["full"], interactive=True),
-        "latentcrf_file": gr.update(value=kept["latentcrf"], interactive=True),
-    }
+def show_comparison(files: dict[str, str] | None) -> View:
+    """Show what `save_comparison` wrote.
+
+    Args:
+        files: as it returned them; None where there was no comparison.
+
+    Returns:
+        A view; without images where there are no files, or no longer.
+    """
+    if not files or not Path(files["full"]).is_file():
+        return View(full=None, latentcrf=None)
+    return View(
+        **files,
+        slider=(files["full"], files["latentcrf"]),
+        full_file=gr.update(value=files["full"], interactive=True),
+        latentcrf_file=gr.update(value=files["latentcrf"], interactive=True),
+    )
 
 
-def summary(result: Comparison) -> str:
-    """What was drawn, in a line."""
+def summarize_comparison(result: Comparison, model_set: ModelSet) -> str:
+    """Summarize a comparison in a line.
+
+    Args:
+        result: of the comparison.
+        model_set: what drew it.
+
+    Returns:
+        Prompt, settings, and what was not read of the prompt.
+    """
     s = result.settings
     text = f"“{s.prompt}”, seed {s.seed}, {s.steps} steps"
     text += f" and {s.few_steps} of UniPC" if s.few_steps else ""
     text += f", guidance {s.guidance:g}, {s.iterations} CRF iterations"
-    text += f", finisher {s.finisher:g}." if s.finisher else "."
-    return text + (f" The model reads about a dozen words: it did not see “{result.unread}”." if result.unread else "")
+    text += ", with the finisher." if s.finisher else "."
+    if result.unread:
+        text += f" The model reads {model_set.prompt_limit}: it did not see “{result.unread}”."
+    return text
 
 
-def way_of(few_steps: float | None) -> str:
-    """Which of `WAYS` a number of few steps is."""
-    bypass, few = WAYS
-    return few if few_steps else bypass
+def choose_mode(few_steps: float | None) -> str:
+    """Choose the mode that a number of few steps belongs to.
+
+    Args:
+        few_steps: the setting; 0 or None is the bypass.
+
+    Returns:
+        One of `MODES`.
+    """
+    return MODES[bool(few_steps)]
 
 
 # ------------------------------------------------------------------------------------------ layout
 
 
-def build(services: Services) -> Form:
-    """Lay the tab out and connect it; call it within a `gr.Blocks`. Returns the form, for other tabs to fill."""
+def build(worker: DeviceWorker) -> Form:
+    """Lay the tab out and connect it; call it within a `gr.Tab`.
+
+    Args:
+        worker: what computes.
+
+    Returns:
+        The form, for other tabs to fill.
+    """
+    model_set = worker.model_set
     with gr.Row(elem_id="ask"):
-        prompt = build_prompt()
-        start = gr.Button("Compare", variant="primary", scale=1, min_width=120, elem_id="compare")
-        stop = gr.Button("Cancel", variant="stop", interactive=False, scale=1, min_width=90, elem_id="cancel")
+        prompt = build_prompt(model_set.prompts[0])
+        controls = build_run_controls("compare", "Compare", READY)
     with gr.Row(elem_id="choices"):
         examples = gr.Dataset(
             components=[prompt],
-            samples=[[example] for example in EXAMPLES],
+            samples=[[example] for example in model_set.prompts],
             show_label=False,
             container=False,
             elem_id="examples",
         )
-        ways = gr.Radio(list(WAYS), value=way_of(DEFAULTS.few_steps), show_label=False, container=False, elem_id="ways")
-    status = gr.HTML(html.message(READY), elem_id="status", padding=False)
-    strip = gr.HTML(html.plan(DEFAULTS), elem_id="strip", padding=False)
+        mode = gr.Radio(
+            list(MODES),
+            value=choose_mode(model_set.defaults.few_steps),
+            show_label=False,
+            container=False,
+            elem_id="modes",
+        )
+    controls.status.render()
+    strip = gr.HTML(html.plan(model_set.defaults), elem_id="strip", padding=False)
 
     picture: dict[str, Any] = {"format": "png", "interactive": False, "show_label": False, "buttons": ["fullscreen"]}
     with gr.Row(elem_id="stage"):
         with gr.Column(min_width=150):
-            gr.HTML(html.caption("full", "every U-Net call"), padding=False)
-            full = gr.Image(**picture, elem_id="full", alt_text="The full LDM's image")
+            gr.HTML(html.caption("full", "all denoiser calls"), padding=False)
+            full = gr.Image(**picture, elem_id="full", alt_text="The full run's image")
             full_file = gr.DownloadButton(DOWNLOAD, size="sm", interactive=False, elem_id="full-file")
         with gr.Column(min_width=150):
             gr.HTML(html.caption("latentcrf", "fewer calls, and a CRF"), padding=False)
@@ -223,53 +208,31 @@ def build(services: Services) -> Form:
 
     with gr.Row(elem_id="crf"):
         with gr.Column(min_width=150):
-            gr.HTML(html.heading("Just before the CRF", "the LDM's estimate"), padding=False)
+            gr.HTML(html.heading("Just before the CRF", "the clean estimate"), padding=False)
             before = gr.Image(**picture, elem_id="before", alt_text="The clean estimate just before the CRF")
         with gr.Column(min_width=150):
-            gr.HTML(html.heading("Just after the CRF", "what it made of it"), padding=False)
+            gr.HTML(html.heading("Just after the CRF", "of lowest energy"), padding=False)
             after = gr.Image(**picture, elem_id="after", alt_text="The image just after the CRF")
         with gr.Column(min_width=150, elem_id="about"):
-            gr.HTML(html.about(), padding=False)
+            gr.HTML(ABOUT_CRF, padding=False)
 
-    shown: gr.State = gr.State(None)
-    turns: gr.State = gr.State(Turns())
-    ticket = gr.Number(0, visible="hidden")
-    form = build_settings(services, prompt, status, strip)
-
+    previous: gr.State = gr.State(None)
+    form = build_form(worker, prompt, controls.status, strip)
     few_steps = form["few_steps"]
-    ways.input(WAYS.get, ways, few_steps, **AT_ONCE)
-    few_steps.change(way_of, few_steps, ways, **AT_ONCE)
+    mode.input(lambda name: model_set.few_steps if name == MODES[1] else 0, mode, few_steps, **AT_ONCE)
+    few_steps.change(choose_mode, few_steps, mode, **AT_ONCE)
 
-    outputs = [
-        status,
-        strip,
-        full,
-        latentcrf,
-        slider,
-        before,
-        after,
-        cards,
-        full_file,
-        latentcrf_file,
-        form["seed"],
-        shown,
-    ]
-    outputs += [start, stop, ticket]
-    inputs = [*form.values, form.random_seed, form.previews, shown, ticket, turns]
-    handler = partial(run, services)
-    asked = gr.on([start.click, prompt.submit], begin, turns, outputs, **AT_ONCE)
-    chosen = examples.click(lambda sample: sample[0], examples, prompt, **AT_ONCE).then(
-        begin, turns, outputs, **AT_ONCE
+    chosen = examples.click(lambda sample: sample[0], examples, prompt, **AT_ONCE)
+    outputs = View(
+        strip, full, latentcrf, slider, before, after, cards, full_file, latentcrf_file, form["seed"], previous
     )
-    for event in (asked, chosen):
-        event.then(handler, inputs, outputs, **COMPUTING)
-    stop.click(cancel, [turns, shown], outputs, **AT_ONCE)
-    gr.on(
-        None,
-        load_link,
-        None,
-        [*form.values, form.random_seed, form.shares, status, strip],
-        api_visibility="private",
-        show_progress="hidden",
+    controls.connect(
+        worker,
+        run_comparison,
+        [*form.values, form.random_seed, form.previews],
+        list(outputs),
+        triggers=[partial(gr.on, [controls.start.click, prompt.submit]), chosen.then],
+        previous=previous,
+        restore=show_comparison,
     )
     return form

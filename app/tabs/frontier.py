@@ -1,52 +1,80 @@
 """The frontier tab: the benchmark's table as a figure, quality against time, and what the methods' images look like."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 import pandas as pd
 
-from app import html
-from app.figures import build_figure, listening
-from app.later import Later
-from app.page import AT_ONCE, Page, build_export, note
+from analysis.figures.frontier import draw_empty_frontier, draw_frontier
+from analysis.studies.frontier import SHIPPED, list_families, list_metrics, list_rows, read_samples, read_table
+from app.components import html
+from app.components.exports import build_export
+from app.components.figures import attach_listener_js, build_figure, show_figures
+from app.runs import AT_ONCE
+from app.tabs import TabContext
+from app.text import FRONTIER_COMPUTATION, FRONTIER_READING
 
-if TYPE_CHECKING:
-    from analysis import frontier as analysis
-    from analysis.export import Results
-else:
-    analysis = Later("analysis.frontier")
+COMMAND = (
+    "python -m analysis.benchmark --data data/emoji --prompts 50 --seeds 4 --batch-size 25 --rounds 5 "
+    "--out results/benchmark"
+)
 
-SHIPPED = Path(__file__).parents[2] / "assets" / "results" / "benchmark"
-COMMAND = "python -m analysis.benchmark --data data/emoji --prompts 50 --seeds 4 --batch-size 25 --rounds 5 --out results/benchmark"
-MEASURES = {
-    "KID to real images": "kid",
-    "Frechet distance to real images": "frechet",
-    "Prompted subject nearest (R@1)": "r_at_1",
-    "Prompted subject among 5 nearest (R@5)": "r_at_5",
-    "LPIPS to the full run": "lpips_full",
-    "PSNR to the full run": "psnr_full",
-    "Latent MSE to the full run": "latent_mse_full",
-    "Diversity: pairwise LPIPS": "pairwise_lpips",
-    "Diversity: Vendi score": "vendi",
-}
-EXPLAINED = {
-    "kid": "Kernel distance, times 1000: how far the images' features (EfficientNet-Lite0's, not Inception's) lie from those of real images; 0: no difference.",
-    "frechet": "How far mean and spread of the images' features lie from those of real images; biased upwards in small samples, so only "
-    "compare methods here.",
-    "r_at_1": "How often the real image that looks most like the drawn one shows the prompted subject.",
-    "r_at_5": "How often one of the five real images that look most like the drawn one shows the prompted subject.",
-    "lpips_full": "How different the image looks from the full LDM's of the same noise; 0: the same image.",
-    "psnr_full": "How near the pixels are to those of the full LDM's image of the same noise, in decibels.",
-    "latent_mse_full": "Mean squared difference of the latents to the full LDM's of the same noise.",
-    "pairwise_lpips": "How different the images of one prompt look from each other; the full LDM's is what to keep.",
-    "vendi": "As many of a prompt's images as truly differ: 1 if all are alike, the number of seeds if none are.",
+
+class Metric(NamedTuple):
+    """A metric of the table.
+
+    Attributes:
+        column: its name in the table.
+        help: what it measures.
+    """
+
+    column: str
+    help: str
+
+
+METRICS = {
+    "KID to real images": Metric(
+        "kid",
+        "Kernel distance, times 1000: how far the images' features (EfficientNet-Lite0's, not Inception's) lie from "
+        "those of real images; 0: no difference.",
+    ),
+    "Frechet distance to real images": Metric(
+        "frechet",
+        "How far mean and spread of the images' features lie from those of real images. It is biased upwards in small "
+        "samples: only compare methods here.",
+    ),
+    "Prompted subject nearest (R@1)": Metric(
+        "r_at_1", "How often the real image that looks most like the drawn one shows the prompted subject."
+    ),
+    "Prompted subject among 5 nearest (R@5)": Metric(
+        "r_at_5",
+        "How often one of the five real images that look most like the drawn one shows the prompted subject.",
+    ),
+    "LPIPS to the full run": Metric(
+        "lpips_full", "How different the image looks from the full run's of the same noise; 0: the same image."
+    ),
+    "PSNR to the full run": Metric(
+        "psnr_full", "How near the pixels are to those of the full run's image of the same noise, in decibels."
+    ),
+    "Latent MSE to the full run": Metric(
+        "latent_mse_full", "Mean squared difference of the latents to the full run's of the same noise."
+    ),
+    "Diversity: pairwise LPIPS": Metric(
+        "pairwise_lpips", "How different the images of one prompt look from each other; the full run's is what to keep."
+    ),
+    "Diversity: Vendi score": Metric(
+        "vendi",
+        "The effective number of different images of a prompt: 1 if all are alike, the number of seeds if none are.",
+    ),
 }
 ABSENT = (
-    f"No benchmark is shipped with this copy. Make one with {COMMAND}, and put its benchmark.csv and samples into {{}}."
+    f"No benchmark is shipped with this copy. Make one with {COMMAND}, and put its benchmark.csv and samples into "
+    f"{'/'.join(SHIPPED.parts[-3:])}."
 )
+UNREADABLE = f"The benchmark's table in this copy cannot be read. Make it again with {COMMAND}."
+NO_SAMPLE = f"No images of this method are shipped: {COMMAND} writes them into results/benchmark/samples."
 # A click on a mark chooses its method.
-CLICK_JS = listening(
+CLICK_JS = attach_listener_js(
     "frontier-figure",
     "plotly_click",
     """(event) => {
@@ -55,117 +83,142 @@ CLICK_JS = listening(
         field.dispatchEvent(new Event('input', { bubbles: true }));
     }""",
 )
-NO_SAMPLE = f"No images of this method are shipped: {COMMAND} writes them into results/benchmark/samples."
-READING = (
-    "Each point is a way to sample: the further left, the faster. The vertical axis says whether higher or lower is better; "
-    "bars are 95 % intervals over the prompts, which all methods share: differences are surer than the bars look. No method "
-    "shown beats those on the dotted line in both time and quality. Dashed: the full LDM. A finisher settles the last latents of a "
-    "run: a CRF's static form, after which they go through the autoencoder once more (round trip), or a CRF that learned to do both "
-    "at once; violet crosses show what these latents become without a CRF. Point at a mark for its settings, click it for its images."
-)
-COMPUTED = (
-    "All methods drew the same prompts from the same noise; intervals by bootstrap over the prompts; times are medians of runs "
-    f"interleaved with the full LDM's. The table is what <code>{COMMAND}</code> writes; assets/results/README.md says what was run."
-)
+
+
+class Outcome(NamedTuple):
+    """What is shown."""
+
+    metric: str
+    families: list[str]
 
 
 # ---------------------------------------------------------------------------------------- handlers
 
 
-def shipped() -> "tuple[pd.DataFrame | None, str]":
-    """The benchmark's table that comes with the project, or None and why there is none."""
+def read_shipped() -> tuple[pd.DataFrame | None, str]:
+    """Read the benchmark's table that comes with the project.
+
+    Returns:
+        It and ""; or None and why there is none.
+    """
     path = SHIPPED / "benchmark.csv"
     if not path.is_file():
-        return None, ABSENT.format("/".join(SHIPPED.parts[-3:]))
+        return None, ABSENT
     try:
-        return analysis.read_table(path), ""
+        return read_table(path), ""
     except (OSError, ValueError):
-        return None, f"The benchmark's table in this copy cannot be read. Make it again with {COMMAND}."
+        return None, UNREADABLE
 
 
-def first() -> list[Any]:
-    """Choices of measure, families and method, as far as the shipped table goes."""
-    table, _ = shipped()
+def list_choices() -> list[Any]:
+    """List the choices that the shipped table admits.
+
+    Returns:
+        Updates for metric, families and method.
+    """
+    table, _ = read_shipped()
     if table is None:
         return [gr.skip(), gr.skip(), gr.skip()]
-    held = analysis.measures_of(table)
-    measures = [label for label, name in MEASURES.items() if name in held]
-    families, methods = analysis.families_of(table), list(table["method"])
-    ours = next((name for name in methods if "LatentCRF" in name), methods[0])
+    columns, families = list_metrics(table), list_families(table)
+    metrics = [label for label, metric in METRICS.items() if metric.column in columns]
+    methods = list(table["method"])
+    first = next((name for name in methods if "LatentCRF" in name), methods[0])
     return [
-        gr.update(choices=measures, value=measures[0]),
+        gr.update(choices=metrics, value=metrics[0]),
         gr.update(choices=families, value=families, visible=True),
-        gr.update(choices=methods, value=ours, visible=True),
+        gr.update(choices=methods, value=first, visible=True),
     ]
 
 
 def draw(label: str, families: list[str], presentation: bool) -> list[Any]:
-    """Status, figure, table, and what an export would hold."""
-    table, problem = shipped()
-    looks = {"presentation": bool(presentation), "on_page": True}
+    """Draw the figure.
+
+    Args:
+        label: of a metric, of `METRICS`.
+        families: of methods.
+        presentation: whether the page is in presentation mode.
+
+    Returns:
+        Values for status, the figure's place, the table, and what is shown.
+    """
+    table, problem = read_shipped()
+    metric = METRICS[label]
+    style = {"presentation": bool(presentation), "on_page": True}
     if table is None:
-        return [html.message(problem), analysis.empty(MEASURES[label], **looks), gr.update(visible=False), None]
+        empty = show_figures("frontier", ["figure"], {"figure": (draw_empty_frontier(metric.column, **style), None)})
+        return [html.message(problem), *empty, gr.update(visible=False), None]
     try:
-        drawn = analysis.figure(table, MEASURES[label], families, **looks)
-        rows = analysis.shown(table, MEASURES[label], families)
+        rows = list_rows(table, metric.column, families)
+        figures = {"figure": (draw_frontier(table, metric.column, families, **style), rows)}
     except ValueError as error:
-        return [html.message(str(error).capitalize(), "error"), gr.skip(), gr.skip(), gr.skip()]
-    made = {"measure": MEASURES[label], "families": families}
+        return [html.message(str(error).capitalize(), "error"), *[gr.skip()] * 4]
     return [
-        html.message(f"{EXPLAINED[MEASURES[label]]} {len(rows)} methods."),
-        drawn,
+        html.message(f"{metric.help} {len(rows)} methods."),
+        *show_figures("frontier", ["figure"], figures),
         gr.update(value=rows, visible=True),
-        made,
+        Outcome(metric.column, families),
     ]
 
 
-def sample(method: str | None) -> list[Any]:
-    """A method's row of images, and a sentence about it."""
-    table, _ = shipped()
-    if table is None or method not in set(table["method"]):  # a file name is made of it: only those that we know
+def show_samples(method: str | None) -> list[Any]:
+    """Show a method's row of images.
+
+    Args:
+        method: its name in the table.
+
+    Returns:
+        Values for the image and the sentence about it.
+    """
+    table, _ = read_shipped()
+    # a file name is made of the method: only known ones are looked for
+    if table is None or method is None or method not in set(table["method"]):
         return [gr.update(visible=False), ""]
-    found = analysis.samples(SHIPPED / "samples", [str(method)])
-    if not found:
+    samples = read_samples(SHIPPED / "samples", [method])
+    if method not in samples:
         return [gr.update(visible=False), html.message(NO_SAMPLE)]
     text = f"{method}: the first images of its prompts, the same prompts and noise for every method."
-    return [gr.update(value=found[str(method)], visible=True), html.message(text)]
+    return [gr.update(value=samples[method], visible=True), html.message(text)]
 
 
-def clicked_method(text: str) -> Any:
-    """The method named after the time of the click, chosen."""
-    return text.partition(" ")[2] or gr.skip()
+def choose_clicked(text: str) -> Any:
+    """Choose the method whose mark was clicked.
 
+    Args:
+        text: the time of the click, a space, the method's name.
 
-def results(made: dict[str, Any]) -> "Results":
-    """The export.
-
-    Raises:
-        ValueError: the table has gone since it was shown.
+    Returns:
+        The name.
     """
-    table, problem = shipped()
-    if table is None:
-        raise ValueError(problem)
-    return analysis.results(table, made["measure"], made["families"], SHIPPED / "samples")
+    return text.partition(" ")[2] or gr.skip()
 
 
 # ------------------------------------------------------------------------------------------ layout
 
 
-def build(page: Page) -> None:
-    """Lay the tab out and connect it; call it within a `gr.Tab`."""
+def build(context: TabContext) -> None:
+    """Lay the tab out and connect it; call it within a `gr.Tab`.
+
+    Args:
+        context: what the tab is built into.
+    """
     with gr.Row(elem_classes="controls"):
-        measure = gr.Dropdown(list(MEASURES), value="KID to real images", label="Quality", elem_id="frontier-measure")
+        metric = gr.Dropdown(list(METRICS), value=next(iter(METRICS)), label="Quality", elem_id="frontier-metric")
         families = gr.CheckboxGroup([], label="Methods", scale=3, visible=False, elem_id="frontier-families")
     status = gr.HTML(elem_id="frontier-status", padding=False)
-    figure = build_figure("frontier-figure")
-    gr.HTML(note(READING, COMPUTED), padding=False)
+    place = build_figure("frontier-figure")
+    gr.HTML(html.note(FRONTIER_READING, FRONTIER_COMPUTATION.format(command=COMMAND)), padding=False)
     with gr.Row(elem_classes="controls"):
         method = gr.Dropdown([], label="Images of", visible=False, elem_id="frontier-method")
     images = gr.Image(
-        show_label=False, format="png", interactive=False, visible=False, buttons=["download", "fullscreen"],
-        alt_text="Sample images of the method chosen, side by side", elem_id="frontier-images",
-    )  # fmt: skip
-    words = gr.HTML(elem_id="frontier-words", padding=False)
+        show_label=False,
+        format="png",
+        interactive=False,
+        visible=False,
+        buttons=["download", "fullscreen"],
+        alt_text="Sample images of the method chosen, side by side",
+        elem_id="frontier-images",
+    )
+    sentence = gr.HTML(elem_id="frontier-words", padding=False)
     clicked = gr.Textbox(visible="hidden", elem_id="frontier-clicked")
     rows = gr.Dataframe(
         interactive=False,
@@ -174,18 +227,22 @@ def build(page: Page) -> None:
         max_height=420,
         elem_id="frontier-table",
     )
-    made: gr.State = gr.State(None)
-    with gr.Row(elem_classes="controls"):
-        build_export("frontier", made, results)
+    outcome: gr.State = gr.State(None)
 
-    look: list[Any] = [measure, families, page.presentation]
-    drawn = [status, figure, rows, made]
-    # `input` and not `change`: what `first` fills in is drawn once, after it.
-    ready = gr.on(None, first, None, [measure, families, method], **AT_ONCE)
-    ready.then(draw, look, drawn, **AT_ONCE).then(sample, method, [images, words], **AT_ONCE)
-    changed = [measure.input, families.input, page.presentation.change]
-    gr.on(changed, draw, look, drawn, trigger_mode="always_last", **AT_ONCE)
-    method.input(sample, method, [images, words], **AT_ONCE)
+    def list_export(last: Outcome) -> list[Any]:
+        return ["export_frontier", read_shipped()[0], last.metric, last.families, SHIPPED / "samples"]
+
+    with gr.Row(elem_classes="controls"):
+        build_export(context.worker, "frontier", outcome, list_export)
+
+    look: list[Any] = [metric, families, context.presentation]
+    drawn = [status, *place.outputs, rows, outcome]
+    # `input` and not `change`: what `list_choices` fills in is drawn once, after it.
+    ready = gr.on(None, list_choices, None, [metric, families, method], **AT_ONCE)
+    ready.then(draw, look, drawn, **AT_ONCE).then(show_samples, method, [images, sentence], **AT_ONCE)
+    changes = [metric.input, families.input, context.presentation.change]
+    gr.on(changes, draw, look, drawn, trigger_mode="always_last", **AT_ONCE)
+    method.input(show_samples, method, [images, sentence], **AT_ONCE)
     # `change`, as gradio sees no `input` of a hidden field
-    clicked.change(clicked_method, clicked, method, **AT_ONCE).then(sample, method, [images, words], **AT_ONCE)
-    figure.change(None, None, None, js=CLICK_JS, queue=False, api_visibility="private")
+    clicked.change(choose_clicked, clicked, method, **AT_ONCE).then(show_samples, method, [images, sentence], **AT_ONCE)
+    place.plot.change(None, None, None, js=CLICK_JS, queue=False, api_visibility="private")

@@ -5,6 +5,7 @@ import io
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,38 +19,68 @@ from PIL import Image
 
 from analysis.metrics.pixels import to_pixels
 from analysis.sampling import decode, sample
-from app import api, form, html
+from app import api, runs
 from app.callback_stream import stream_reports
+from app.components import form, html
+from app.device import DeviceWorker
+from app.layout import TABS, build_app
+from app.models import EMOJI, ModelsError
 from app.png import read_png
 from app.results import Comparison, Generated, Progress
-from app.services import MODELS, PARTS, ModelsError, Services
+from app.runs import RunCounter
 from app.settings import NAMES, Settings
 from app.tabs import compare
 from app.tabs.method import TERMS
-from app.ui import TABS, build_app
 from latentcrf.noise_levels import clean_estimate_between, coefficients
+from latentcrf.precision import autocast
 
-FEW = Settings("red apple", seed=3, steps=8, iterations=3, bypass_start=4, bypass_end=7, finisher=0.0)
+FEW = replace(EMOJI.defaults, seed=3, steps=8, iterations=3, bypass_start=4, bypass_end=7, finisher=False)
 
 
 @pytest.fixture(scope="module")
-def services() -> Services:
-    missing = [name for name in PARTS if not (MODELS / name).is_dir()]
+def worker() -> DeviceWorker:
+    missing = [path for path in EMOJI.list_files() if not path.is_file()]
     if missing:
-        pytest.skip(f"the trained models are not there yet: {', '.join(missing)}")
-    return Services()
+        pytest.skip(f"the trained models are not there yet: {missing[0]}")
+    return DeviceWorker()
 
 
 @pytest.fixture(scope="module")
-def result(services: Services) -> Comparison:
-    *_, result = services.compare(FEW)
+def result(worker: DeviceWorker) -> Comparison:
+    return compared(worker, FEW)
+
+
+def compared(worker: DeviceWorker, settings: Settings, previews: bool = True) -> Comparison:
+    *_, result = worker.stream("compare", settings, previews)
     assert isinstance(result, Comparison)
     return result
 
 
-def run(services: Any, settings: Settings, shown: Any = None, **changed: Any) -> list[compare.View]:
-    values = settings.as_dict() | changed
-    return list(compare.run(services, *(values[name] for name in NAMES), False, True, shown, 1, compare.Turns(asked=1)))
+class Shown:
+    """What a run shows: status, start, cancel, and the outputs by the names of `compare.View`."""
+
+    def __init__(self, values: list[Any]) -> None:
+        self.status, self.start, self.cancel, *outputs = values
+        self.view = compare.View(*outputs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.view, name)
+
+
+def drive(
+    worker: Any, values: list[Any], previous: Any = None, run_id: int = 1, counter: RunCounter | None = None
+) -> Iterator[Shown]:
+    """The compare tab's handler under the page's driver."""
+    of_visitor = runs.Run(worker, run_id, counter or RunCounter(last=1))
+    for shown in runs.drive(
+        compare.run_comparison, of_visitor, values, lambda: compare.show_comparison(previous), len(compare.View._fields)
+    ):
+        yield Shown(shown)
+
+
+def run(worker: Any, settings: Settings, previous: Any = None, **changes: Any) -> list[Shown]:
+    values = settings.as_dict() | changes
+    return list(drive(worker, [*(values[name] for name in NAMES), False, True], previous))
 
 
 def pixels(image: Image.Image | str) -> np.ndarray:
@@ -59,9 +90,9 @@ def pixels(image: Image.Image | str) -> np.ndarray:
 # ------------------------------------------------------------------------------ with the real models
 
 
-def test_both_methods_run_as_planned(services: Services) -> None:
+def test_both_methods_run_as_planned(worker: DeviceWorker) -> None:
     """Each step is reported, the calls are the plan's, the results come in order and the figures are theirs."""
-    events = list(services.compare(FEW))
+    events = list(worker.stream("compare", FEW, True))
     steps = [(event.method, event.done, event.total) for event in events if isinstance(event, Progress)]
     assert steps == [("full", i + 1, 8) for i in range(8)] + [("latentcrf", i + 1, 5) for i in range(5)]
     assert [event.method for event in events if isinstance(event, Generated)] == ["full", "latentcrf"]
@@ -74,10 +105,10 @@ def test_both_methods_run_as_planned(services: Services) -> None:
     assert 0 < result.lpips < 1
 
 
-def test_the_full_image_is_the_plain_pipelines(services: Services, result: Comparison) -> None:
+def test_the_full_image_is_the_plain_pipelines(worker: DeviceWorker, result: Comparison) -> None:
     """Watching, timing and previewing change nothing: the image is the one that diffusers makes by itself."""
-    models = services.models
-    with models.autocast():
+    models = worker.models
+    with autocast(models.pipeline.device, models.precision):
         latents = models.pipeline(
             FEW.prompt,
             num_inference_steps=FEW.steps,
@@ -94,43 +125,43 @@ def test_the_full_image_is_the_plain_pipelines(services: Services, result: Compa
 
 
 def test_the_same_settings_give_the_same_images_with_and_without_previews(
-    services: Services, result: Comparison
+    worker: DeviceWorker, result: Comparison
 ) -> None:
-    *_, again = services.compare(FEW, previews=False)
+    again = compared(worker, FEW, previews=False)
     for method in ("full", "latentcrf"):
         assert np.array_equal(pixels(getattr(again, method).image), pixels(getattr(result, method).image))
-    *_, other = services.compare(Settings(**FEW.as_dict() | {"seed": 4}))
+    other = compared(worker, replace(FEW, seed=4))
     assert not np.array_equal(pixels(other.full.image), pixels(result.full.image))
 
 
-def test_a_bypass_to_the_end_makes_the_crfs_result_the_image(services: Services) -> None:
-    *_, result = services.compare(Settings(**FEW.as_dict() | {"bypass_end": 8}))
+def test_a_bypass_to_the_end_makes_the_crfs_result_the_image(worker: DeviceWorker) -> None:
+    result = compared(worker, replace(FEW, bypass_end=8))
     assert result.latentcrf.denoiser_calls == 4
     assert np.array_equal(pixels(result.latentcrf.image), pixels(result.after))
 
 
-def test_the_finisher_changes_latentcrfs_image_alone_and_is_named(services: Services, result: Comparison) -> None:
-    *_, finished = services.compare(Settings(**FEW.as_dict() | {"finisher": 0.7}))
+def test_the_finisher_changes_latentcrfs_image_alone_and_is_named(worker: DeviceWorker, result: Comparison) -> None:
+    finished = compared(worker, replace(FEW, finisher=True))
     assert np.array_equal(pixels(finished.full.image), pixels(result.full.image))
     assert np.array_equal(pixels(finished.after), pixels(result.after))
     changed = np.abs(pixels(finished.latentcrf.image).astype(int) - pixels(result.latentcrf.image)).mean()
     assert 0.5 < changed < 20
     assert finished.latentcrf.denoiser_calls == result.latentcrf.denoiser_calls
-    assert "second CRF settles" in html.plan(finished.settings) and "settles" not in html.plan(result.settings)
+    assert "a second CRF corrects" in html.plan(finished.settings) and "second" not in html.plan(result.settings)
     assert "finisher" not in result.origin and finished.origin["finisher"].startswith("emoji-latentcrf-finisher ")
-    assert compare.summary(finished).endswith("3 CRF iterations, finisher 0.7.")
-    assert compare.summary(result).endswith("3 CRF iterations.")
+    assert compare.summarize_comparison(finished, EMOJI).endswith("3 CRF iterations, with the finisher.")
+    assert compare.summarize_comparison(result, EMOJI).endswith("3 CRF iterations.")
 
 
-def test_a_run_of_few_steps_is_the_faster_solvers_finished(services: Services, result: Comparison) -> None:
-    events = list(services.compare(Settings(**FEW.as_dict() | {"finisher": 0.7, "few_steps": 4})))
+def test_a_run_of_few_steps_is_the_faster_solvers_finished(worker: DeviceWorker, result: Comparison) -> None:
+    events = list(worker.stream("compare", replace(FEW, finisher=True, few_steps=4), True))
     steps = [(event.method, event.done, event.total) for event in events if isinstance(event, Progress)]
     assert steps == [("full", i + 1, 8) for i in range(8)] + [("latentcrf", i + 1, 4) for i in range(4)]
     few = events[-1]
     assert (few.full.denoiser_calls, few.latentcrf.denoiser_calls) == (8, 4)
     assert np.array_equal(pixels(few.full.image), pixels(result.full.image))
     assert np.array_equal(pixels(few.latentcrf.image), pixels(few.after))
-    models = services.models
+    models = worker.models
     scheduler = UniPCMultistepScheduler.from_config(models.pipeline.scheduler.config)
     how = {"steps": 4, "guidance": FEW.guidance, "scheduler": scheduler, "precision": models.precision}
     latents = sample(models.pipeline, [FEW.prompt], [FEW.seed], **how)
@@ -140,16 +171,16 @@ def test_a_run_of_few_steps_is_the_faster_solvers_finished(services: Services, r
     planned = html.plan(few.settings, {"full": 8, "latentcrf": 3})
     assert "4 of a faster solver (UniPC)" in planned and planned.count('<i class="done"></i>') == 8 + 3
     assert 'class="crf"' in planned and 'class="crf done"' in html.plan(few.settings, {"latentcrf": 4})
-    assert "8 steps and 4 of UniPC" in compare.summary(few)
+    assert "8 steps and 4 of UniPC" in compare.summarize_comparison(few, EMOJI)
     assert "crf" in result.origin and "crf" not in few.origin and "finisher" in few.origin
 
 
-def test_previews_come_before_the_image_and_cost_no_measured_time(services: Services, monkeypatch: Any) -> None:
+def test_previews_come_before_the_image_and_cost_no_measured_time(worker: DeviceWorker, monkeypatch: Any) -> None:
     """Whatever the reader does with a step, even sleeping, is not in the seconds."""
     monkeypatch.setattr("app.comparison.PREVIEW_SECONDS", 0.0)
     began = time.perf_counter()
     slept, previews, seconds = 0.0, 0, 0.0
-    for event in services.compare(FEW):
+    for event in worker.stream("compare", FEW, True):
         if isinstance(event, Progress):
             previews += event.preview is not None
             time.sleep(0.2)
@@ -160,9 +191,9 @@ def test_previews_come_before_the_image_and_cost_no_measured_time(services: Serv
     assert seconds < time.perf_counter() - began - slept
 
 
-def test_the_clean_estimate_is_the_schedulers_own(services: Services) -> None:
+def test_the_clean_estimate_is_the_schedulers_own(worker: DeviceWorker) -> None:
     """From two neighbouring latents of a DDIM step alone: against DDIMScheduler's pred_original_sample."""
-    scheduler = services.models.pipeline.scheduler
+    scheduler = worker.models.pipeline.scheduler
     scheduler.set_timesteps(10)
     generator = torch.Generator().manual_seed(0)
     for index in (0, 4, 9):
@@ -173,25 +204,25 @@ def test_the_clean_estimate_is_the_schedulers_own(services: Services) -> None:
         assert torch.allclose(estimate, step.pred_original_sample, atol=1e-4)
 
 
-def test_closing_stops_within_a_step_and_frees_the_device(services: Services) -> None:
+def test_closing_stops_within_a_step_and_frees_the_device(worker: DeviceWorker) -> None:
     calls: list[int] = []
-    handle = services.models.pipeline.unet.register_forward_pre_hook(lambda *_: calls.append(1))
+    handle = worker.models.pipeline.unet.register_forward_pre_hook(lambda *_: calls.append(1))
     try:
-        running = services.compare(FEW)
+        running = worker.stream("compare", FEW, True)
         while not isinstance(event := next(running), Progress) or event.done < 2:
             pass
         running.close()
-        assert services._device.acquire(timeout=30)
-        services._device.release()
+        assert worker._device.acquire(timeout=30)
+        worker._device.release()
         assert len(calls) <= 3
     finally:
         handle.remove()
-    *_, result = services.compare(FEW)
+    result = compared(worker, FEW)
     assert result.full.denoiser_calls == 8
 
 
-def test_the_handler_shows_images_figures_and_files(services: Services, result: Comparison) -> None:
-    views = run(services, FEW)
+def test_the_handler_shows_images_figures_and_files(worker: DeviceWorker, result: Comparison) -> None:
+    views = run(worker, FEW)
     assert views[0].start["interactive"] is False and views[0].cancel["interactive"] is True
     last = views[-1]
     assert last.start["interactive"] is True and last.cancel["interactive"] is False
@@ -202,54 +233,54 @@ def test_the_handler_shows_images_figures_and_files(services: Services, result: 
     assert ">8<" in last.cards and ">5<" in last.cards and "×" in last.cards and "0." in last.cards
 
 
-def test_a_downloaded_png_brings_the_same_image_back(services: Services) -> None:
+def test_a_downloaded_png_brings_the_same_image_back(worker: DeviceWorker) -> None:
     """Run, download, load the settings back into the form, run again: the same pixels, bit for bit."""
-    first = run(services, FEW)[-1]
-    values = form.load_png(services, first.latentcrf)
+    first = run(worker, FEW)[-1]
+    values = form.load_png(worker, first.latentcrf)
     *fields, random_seed, _, status, _ = values
     assert fields == list(FEW.as_dict().values()) and random_seed is False and "same image" in status
-    again = list(compare.run(services, *fields, random_seed, True, None, 1, compare.Turns()))[-1]
+    again = list(drive(worker, [*fields, random_seed, True]))[-1]
     for method in ("full", "latentcrf"):
         assert np.array_equal(pixels(getattr(again, method)), pixels(getattr(first, method)))
 
 
-def test_a_png_from_other_weights_says_so(services: Services, tmp_path: Path, result: Comparison) -> None:
+def test_a_png_from_other_weights_says_so(worker: DeviceWorker, tmp_path: Path, result: Comparison) -> None:
     from app.png import write_png
 
     path = tmp_path / "other.png"
     path.write_bytes(write_png(result.full.image, FEW, {**result.origin, "ldm": "emoji-ldm 000000000000"}))
-    assert "emoji-ldm 000000000000 there" in form.load_png(services, str(path))[-2]
+    assert "emoji-ldm 000000000000 there" in form.load_png(worker, str(path))[-2]
 
 
-def test_a_long_prompt_says_what_was_not_read(services: Services) -> None:
+def test_a_long_prompt_says_what_was_not_read(worker: DeviceWorker) -> None:
     words = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
-    *_, result = services.compare(Settings(**FEW.as_dict() | {"prompt": words}))
+    result = compared(worker, replace(FEW, prompt=words))
     assert result.unread == "fifteen sixteen"
-    assert "did not see “fifteen sixteen”" in compare.summary(result)
+    assert "did not see “fifteen sixteen”" in compare.summarize_comparison(result, EMOJI)
 
 
-def test_the_endpoint_answers_and_refuses_like_the_page(services: Services, result: Comparison) -> None:
-    answer = api.compare(services, FEW.as_dict())
+def test_the_endpoint_answers_and_refuses_like_the_page(worker: DeviceWorker, result: Comparison) -> None:
+    answer = api.compare(worker, FEW.as_dict())
     assert (answer["full"]["denoiser_calls"], answer["latentcrf"]["denoiser_calls"]) == (8, 5)
     assert answer["lpips"] == pytest.approx(result.lpips)
     image = Image.open(io.BytesIO(base64.b64decode(answer["full"]["png"])))
     assert np.array_equal(np.asarray(image), pixels(result.full.image))
     with pytest.raises(gr.Error, match="Steps must be"):
-        api.compare(services, FEW.as_dict() | {"steps": 10_000})
+        api.compare(worker, FEW.as_dict() | {"steps": 10_000})
 
 
 # ------------------------------------------------------------------------------ without the models
 
 
 class Failing:
-    """Stands where the models would be, to see what a visitor is told when they fail."""
+    """Stands where the models would be, to see what a visitor is shown when they fail."""
 
-    loaded = True
+    is_loaded, model_set = True, EMOJI
 
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    def compare(self, settings: Settings, previews: bool = True) -> Iterator[Any]:
+    def stream(self, *_: Any) -> Iterator[Any]:
         yield Progress("full", 1, 8)
         raise self.error
 
@@ -263,8 +294,8 @@ def previous(folder: Path) -> dict[str, str]:
 
 
 def test_wrong_values_start_nothing() -> None:
-    services = Failing(AssertionError("was started"))
-    (view,) = run(services, FEW, prompt="", steps=0)
+    worker = Failing(AssertionError("was started"))
+    (view,) = run(worker, FEW, prompt="", steps=0)
     assert "Prompt must be" in view.status and "Steps must be" in view.status and 'role="alert"' in view.status
     assert view.full == gr.skip() and view.start["interactive"] is True
 
@@ -272,7 +303,7 @@ def test_wrong_values_start_nothing() -> None:
 def test_a_failure_is_a_sentence_and_the_images_come_back(tmp_path: Path) -> None:
     shown = previous(tmp_path)
     view = run(Failing(ZeroDivisionError("secret path /home/x")), FEW, shown)[-1]
-    assert api.SORRY in view.status and "secret" not in str(view)
+    assert runs.SORRY in view.status and "secret" not in str(vars(view))
     assert view.full == shown["full"] and view.slider == (shown["full"], shown["latentcrf"])
     with pytest.raises(gr.Error) as caught:
         api.compare(Failing(ZeroDivisionError("secret")), FEW.as_dict())  # type: ignore[arg-type]
@@ -280,22 +311,23 @@ def test_a_failure_is_a_sentence_and_the_images_come_back(tmp_path: Path) -> Non
 
 
 def test_after_cancelling_the_previous_images_are_back(tmp_path: Path) -> None:
-    shown, turns = previous(tmp_path), compare.Turns()
-    compare.begin(turns)
-    view = compare.cancel(turns, shown)
+    shown, counter = previous(tmp_path), RunCounter()
+    runs.begin_run(counter)
+    _, start, cancel = runs.cancel_runs(counter)
+    assert start["interactive"] is True and cancel["interactive"] is False
+    view = compare.show_comparison(shown)
     assert (view.full, view.latentcrf, view.cards) == (shown["full"], shown["latentcrf"], "c")
-    assert view.start["interactive"] is True and view.cancel["interactive"] is False
-    assert compare.cancel(turns, None).full is None
+    assert compare.show_comparison(None).full is None
     Path(shown["full"]).unlink()  # as the sweep of old files does
-    assert compare.cancel(turns, shown).full is None
+    assert compare.show_comparison(shown).full is None
 
 
 class Endless:
     """Reports steps for ever, and whether it was closed."""
 
-    loaded, closed, steps = True, False, 0
+    is_loaded, model_set, closed, steps = True, EMOJI, False, 0
 
-    def compare(self, settings: Settings, previews: bool = True) -> Iterator[Any]:
+    def stream(self, *_: Any) -> Iterator[Any]:
         try:
             while True:
                 self.steps += 1
@@ -304,35 +336,44 @@ class Endless:
             self.closed = True
 
 
+VALUES = [*FEW.as_dict().values(), False, True]
+
+
 def test_cancelling_ends_the_run_at_its_next_step(tmp_path: Path) -> None:
-    services, turns, shown = Endless(), compare.Turns(), previous(tmp_path)
-    ticket = compare.begin(turns).ticket
-    views = compare.run(services, *FEW.as_dict().values(), False, True, shown, ticket, turns)  # type: ignore[arg-type]
+    worker, counter, shown = Endless(), RunCounter(), previous(tmp_path)
+    *_, run_id = runs.begin_run(counter)
+    views = drive(worker, VALUES, shown, run_id, counter)
     next(views), next(views)
-    made = services.steps
-    compare.cancel(turns, shown)
+    steps = worker.steps
+    runs.cancel_runs(counter)
     (last,) = list(views)
     assert "Stopped" in last.status and last.full == shown["full"]
-    assert services.closed and services.steps <= made + 1
+    assert worker.closed and worker.steps <= steps + 1
 
 
-def test_a_run_cancelled_while_it_waited_never_starts_and_the_next_one_does(tmp_path: Path) -> None:
-    services, turns = Endless(), compare.Turns()
-    first = compare.begin(turns).ticket
-    compare.cancel(turns, None)
-    second = compare.begin(turns).ticket
-    values = FEW.as_dict().values()
-    assert list(compare.run(services, *values, False, True, None, first, turns)) == []  # type: ignore[arg-type]
-    assert services.steps == 0
-    assert next(compare.run(services, *values, False, True, None, second, turns)).cancel["interactive"]  # type: ignore[arg-type]
+def test_a_run_cancelled_while_it_waited_never_starts_and_the_next_one_does() -> None:
+    worker, counter = Endless(), RunCounter()
+    *_, first = runs.begin_run(counter)
+    runs.cancel_runs(counter)
+    *_, second = runs.begin_run(counter)
+    assert list(drive(worker, VALUES, None, first, counter)) == []
+    assert worker.steps == 0
+    assert next(drive(worker, VALUES, None, second, counter)).cancel["interactive"]
+
+
+def test_a_cancelled_run_leaves_the_buttons_to_a_later_one() -> None:
+    worker, counter = Endless(), RunCounter()
+    *_, first = runs.begin_run(counter)
+    views = drive(worker, VALUES, None, first, counter)
+    next(views), next(views)
+    runs.cancel_runs(counter)
+    runs.begin_run(counter)
+    assert list(views) == [] and worker.closed
 
 
 def test_random_seeds_differ_and_are_shown() -> None:
-    services = Failing(ZeroDivisionError())
-    seeds = {
-        next(compare.run(services, *FEW.as_dict().values(), True, True, None, 1, compare.Turns())).seed  # type: ignore[arg-type]
-        for _ in range(5)
-    }
+    values = [*FEW.as_dict().values(), True, True]
+    seeds = {next(drive(Failing(ZeroDivisionError()), values)).seed for _ in range(5)}
     assert len(seeds) > 1 and all(0 <= seed < 1_000_000 for seed in seeds)
 
 
@@ -344,18 +385,20 @@ def test_what_a_visitor_typed_is_escaped() -> None:
 
 
 def test_links_fill_the_form_or_say_why_not() -> None:
-    filled = form.load_link(SimpleNamespace(query_params={"prompt": "blue heart", "seed": "7", "steps": "20", "bypass_start": "5", "bypass_end": "20", "x": "y"}))  # fmt: skip
+    query = {"prompt": "blue heart", "seed": "7", "steps": "20", "bypass_start": "5", "bypass_end": "20", "x": "y"}
+    filled = form.load_link(EMOJI.defaults, SimpleNamespace(query_params=query))  # type: ignore[arg-type]
     assert filled[0] == "blue heart" and filled[1] == 7 and filled[6] == 20 and filled[10] == (0.25, 1.0)
-    refused = form.load_link(SimpleNamespace(query_params={"prompt": "a", "steps": "0"}))
+    refused = form.load_link(EMOJI.defaults, SimpleNamespace(query_params={"prompt": "a", "steps": "0"}))
     assert refused[0] == gr.skip() and "Steps must be" in refused[-2]
-    assert form.load_link(SimpleNamespace(query_params={}))[-2] == gr.skip()
+    assert form.load_link(EMOJI.defaults, SimpleNamespace(query_params={}))[-2] == gr.skip()
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 10, 25, 49, 51, 100, 200])
 @pytest.mark.parametrize(("start", "end"), [(33, 49), (33, 50), (1, 2), (1, 50), (49, 50), (48, 49)])
 def test_the_bypass_moves_with_the_steps(n: int, start: int, end: int) -> None:
-    first, last = form.move_bypass(n, form.shares_of(50, start, end))
-    settings = Settings.parse({"prompt": "a", "steps": n, "bypass_start": first, "bypass_end": last})
+    first, last = form.move_bypass(n, form.read_shares(EMOJI.defaults, 50, start, end))
+    values = {"prompt": "a", "steps": n, "bypass_start": first, "bypass_end": last}
+    settings = Settings.parse(values, EMOJI.defaults)
     assert abs(settings.bypass_start / n - start / 50) <= 1 / n
     if end == 50:
         assert settings.bypass_end == n
@@ -363,30 +406,28 @@ def test_the_bypass_moves_with_the_steps(n: int, start: int, end: int) -> None:
 
 def test_half_typed_numbers_move_nothing() -> None:
     assert form.move_bypass(1, (0.66, 0.98)) == (gr.skip(), gr.skip())
-    assert form.shares_of(50, None, 49) == gr.skip()  # type: ignore[arg-type]
+    assert form.read_shares(EMOJI.defaults, 50, None, 49) == gr.skip()  # type: ignore[arg-type]
 
 
 def test_the_plan_draws_a_cell_for_each_call() -> None:
     drawn = html.plan(FEW, {"full": 3, "latentcrf": 5})
     assert drawn.count("<i") == 8 + 5 and drawn.count('<i class="done"') == 3 + 5
     assert "8 calls" in drawn and "5 calls" in drawn and 'class="crf done"' in drawn
-    assert "Bypass end" in form.plan(50, 33, 20)
+    assert "Bypass end" in form.show_plan(EMOJI.defaults, 50, 3, 33, 20, True, 0)
 
 
 def test_missing_and_damaged_models_are_named(tmp_path: Path) -> None:
     with pytest.raises(ModelsError, match="emoji-ldm/model_index.json is missing"):
-        Services(tmp_path).check()
-    for model, parts in PARTS.items():
-        for part in parts:
-            path = tmp_path / model / part
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("{}")
+        replace(EMOJI, folder=tmp_path).check()
+    for path in replace(EMOJI, folder=tmp_path).list_files():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
     with pytest.raises(ModelsError, match="text_encoder/model.safetensors is damaged"):
-        Services(tmp_path).check()
+        replace(EMOJI, folder=tmp_path).check()
 
 
 def test_the_page_offers_one_endpoint_and_a_bounded_queue() -> None:
-    app = build_app(Services())
+    app = build_app(DeviceWorker())
     public = [fn.api_name for fn in app.fns.values() if fn.api_visibility == "public"]
     assert public == ["compare"]
     using_device = [fn for fn in app.fns.values() if fn.concurrency_id == "device"]
@@ -398,7 +439,7 @@ def test_the_page_offers_one_endpoint_and_a_bounded_queue() -> None:
     assert app._queue.max_size == 32 and app.api_open is False and app.analytics_enabled is False
 
 
-# ------------------------------------------------------------------------------ the inverted callback
+# --------------------------------------------------------------------------------- the callback stream
 
 
 def test_reports_arrive_one_by_one_and_the_worker_waits() -> None:
@@ -441,7 +482,7 @@ def test_errors_of_the_work_reach_the_reader_and_free_the_lock() -> None:
     assert lock.acquire(timeout=5)
 
 
-def test_settings_read_from_a_saved_file_are_the_run(services: Services) -> None:
-    last = run(services, FEW)[-1]
-    settings, origin = read_png(last.before)
+def test_settings_read_from_a_saved_file_are_the_run(worker: DeviceWorker) -> None:
+    last = run(worker, FEW)[-1]
+    settings, origin = read_png(last.before, EMOJI.defaults)
     assert settings == FEW and origin["image"] == "before" and origin["device"] in ("cpu", "cuda")

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from app.page import Turns
-from app.services import Services
+from app.device import DeviceWorker
 from app.tabs import convergence as tab
+from app.text import CONVERGENCE_NOTES
+from tests.app.driving import run_tab
 
 
 @pytest.mark.parametrize(
@@ -24,5 +25,7 @@ def test_the_tab_answers_bad_input_with_a_sentence(wrong: dict[str, Any], words:
         "start": 33,
         "end": 49,
     }
-    answers = list(tab.run(Services(), **(good | wrong), presentation=False, ticket=1, turns=Turns(asked=1)))
-    assert len(answers) == 1 and words in answers[0][0] and len(answers[0]) == 4 + len(tab.FIGURES)
+    num_outputs = 1 + 2 * len(CONVERGENCE_NOTES)
+    values = [*(good | wrong).values(), False]
+    (answer,) = run_tab(tab.run_convergence, DeviceWorker(), values, num_outputs)
+    assert words in answer[0] and len(answer) == 3 + num_outputs

@@ -1,8 +1,8 @@
-"""What the analysis tabs share: modules imported when first used, runs that fail with a sentence."""
+"""What the tabs share: libraries imported once, runs that fail with a sentence, a door to each function they name."""
 
+import ast
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,44 +11,91 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from app.api import SORRY
-from app.later import Later
-from app.page import build_runner
-from app.services import ModelsError
+from app import visitor_files, work
+from app.device import DeviceWorker
+from app.models import EMOJI, ModelsError
+from app.runs import SORRY, RunCounter, Update, build_run_controls
+from app.text import read_method, write_method_notes
 
-ROOT = Path(__file__).parents[1]
-
-
-def test_two_threads_never_see_half_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of the two needs the other: imported at once, by two threads, one would see the other's first half."""
-    (tmp_path / "later_first.py").write_text("import time\ntime.sleep(0.2)\nX = 1\nfrom later_second import Y\n")
-    (tmp_path / "later_second.py").write_text("import time\ntime.sleep(0.1)\nfrom later_first import X\nY = 2\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    found: dict[str, Any] = {}
-
-    def ask(module: str, name: str) -> None:
-        try:
-            found[name] = getattr(Later(module), name)
-        except ImportError as error:
-            found[name] = error
-
-    threads = [threading.Thread(target=ask, args=pair) for pair in (("later_first", "X"), ("later_second", "Y"))]
-    for thread in threads:
-        thread.start()
-        time.sleep(0.05)
-    for thread in threads:
-        thread.join()
-    assert found == {"X": 1, "Y": 2}
-    with pytest.raises(AttributeError):
-        Later("later_first").absent  # noqa: B018
+ROOT = Path(__file__).parents[2]
 
 
-def connected(handler: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+def test_two_threads_never_see_half_a_library() -> None:
+    """Both ask for the work at once, in a fresh process: each sees whole modules."""
+    code = """if True:
+        import threading
+        from app.device import DeviceWorker
+        worker, found = DeviceWorker(), []
+        def ask():
+            try:
+                found.append(worker.call("count_diversity_calls", ["full run"], 1))
+            except Exception as error:
+                found.append(error)
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        print(found)
+    """
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "[50, 50, 50, 50]"
+
+
+def test_what_the_tabs_name_is_there() -> None:
+    """`DeviceWorker.call` and `.stream` find functions of `app.work` by their names."""
+    names = set()
+    for path in (ROOT / "app").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("call", "stream") and node.args:
+                names.add(node.args[0].value if isinstance(node.args[0], ast.Constant) else "compare")
+            if isinstance(node, ast.Constant) and str(node.value).startswith("export_"):
+                names.add(node.value)
+    assert len(names) > 20
+    for name in names:
+        assert callable(getattr(work, name)), name
+
+
+def test_the_libraries_have_one_door() -> None:
+    """`app.device.import_work` alone imports `app.work`, and nothing else imports torch, diffusers or a study."""
+    heavy = ("torch", "diffusers", "transformers", "analysis", "latentcrf", "app.work", "app.comparison")
+    light = ("analysis.studies", "analysis.studies.frontier")  # and the figures
+    inside = {"work.py", "comparison.py", "loaded_models.py"}
+    for path in (ROOT / "app").rglob("*.py"):
+        if path.name in inside:
+            continue
+        tree = ast.parse(path.read_text())
+        checked = {id(node) for each in ast.walk(tree) if isinstance(each, ast.If) for node in each.body}
+        for node in ast.walk(tree):
+            if id(node) in checked or not isinstance(node, ast.Import | ast.ImportFrom):
+                continue
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [str(node.module)]
+            for name in names:
+                is_light = name in light or name.startswith("analysis.figures.")
+                assert is_light or not name.startswith(heavy), f"{path.name}: {name}"
+
+
+def test_files_of_visitors_are_deleted_once_they_are_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = visitor_files.make_folder()
+    (first / "image.png").touch()
+    second = visitor_files.make_folder()
+    assert first.is_dir() and second.is_dir() and first != second
+    monkeypatch.setattr(visitor_files, "MAX_AGE", -1)
+    time.sleep(0.01)
+    assert visitor_files.make_folder().is_dir() and not first.exists()
+
+
+def test_the_methods_text_places_each_figure_and_term() -> None:
+    names = [name for _, name in read_method(EMOJI)]
+    assert [name for name in names if name in write_method_notes(EMOJI)] == list(write_method_notes(EMOJI))
+    text = "".join(text for text, _ in read_method(EMOJI))
+    assert "an image of 128 × 128 pixels" in text and "@" not in text
+
+
+def connected(handler: Callable[..., Iterator[Update]]) -> Callable[..., Iterator[Any]]:
     """What a tab's start button runs."""
     with gr.Blocks() as app:
-        runner = build_runner("x", "Draw", "Ready.")
-        runner.status.render()
-        runner.connect(handler, [], [gr.HTML()])
+        controls = build_run_controls("x", "Draw", "Ready.")
+        controls.status.render()
+        controls.connect(DeviceWorker(), handler, [], [gr.HTML()])
     return next(fn.fn for fn in app.fns.values() if fn.fn is not None and fn.concurrency_id == "device")
 
 
@@ -56,11 +103,11 @@ def connected(handler: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[A
     ("failure", "words"), [(ModelsError("x is missing."), "x is missing."), (ZeroDivisionError("inside"), SORRY)]
 )
 def test_a_run_that_fails_says_so_and_can_be_started_again(failure: Exception, words: str) -> None:
-    def handler(ticket: float, turns: Any) -> Iterator[list[Any]]:
-        yield ["working", gr.update(interactive=False), gr.update(interactive=True), "a first result"]
+    def handler(run: Any) -> Iterator[Update]:
+        yield Update("working", ["a first result"])
         raise failure
 
-    first, last = list(connected(handler)(1, None))
+    first, last = list(connected(handler)(1, RunCounter(last=1)))
     assert first[3] == "a first result"
     assert words in last[0] and "inside" not in last[0]
     assert last[1]["interactive"] and not last[2]["interactive"]
@@ -71,10 +118,10 @@ def test_the_page_is_built_before_the_slow_libraries_are_imported() -> None:
     """They are imported when first used: gradio reads the handlers' annotations, which must not do it either."""
     code = """if True:
         import sys
-        from app.services import Services
-        from app.ui import build_app
-        build_app(Services())
-        print([name for name in ("torch", "diffusers", "transformers", "plotly") if name in sys.modules])
+        from app.device import DeviceWorker
+        from app.layout import build_app
+        build_app(DeviceWorker())
+        print([name for name in ("torch", "diffusers", "transformers") if name in sys.modules])
     """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip().splitlines()[-1] == "[]"

@@ -1,10 +1,12 @@
 """The one place where a run's settings are checked."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
-from app.settings import LIMITS, MAX_PROMPT, Settings, SettingsError
+from app.models import EMOJI
+from app.settings import NAMES, Settings, SettingsError, get_number
 
 WRONG = [
     ("prompt", "", "Prompt", "1 to 300"),
@@ -40,11 +42,18 @@ WRONG = [
     ("bypass_end", 33, "Bypass end", "34"),
     ("bypass_end", 20, "Bypass end", "34"),
     ("bypass_end", 51, "Bypass end", "50"),
-    ("finisher", 1.1, "Finisher", "0.0 to 1.0"),
+    ("finisher", 0.7, "Finisher", "on or off (true or false); it was 0.7"),  # a strength, in files before 0.2
     ("finisher", "much", "Finisher", "'much'"),
+    ("finisher", None, "Finisher", "left empty"),
+    ("finisher", math.nan, "Finisher", "on or off"),
+    ("finisher", [1], "Finisher", "list"),
     ("few_steps", 51, "Few steps", "0 to 50"),
     ("few_steps", 2.5, "Few steps", "whole number"),
 ]
+
+
+def parse(values: dict[str, object]) -> Settings:
+    return Settings.parse(values, EMOJI.defaults)
 
 
 @pytest.mark.parametrize(
@@ -53,55 +62,95 @@ WRONG = [
 def test_a_wrong_value_is_met_with_a_sentence(name: str, value: object, field: str, words: str) -> None:
     """The sentence names the field and what is accepted, and is short whatever came in."""
     with pytest.raises(SettingsError) as caught:
-        Settings.parse({"prompt": "red apple", name: value})
+        parse({"prompt": "red apple", name: value})
     message = str(caught.value)
     assert message.startswith(field) and words in message and message.endswith(".")
     assert len(message) < 200
 
 
 def test_few_steps_want_the_finisher() -> None:
-    assert Settings.parse({"prompt": "red apple", "few_steps": 6}).few_steps == 6
-    short = Settings.parse({"prompt": "red apple", "few_steps": 6, "steps": 20})
+    assert parse({"prompt": "red apple", "few_steps": 6}).few_steps == 6
+    short = parse({"prompt": "red apple", "few_steps": 6, "steps": 20})
     assert short.bypass_end == 49  # which is not used then
-    with pytest.raises(SettingsError, match="^Finisher must be above 0 where Few steps is: "):
-        Settings.parse({"prompt": "red apple", "few_steps": 6, "finisher": 0})
+    with pytest.raises(SettingsError, match="^Finisher must be on where Few steps is above 0: "):
+        parse({"prompt": "red apple", "few_steps": 6, "finisher": 0})
     with pytest.raises(SettingsError, match="^Few steps must be a whole number from 1 to 5, below .* it was 6.$"):
-        Settings.parse({"prompt": "red apple", "few_steps": 6, "steps": 6})
+        parse({"prompt": "red apple", "few_steps": 6, "steps": 6})
 
 
 def test_all_wrong_fields_are_named_at_once() -> None:
     with pytest.raises(SettingsError) as caught:
-        Settings.parse({"prompt": "", "seed": -1, "steps": 0})
+        parse({"prompt": "", "seed": -1, "steps": 0})
     assert [line.split()[0] for line in str(caught.value).splitlines()] == ["Prompt", "Seed", "Steps"]
 
 
 def test_both_ends_of_each_range_are_accepted() -> None:
     for name in ("seed", "guidance", "iterations"):
-        for value in (LIMITS[name].low, LIMITS[name].high):
-            assert getattr(Settings.parse({"prompt": "a", name: value}), name) == value
-    shortest = Settings.parse({"prompt": "a", "steps": 2, "bypass_start": 1, "bypass_end": 2})
+        for value in (get_number(name).low, get_number(name).high):
+            assert getattr(parse({"prompt": "a", name: value}), name) == value
+    shortest = parse({"prompt": "a", "steps": 2, "bypass_start": 1, "bypass_end": 2})
     assert (shortest.steps, shortest.bypass_start, shortest.bypass_end) == (2, 1, 2)
-    assert Settings.parse({"prompt": "a" * MAX_PROMPT, "steps": 200, "bypass_start": 199, "bypass_end": 200})
+    assert parse({"prompt": "a" * 300, "steps": 200, "bypass_start": 199, "bypass_end": 200})
 
 
 def test_numbers_come_as_a_page_and_as_a_link_write_them() -> None:
     """The page sends floats, a link sends text; whole numbers are whole afterwards, large seeds exact."""
-    settings = Settings.parse({"prompt": "a", "seed": "4294967294", "steps": 40.0, "guidance": "2.5", "bypass_end": 39})
+    settings = parse({"prompt": "a", "seed": "4294967294", "steps": 40.0, "guidance": "2.5", "bypass_end": 39})
     assert (settings.seed, settings.steps, settings.guidance) == (4294967294, 40, 2.5)
     assert type(settings.seed) is int and type(settings.steps) is int
 
 
 def test_the_prompt_becomes_one_clean_line() -> None:
-    assert Settings.parse({"prompt": "  red \n apple\x00\ud800 "}).prompt == "red apple"
-    assert Settings.parse({"prompt": "Äpfel 🍎 <b>"}).prompt == "Äpfel 🍎 <b>"
+    assert parse({"prompt": "  red \n apple\x00\ud800 "}).prompt == "red apple"
+    assert parse({"prompt": "Äpfel 🍎 <b>"}).prompt == "Äpfel 🍎 <b>"
 
 
 def test_unknown_names_are_ignored_and_missing_ones_take_the_default() -> None:
-    assert Settings.parse({"prompt": "a", "shell": "rm"}) == Settings("a")
+    assert parse({"prompt": "a", "shell": "rm"}) == replace(EMOJI.defaults, prompt="a")
 
 
 def test_settings_survive_a_link() -> None:
     from urllib.parse import parse_qsl, urlencode
 
-    settings = Settings("red & blue=green ü", 7, 20, 2.5, 3, 8, 20)
-    assert Settings.parse(dict(parse_qsl(urlencode(settings.as_dict())))) == settings
+    settings = Settings("red & blue=green ü", 7, 20, 2.5, 3, 8, 20, False, 0)
+    assert parse(dict(parse_qsl(urlencode(settings.as_dict())))) == settings
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (True, True),
+        (False, False),
+        (1.0, True),
+        (0.0, False),
+        ("true", True),
+        ("False", False),
+        ("1", True),
+        ("off", False),
+    ],
+)
+def test_the_finisher_is_read_from_page_link_and_older_files(value: object, expected: bool) -> None:
+    assert parse({"prompt": "a", "finisher": value}).finisher is expected
+
+
+def test_a_guided_call_is_two_network_evaluations() -> None:
+    assert parse({"prompt": "a"}).evaluations_per_call == 2
+    assert parse({"prompt": "a", "guidance": 1}).evaluations_per_call == 1
+
+
+def test_form_api_and_link_follow_the_declarations() -> None:
+    """Each setting has its control, its parameter with default and description, and its name in a link."""
+    import inspect
+
+    from app.api import describe_endpoint
+    from app.components.form import COPY_LINK_JS
+
+    def endpoint(*values: object) -> None: ...
+
+    describe_endpoint(endpoint, EMOJI.defaults)
+    parameters = inspect.signature(endpoint).parameters
+    assert tuple(parameters) == NAMES and parameters["prompt"].default is inspect.Parameter.empty
+    for name in NAMES:
+        assert f"    {name}: " in (endpoint.__doc__ or "") and f"'{name}'" in COPY_LINK_JS
+        assert name == "prompt" or parameters[name].default == getattr(EMOJI.defaults, name)
+    assert "2 to 200: denoiser calls of the full run" in (endpoint.__doc__ or "")

@@ -9,7 +9,7 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed: 
 
 from playwright.sync_api import Browser, Page  # noqa: E402
 
-from app.services import MODELS, PARTS  # noqa: E402
+from app.models import EMOJI  # noqa: E402
 from tests.browser.driving import PATIENCE, browsing, chromium, served  # noqa: E402
 
 
@@ -25,11 +25,11 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    missing = [name for name in PARTS if not (MODELS / name).is_dir()]
+    missing = [path for path in EMOJI.list_files() if not path.is_file()]
     if missing:
-        pytest.skip(f"the trained models are not there yet: {', '.join(missing)}")
+        pytest.skip(f"the trained models are not there yet: {missing[0]}")
     folder = tmp_path_factory.mktemp("app")
-    with served("--models", str(MODELS), log=folder / "app.log") as url:
+    with served("--models", str(EMOJI.folder), log=folder / "app.log") as url:
         yield url
     assert "Traceback" not in (folder / "app.log").read_text()
 

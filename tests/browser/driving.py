@@ -81,5 +81,5 @@ def ask(page: Page, prompt: str) -> None:
 
 def wait_until_done(page: Page) -> None:
     """Wait for the comparison's figures: the run is over and its images are there."""
-    page.wait_for_function("document.querySelector('#compare').disabled", timeout=PATIENCE)
-    page.wait_for_function("!document.querySelector('#compare').disabled", timeout=PATIENCE)
+    page.wait_for_function("document.querySelector('#compare-start').disabled", timeout=PATIENCE)
+    page.wait_for_function("!document.querySelector('#compare-start').disabled", timeout=PATIENCE)

@@ -39,7 +39,7 @@ def take(url: str, options: argparse.Namespace) -> None:
         page.wait_for_function(
             f"document.querySelector('#prompt textarea, #prompt input')?.value == {options.prompt!r}"
         )
-        page.click("#compare")
+        page.click("#compare-start")
         wait_until_done(page)
         for size, (width, height) in SIZES.items():
             page.evaluate("window.scrollTo(0, 0)")

@@ -45,30 +45,30 @@ def test_a_prompt_and_enter_bring_both_images_and_their_figures(page: Page, url:
     full, latentcrf = (float(text.removesuffix(" s")) for text in outputs[2:4])
     assert float(outputs[4].removesuffix("×")) == pytest.approx(full / latentcrf, rel=0.1)
     assert 0 < float(outputs[5]) < 1
-    assert "red apple" in page.inner_text("#status") and "seed 3" in page.inner_text("#status")
+    assert "red apple" in page.inner_text("#compare-status") and "seed 3" in page.inner_text("#compare-status")
     assert page.locator("#strip i.done").count() == 12 + 7
 
 
 def test_few_steps_are_a_click_away(page: Page, url: str) -> None:
     visit(page, url)
-    page.click("#ways label:has-text('Few steps')")
+    page.click("#modes label:has-text('Few steps')")
     page.wait_for_function("document.querySelector('#strip').innerText.includes('8 of a faster solver')")
     ask(page, "red apple")
     wait_until_done(page)
     assert page.locator("#figures output").all_inner_texts()[:2] == ["12", "8"]
-    assert "12 steps and 8 of UniPC" in page.inner_text("#status")
+    assert "12 steps and 8 of UniPC" in page.inner_text("#compare-status")
     assert not np.array_equal(shown(page, "#before"), shown(page, "#after"))
-    page.click("#ways label:has-text('bypass')")
+    page.click("#modes label:has-text('bypass')")
     page.wait_for_function("document.querySelector('#strip').innerText.includes('in place of 5')")
     visit(page, url, f"{QUICK}&few_steps=4")
-    page.wait_for_function("document.querySelector('#ways input:checked').value.startsWith('Few steps')")
+    page.wait_for_function("document.querySelector('#modes input:checked').value.startsWith('Few steps')")
 
 
 def test_an_example_runs_at_a_click(page: Page, url: str) -> None:
     visit(page, url)
     page.click("#examples button:has-text('pizza')")
     wait_until_done(page)
-    assert page.input_value(PROMPT) == "pizza" and "pizza" in page.inner_text("#status")
+    assert page.input_value(PROMPT) == "pizza" and "pizza" in page.inner_text("#compare-status")
 
 
 def test_cancel_stops_and_the_previous_images_stay(page: Page, url: str) -> None:
@@ -80,20 +80,20 @@ def test_cancel_stops_and_the_previous_images_stay(page: Page, url: str) -> None
     page.fill("#steps input[type=number]", "200")
     page.press("#steps input[type=number]", "Tab")
     page.wait_for_function("document.querySelectorAll('#strip i').length > 300")  # the bypass has moved too
-    page.click("#compare")
+    page.click("#compare-start")
     page.wait_for_function(f"document.querySelector('#full img').src != '{source}'")  # a preview is shown
-    page.click("#cancel")
-    page.wait_for_function("document.querySelector('#status').innerText.startsWith('Stopped')")
-    page.wait_for_function("!document.querySelector('#compare').disabled")
+    page.click("#compare-cancel")
+    page.wait_for_function("document.querySelector('#compare-status').innerText.startsWith('Stopped')")
+    page.wait_for_function("!document.querySelector('#compare-start').disabled")
     page.wait_for_timeout(2000)  # a step that was under way would be seen by now
     assert np.array_equal(shown(page, "#full"), before)
-    assert page.inner_text("#status").startswith("Stopped")
+    assert page.inner_text("#compare-status").startswith("Stopped")
     page.fill("#steps input[type=number]", "12")
     page.press("#steps input[type=number]", "Tab")
     page.wait_for_function("document.querySelectorAll('#strip i').length < 30")
     ask(page, "blue heart")  # and the device is free again
     wait_until_done(page)
-    assert "blue heart" in page.inner_text("#status")
+    assert "blue heart" in page.inner_text("#compare-status")
 
 
 def test_a_downloaded_png_loads_back_to_the_same_pixels(page: Page, url: str, tmp_path: Path) -> None:
@@ -109,13 +109,13 @@ def test_a_downloaded_png_loads_back_to_the_same_pixels(page: Page, url: str, tm
     assert np.array_equal(np.asarray(Image.open(path)), first)
 
     page.goto(url)
-    page.wait_for_selector("#compare")
+    page.wait_for_selector("#compare-start")
     page.click("#settings button")
     with page.expect_file_chooser() as chooser:
         page.click("#load-png")
     chooser.value.set_files(path)
     page.wait_for_function(f"document.querySelector('{PROMPT}').value == 'rocket'")
-    page.click("#compare")
+    page.click("#compare-start")
     wait_until_done(page)
     assert np.array_equal(shown(page, "#latentcrf"), first)
 
@@ -125,17 +125,20 @@ def test_wrong_values_are_met_with_a_sentence_that_names_the_field(page: Page, u
     page.click("#settings button")
     page.fill("#seed input", "-1")
     ask(page, "red apple")
-    page.wait_for_selector("#status [role=alert]")
-    assert re.search(r"Seed must be a whole number from 0 to 4,294,967,295; it was -1\.", page.inner_text("#status"))
+    page.wait_for_selector("#compare-status [role=alert]")
+    assert re.search(
+        r"Seed must be a whole number from 0 to 4,294,967,295; it was -1\.", page.inner_text("#compare-status")
+    )
     page.fill("#seed input", "3")
     page.fill("#steps input", "10000")
     ask(page, "red apple")
     page.wait_for_function(
-        "document.querySelector('#status').innerText.includes('Steps must be a whole number from 2 to 200; it was 10,000')"
+        "document.querySelector('#compare-status').innerText"
+        ".includes('Steps must be a whole number from 2 to 200; it was 10,000')"
     )
     page.fill("#steps input", "12")
     ask(page, " ")
-    page.wait_for_function("document.querySelector('#status').innerText.includes('Prompt must be')")
+    page.wait_for_function("document.querySelector('#compare-status').innerText.includes('Prompt must be')")
 
 
 def test_a_prompt_with_markup_is_shown_as_text(page: Page, url: str) -> None:
@@ -143,8 +146,8 @@ def test_a_prompt_with_markup_is_shown_as_text(page: Page, url: str) -> None:
     evil = "<img src=x onerror=document.title='taken'> ${7*7}"
     ask(page, evil)
     wait_until_done(page)
-    assert evil in page.inner_text("#status")
-    assert page.locator("#status img").count() == 0 and page.title() == "LatentCRF"
+    assert evil in page.inner_text("#compare-status")
+    assert page.locator("#compare-status img").count() == 0 and page.title() == "LatentCRF"
 
 
 @pytest.mark.parametrize(("width", "height"), [(1440, 900), (1280, 720), (390, 844)])

@@ -9,15 +9,19 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed: 
 
 from playwright.sync_api import Page, expect  # noqa: E402
 
-from app.ui import TABS  # noqa: E402
+from analysis.studies import FEW_STEPS, FULL_RUN, LATENTCRF  # noqa: E402
+from app.layout import TABS  # noqa: E402
 from tests.browser.driving import PATIENCE  # noqa: E402
 
 # Titles and legends of the figures in sight that reach beyond their figure, which the browser cuts off.
-CUT_TEXTS = """() => [...document.querySelectorAll('.js-plotly-plot')].filter((plot) => plot.clientWidth).flatMap((plot) => {
+CUT_TEXTS = """() => [...document.querySelectorAll('.js-plotly-plot')].filter(
+    (plot) => plot.clientWidth
+).flatMap((plot) => {
     const all = plot.getBoundingClientRect();
     return [...plot.querySelectorAll('.gtitle, .xtitle, .ytitle, .annotation-text, .legendtext')].filter((text) => {
         const own = text.getBoundingClientRect();
-        return own.left < all.left - 1 || own.right > all.right + 1 || own.top < all.top - 1 || own.bottom > all.bottom + 1;
+        return own.left < all.left - 1 || own.right > all.right + 1
+            || own.top < all.top - 1 || own.bottom > all.bottom + 1;
     }).map((text) => text.textContent);
 })"""
 # Figures in sight that are not as wide as their place.
@@ -31,7 +35,7 @@ def saved(page: Page, figure: str, kind: str) -> bytes:
     """What the button below a figure downloads, once the figure is drawn."""
     page.locator(f"#{figure} .js-plotly-plot .main-svg").first.wait_for()
     with page.expect_download() as waiting:
-        page.click(f".downloads button[data-plot={figure}][data-format={kind}]")
+        page.click(f"#{figure}-links :is(button, a):has-text('{kind.upper()}')")
     assert waiting.value.suggested_filename == f"latentcrf-{figure}.{kind}"
     return Path(waiting.value.path()).read_bytes()
 
@@ -57,8 +61,8 @@ def test_a_tab_runs_and_shows_its_figures(page: Page, url: str, name: str) -> No
         expect(start).to_be_enabled(timeout=PATIENCE)
     assert tab.locator(".message.error").count() == 0
     if name == "convergence":
-        residuals = [row for row in saved_rows(page, "convergence-curves") if row["vertical axis"] == "Residual"]
-        assert residuals and all(float(row["CRF iteration"]) >= 1 for row in residuals)
+        residuals = [row for row in saved_rows(page, "convergence-curves") if row["residual"]]
+        assert residuals and all(float(row["iteration"]) >= 1 for row in residuals)
     tab.locator(".js-plotly-plot").first.wait_for()
     page.wait_for_timeout(1500)
     for width in (1440, 1280, 390, 1440):
@@ -76,16 +80,17 @@ def test_a_cell_of_the_heat_map_shows_its_two_images(page: Page, url: str) -> No
     page.click("#diversity-start")
     expect(page.locator("#diversity-cancel")).to_be_enabled(timeout=PATIENCE)
     expect(page.locator("#diversity-start")).to_be_enabled(timeout=PATIENCE)
-    under = page.locator("#diversity-tab .reading", has_text="of the full LDM's")
+    under = page.locator("#diversity-tab .reading", has_text="of the full run's")
     expect(under).to_have_count(2)  # LatentCRF and few steps
     page.wait_for_timeout(1500)
     measured = saved_rows(page, "diversity-measures")
-    assert [(row["trace"], row["panel"]) for row in measured[::3]] == [
-        ("full LDM", "Mean pairwise LPIPS"), ("full LDM", "Vendi score"),
-    ]  # fmt: skip
-    assert all(float(row["horizontal plus"]) >= 0 for row in measured)
+    methods = [FULL_RUN, LATENTCRF, FEW_STEPS]
+    assert [row["method"] for row in measured] == methods
+    for row in measured:
+        for name in ("pairwise_lpips", "vendi"):
+            assert float(row[f"{name}_low"]) <= float(row[name]) <= float(row[f"{name}_high"])
     pairs = saved_rows(page, "diversity-pairs")
-    assert len(pairs) == 3 * 4 * 4 and {row["trace"] for row in pairs} == {"full LDM", "LatentCRF", "few steps"}
+    assert len(pairs) == 3 * 4 * 3 / 2 and {row["method"] for row in pairs} == set(methods)
     cell = page.locator("#diversity-pairs .js-plotly-plot .nsewdrag").first
     cell.scroll_into_view_if_needed()
     box = cell.bounding_box()
@@ -103,10 +108,10 @@ def test_a_figure_is_downloaded_as_it_is_drawn(page: Page, url: str) -> None:
     page.get_by_role("tab", name="Latent variance", exact=True).click()
     page.locator("#variance-figure .js-plotly-plot .main-svg").first.wait_for()
     got = {kind: saved(page, "variance-figure", kind) for kind in ("svg", "png", "csv")}
-    assert got["svg"].startswith(b"<svg") and b"full LDM" in got["svg"]
+    assert got["svg"].startswith(b"<svg") and FULL_RUN.encode() in got["svg"]
     assert got["png"].startswith(b"\x89PNG")
     head, *rows = got["csv"].decode().splitlines()
-    assert head.startswith("trace,Step") and sum(row.startswith("full LDM,") for row in rows) >= 50
+    assert head.startswith("method,step") and sum(row.startswith(f"{FULL_RUN},") for row in rows) >= 50
 
 
 def test_a_click_on_a_mark_of_the_frontier_shows_its_images(page: Page, url: str) -> None:
@@ -129,8 +134,8 @@ def test_a_click_on_a_mark_of_the_frontier_shows_its_images(page: Page, url: str
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2, steps=3)
     page.wait_for_timeout(300)
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    rows = {row["point"]: row for row in saved_rows(page, "frontier-figure") if row["point"]}
-    assert rows["DDIM-50"]["trace"] == "DDIM" and float(rows["DPM-Solver++-8"]["plus"]) > 0
+    rows = {row["Method"]: row for row in saved_rows(page, "frontier-figure")}
+    assert rows["DDIM-50"]["Family"] == "DDIM" and " to " in rows["DPM-Solver++-8"]["95 % interval"]
     expect(words).not_to_have_text(before)
     expect(words).to_contain_text("UniPC-5: the first images of its prompts")
 
@@ -164,7 +169,7 @@ def test_a_slider_of_the_method_tab_answers_with_another_image(page: Page, url: 
 
 def test_presentation_hides_controls_and_comes_back(page: Page, url: str) -> None:
     page.goto(url)
-    page.wait_for_selector("#compare")
+    page.wait_for_selector("#compare-start")
     page.click("#presentation input")
     page.wait_for_function("document.body.classList.contains('presentation')")
     assert not page.locator("#settings").is_visible()

@@ -40,9 +40,10 @@ from analysis.benchmark import __main__ as benchmark_command
 from analysis.benchmark import run as benchmark
 from analysis.metrics.perceptual import load_features, load_lpips
 from analysis.sampling import load_pipeline
-from app.comparison import Models, compare
+from app.comparison import compare
+from app.loaded_models import LoadedModels
+from app.models import EMOJI
 from app.results import Comparison
-from app.settings import Settings
 from latentcrf import Finisher, LatentCRF, LatentCRFScheduler, Observation, hand_over
 from latentcrf.training import loop, train, train_finisher
 from latentcrf.training.final_latents import FinalLatentsSettings, load_final_latents, record_final_latents
@@ -351,16 +352,16 @@ def old_scheduler(crf: bool = True, finisher: bool = True, bypass: bool = True) 
 
 # --- 7. the page ------------------------------------------------------------------------------------------------------
 
-BYPASS_MODE = Settings("red heart", seed=3, steps=8, iterations=3, bypass_start=4, bypass_end=7)
-FEW_STEPS_MODE = Settings("red heart", seed=3, steps=8, few_steps=4)
+BYPASS_MODE = replace(EMOJI.defaults, prompt="red heart", seed=3, steps=8, iterations=3, bypass_start=4, bypass_end=7)
+FEW_STEPS_MODE = replace(EMOJI.defaults, prompt="red heart", seed=3, steps=8, few_steps=4)
 MODES = {"bypass": BYPASS_MODE, "few-steps": FEW_STEPS_MODE}
 
 
 @cache
-def page_models() -> Models:
+def page_models() -> LoadedModels:
     """The shipped models as the page holds them, in float32."""
     crf, finisher = shipped("emoji-latentcrf"), shipped("emoji-latentcrf-finisher")
-    return Models(load_pipeline(), crf, finisher, load_lpips(), load_features(), torch.float32)
+    return LoadedModels(EMOJI, load_pipeline(), crf, finisher, load_lpips(), load_features(), torch.float32)
 
 
 def page_result(mode: str, seed: int = 3, crf: bool = True) -> Comparison:

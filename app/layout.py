@@ -1,4 +1,4 @@
-"""The page: its tabs in order, its looks, its queue."""
+"""The page: its tabs in order, its theme, its queue."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,49 +7,68 @@ from typing import Any
 import gradio as gr
 
 from app import api
-from app.page import COMPARE, Page
-from app.services import Services
-from app.tabs import compare, convergence, diversity, frontier, method, variance
+from app.device import DeviceWorker
+from app.runs import AT_ONCE
+from app.tabs import COMPARE, TabContext, compare, convergence, diversity, frontier, method, variance
 
 # The analysis tabs after the compare tab: id, title, what builds it.
-TABS: tuple[tuple[str, str, Callable[[Page], None]], ...] = (
+TABS: tuple[tuple[str, str, Callable[[TabContext], None]], ...] = (
     ("variance", "Latent variance", variance.build),
     ("convergence", "CRF convergence", convergence.build),
     ("diversity", "Diversity", diversity.build),
     ("frontier", "Frontier", frontier.build),
     ("method", "Method", method.build),
 )
-MAX_QUEUE = 32  # visitors waiting for the device; the next one is told that the queue is full
+STATIC = Path(__file__).with_name("static")
+GLOSSARY = Path(__file__).parents[1] / "docs" / "glossary.md"  # shown at the page's foot
+MAX_QUEUE = 32  # visitors waiting for the device; the next one sees that the queue is full
 # Larger type, and no controls (page.css); figures are drawn again by their own tabs.
 PRESENT_JS = "(on) => { document.body.classList.toggle('presentation', on); }"
-HEADER = """<header><h1>LatentCRF</h1><p>Fewer U-Net calls for the same picture: a small conditional random field takes
-over a part of a latent diffusion model's work.</p></header>"""
+SHOW_GLOSSARY_JS = "() => document.querySelector('#glossary').scrollIntoView({ behavior: 'smooth' })"
+HEADER = """<header><h1>LatentCRF</h1><p>Fewer denoiser calls, nearly the same picture: a small CRF does part of a
+latent diffusion model's work.</p></header>"""
 
 
-def build_app(services: Services) -> gr.Blocks:
-    """The page as a `gr.Blocks`; launch it with `launch_arguments()`."""
+def build_app(worker: DeviceWorker) -> gr.Blocks:
+    """Build the page; launch it with `list_launch_arguments()`.
+
+    Args:
+        worker: what computes.
+
+    Returns:
+        The page.
+    """
     # Files made for a visitor (images, previews) are swept every 30 minutes once they are 4 hours old.
     with gr.Blocks(title="LatentCRF", analytics_enabled=False, delete_cache=(1800, 14400), fill_width=True) as app:
         with gr.Row(elem_id="top"):
             gr.HTML(HEADER, elem_id="header", padding=False)
+            glossary_button = gr.Button("Glossary", size="sm", scale=0, min_width=80, elem_id="open-glossary")
             presentation = gr.Checkbox(
                 False, label="Presentation", container=False, min_width=140, elem_id="presentation"
             )
         presentation.change(None, presentation, None, js=PRESENT_JS, queue=False, api_visibility="private")
         with gr.Tabs() as tabs:
             with gr.Tab("Compare", id=COMPARE):
-                form = compare.build(services)
+                form = compare.build(worker)
             for name, title, build in TABS:
                 with gr.Tab(title, id=name, elem_id=f"{name}-tab") as tab:
-                    build(Page(services, tabs, tab, form, presentation))
-        script = Path(__file__).with_name("page.js").read_text()
+                    build(TabContext(worker, tabs, tab, form, presentation))
+        with gr.Accordion("Glossary", open=False, elem_id="glossary") as glossary:
+            gr.Markdown(GLOSSARY.read_text().removeprefix("# Glossary\n") if GLOSSARY.is_file() else "")
+        opened = glossary_button.click(lambda: gr.update(open=True), None, glossary, **AT_ONCE)
+        opened.then(None, None, None, js=SHOW_GLOSSARY_JS, queue=False, api_visibility="private")
+        script = (STATIC / "page.js").read_text()
         app.load(None, None, None, js=script, queue=False, api_visibility="private")
-        api.build(services)
+        api.build(worker)
     return app.queue(max_size=MAX_QUEUE, api_open=False)
 
 
-def launch_arguments() -> dict[str, Any]:
-    """What `launch` needs for this page: looks, and what is closed to visitors."""
+def list_launch_arguments() -> dict[str, Any]:
+    """List what `launch` needs for this page: its theme, and what is closed to visitors.
+
+    Returns:
+        Keyword arguments.
+    """
     fonts = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "Arial", "sans-serif")
     mono = ("ui-monospace", "SF Mono", "Consolas", "Liberation Mono", "monospace")
     theme = gr.themes.Base(primary_hue="slate", neutral_hue="slate", font=fonts, font_mono=mono).set(
@@ -64,7 +83,7 @@ def launch_arguments() -> dict[str, Any]:
     )
     return {
         "theme": theme,
-        "css_paths": Path(__file__).with_name("page.css"),
+        "css_paths": STATIC / "page.css",
         "footer_links": ["api"],
         "run_history": False,
         "enable_monitoring": False,

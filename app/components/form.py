@@ -1,0 +1,335 @@
+"""The form of a comparison's settings: its controls, and what fills them (a PNG, a link, another number of steps)."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from app.components import html
+from app.device import DeviceWorker
+from app.models import ModelsError
+from app.png import read_png
+from app.settings import DECLARATIONS, NAMES, Number, Settings, SettingsError, Switch, get_number
+
+FIRST_ROW = ("guidance", "iterations")  # beside the seed; the other settings follow in a second row
+PLANNED = ("steps", "guidance", "bypass_start", "bypass_end", "finisher", "few_steps")  # what the plan shows
+# Copies the address that makes this comparison again, and shows it where the browser does not let us copy.
+COPY_LINK_JS = """(...values) => {
+    const url = new URL(window.location.href);
+    const names = NAMES;
+    url.search = new URLSearchParams(names.map((name, i) => [name, String(values[i] ?? "")])).toString();
+    navigator.clipboard?.writeText(url.href).catch(() => {});
+    return url.href;
+}""".replace("NAMES", str(list(NAMES)))
+
+
+@dataclass(frozen=True)
+class Form:
+    """The controls.
+
+    Attributes:
+        values: one a setting, in the order of `NAMES`.
+        random_seed: whether each run draws a new seed.
+        previews: whether a run shows previews.
+        shares: holds the bypass as shares of the run.
+        status: line for what a PNG or a link brought.
+        strip: the plan of the steps.
+    """
+
+    values: list[Any]
+    random_seed: gr.Checkbox
+    previews: gr.Checkbox
+    shares: gr.State
+    status: gr.HTML
+    strip: gr.HTML
+
+    def __getitem__(self, name: str) -> Any:
+        """Look up the control of the setting `name`."""
+        return self.values[NAMES.index(name)]
+
+    @property
+    def filled(self) -> list[Any]:
+        """What `fill` gives values for."""
+        return [*self.values, self.random_seed, self.shares, self.status, self.strip]
+
+
+# ---------------------------------------------------------------------------------------- handlers
+
+
+def load_png(worker: DeviceWorker, path: str | None) -> list[Any]:
+    """Fill the form from the settings inside a PNG.
+
+    Args:
+        worker: knows what made an image here.
+        path: of the PNG; None changes nothing.
+
+    Returns:
+        Values for `Form.filled`.
+    """
+    if path is None:
+        return leave_unchanged(gr.skip())
+    try:
+        settings, origin = read_png(path, worker.model_set.defaults)
+    except SettingsError as error:
+        return leave_unchanged(html.message(f"{error}\nThe settings here are unchanged.", "error"))
+    try:
+        here = worker.models.select_origin(settings)
+    except ModelsError:
+        here = {}
+    differences = [
+        f"{key} {origin.get(key, 'unknown')} there, {value} here"
+        for key, value in here.items()
+        if origin.get(key) != value
+    ]
+    text = "Settings loaded from the PNG. Press Compare to make the same image again."
+    if differences:
+        text = (
+            f"Settings loaded from the PNG. The image may differ, as it was made elsewhere: {'; '.join(differences)}."
+        )
+    return fill(settings, text)
+
+
+def load_link(defaults: Settings, request: gr.Request) -> list[Any]:
+    """Fill the form from the page's address: `?prompt=red+apple&seed=7&steps=50`...
+
+    Args:
+        defaults: for what the address does not name.
+        request: of the page.
+
+    Returns:
+        Values for `Form.filled`.
+    """
+    values = {key: value for key, value in request.query_params.items() if key in NAMES}
+    if "prompt" not in values:
+        return leave_unchanged(gr.skip())
+    try:
+        settings = Settings.parse(values, defaults)
+    except SettingsError as error:
+        return leave_unchanged(html.message(f"This link's settings cannot be used.\n{error}", "error"))
+    return fill(settings, "Settings taken from the link. Press Compare to draw its images.")
+
+
+def fill(settings: Settings, text: str) -> list[Any]:
+    """Fill the form.
+
+    Args:
+        settings: what to fill in; the random switch is off then.
+        text: the status.
+
+    Returns:
+        Values for `Form.filled`.
+    """
+    return [*settings.as_dict().values(), False, compute_shares(settings), html.message(text), html.plan(settings)]
+
+
+def leave_unchanged(status: Any) -> list[Any]:
+    """Leave the form as it is.
+
+    Args:
+        status: value for the status alone.
+
+    Returns:
+        Values for `Form.filled`.
+    """
+    return [*[gr.skip()] * (len(NAMES) + 2), status, gr.skip()]
+
+
+def compute_shares(settings: Settings) -> tuple[float, float]:
+    """Compute the bypass as shares of the run.
+
+    Args:
+        settings: of the comparison.
+
+    Returns:
+        (start, end), each in 0 to 1.
+    """
+    return settings.bypass_start / settings.steps, settings.bypass_end / settings.steps
+
+
+def read_shares(defaults: Settings, steps: float, start: float, end: float) -> Any:
+    """Compute the shares of a bypass that is being typed.
+
+    Args:
+        defaults: for the other settings.
+        steps: of the full run.
+        start: of the bypass.
+        end: of the bypass.
+
+    Returns:
+        As `compute_shares`; `gr.skip()` while the numbers make no sense.
+    """
+    try:
+        values = {"prompt": "-", "steps": steps, "bypass_start": start, "bypass_end": end}
+        return compute_shares(Settings.parse(values, defaults))
+    except SettingsError:
+        return gr.skip()
+
+
+def move_bypass(steps: float, shares: tuple[float, float]) -> tuple[Any, Any]:
+    """Move the bypass with the number of steps, so that its shares stay.
+
+    Args:
+        steps: of the full run.
+        shares: of the bypass before.
+
+    Returns:
+        Bypass start and end; `gr.skip()` while the number makes no sense.
+    """
+    try:
+        n = int(get_number("steps").check(steps))
+    except SettingsError:  # "1" on the way to "100"
+        return gr.skip(), gr.skip()
+    start = min(max(1, round(shares[0] * n)), n - 1)
+    # The LDM keeps at least one last step if it had one, unless the bypass would be empty.
+    return start, n if shares[1] >= 1 else max(start + 1, min(round(shares[1] * n), n - 1))
+
+
+def show_plan(defaults: Settings, *values: Any) -> str:
+    """Show the plan of the form's settings before they run.
+
+    Args:
+        defaults: of the base model.
+        values: of the settings `PLANNED`, in their order.
+
+    Returns:
+        HTML: the plan, or what is wrong.
+    """
+    try:
+        return html.plan(Settings.parse({"prompt": "-", **dict(zip(PLANNED, values, strict=True))}, defaults))
+    except SettingsError as error:
+        return html.message(str(error), "error")
+
+
+# ------------------------------------------------------------------------------------------ layout
+
+
+def build_number(number: Number, value: float, elem_id: str, *, min_width: int = 130) -> gr.Number:
+    """Build a number box. Its range is in its words only: the one check is `Number.check`.
+
+    Args:
+        number: its declaration.
+        value: its value at first.
+        elem_id: id of its element.
+        min_width: in pixels.
+
+    Returns:
+        The box.
+    """
+    # gradio's own bounds would answer with a sentence that does not name the field
+    return gr.Number(
+        value, label=number.label, info=number.info, step=number.step, min_width=min_width, elem_id=elem_id
+    )
+
+
+def build_control(name: str, defaults: Settings, *, prefix: str = "", min_width: int = 130) -> Any:
+    """Build the control of a setting.
+
+    Args:
+        name: of a number or a switch.
+        defaults: give its value at first.
+        prefix: of its element's id, which is the setting's name with dashes.
+        min_width: in pixels.
+
+    Returns:
+        A number box or a check box.
+
+    Raises:
+        TypeError: the setting is a text.
+    """
+    declaration, value = DECLARATIONS[name], getattr(defaults, name)
+    elem_id = prefix + name.replace("_", "-")
+    if isinstance(declaration, Number):
+        if prefix:  # beside other controls, where there is no room for the help
+            declaration = replace(declaration, help="")
+        return build_number(declaration, value, elem_id, min_width=min_width)
+    if isinstance(declaration, Switch):
+        return gr.Checkbox(value, label=declaration.label, info=declaration.info, min_width=min_width, elem_id=elem_id)
+    raise TypeError(f"the setting {name} is a text; build_prompt builds its box.")
+
+
+def build_prompt(example: str) -> gr.Textbox:
+    """Build the compare tab's prompt box; Enter submits it.
+
+    Args:
+        example: a prompt to name in the empty box.
+
+    Returns:
+        The box.
+    """
+    return gr.Textbox(
+        label=DECLARATIONS["prompt"].label,
+        show_label=False,
+        placeholder=f"What shall be drawn? For example: {example}",
+        lines=1,
+        max_lines=1,
+        autofocus=True,
+        scale=8,
+        elem_id="prompt",
+        container=False,
+    )
+
+
+def build_form(worker: DeviceWorker, prompt: gr.Textbox, status: gr.HTML, strip: gr.HTML) -> Form:
+    """Build the controls in their accordion, with the events among themselves.
+
+    Args:
+        worker: whose model set gives the defaults.
+        prompt: the prompt box.
+        status: line for what a PNG or a link brought.
+        strip: the plan of the steps.
+
+    Returns:
+        The form.
+    """
+    defaults = worker.model_set.defaults
+    controls: dict[str, Any] = {"prompt": prompt}
+    with gr.Accordion("Settings", open=False, elem_id="settings"):
+        with gr.Row():
+            controls["seed"] = build_control("seed", defaults)
+            with gr.Column(min_width=180):
+                random_seed = gr.Checkbox(True, label="Random seed each time", elem_id="random-seed")
+                reuse = gr.Button("Reuse last seed", size="sm", elem_id="reuse-seed")
+            for name in FIRST_ROW:
+                controls[name] = build_control(name, defaults)
+        with gr.Row():
+            for name in NAMES:
+                if name not in controls:
+                    controls[name] = build_control(name, defaults)
+        with gr.Row():
+            previews = gr.Checkbox(
+                True, label="Previews while it runs", info="they are not in the measured time", elem_id="previews"
+            )
+            upload = gr.UploadButton("Load settings from a PNG", file_types=[".png"], size="sm", elem_id="load-png")
+            copy = gr.Button("Copy link to these settings", size="sm", elem_id="copy-link")
+            link = gr.Textbox(label="Link", interactive=False, buttons=["copy"], visible="hidden", elem_id="link")
+    form = Form(
+        [controls[name] for name in NAMES], random_seed, previews, gr.State(compute_shares(defaults)), status, strip
+    )
+
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    steps, start, end = (form[name] for name in ("steps", "bypass_start", "bypass_end"))
+    upload.upload(partial(load_png, worker), upload, form.filled, **private)
+    steps.input(move_bypass, [steps, form.shares], [start, end], queue=False, **private)
+    gr.on([start.input, end.input], partial(read_shares, defaults), [steps, start, end], form.shares, queue=False,
+          **private)  # fmt: skip
+    planned = [form[name] for name in PLANNED]
+    gr.on(
+        [control.change for control in planned],
+        partial(show_plan, defaults),
+        planned,
+        strip,
+        queue=False,
+        trigger_mode="always_last",
+        **private,
+    )
+    form["seed"].input(lambda: False, None, random_seed, queue=False, **private)
+    reuse.click(lambda: False, None, random_seed, queue=False, **private)
+    copy.click(None, form.values, link, js=COPY_LINK_JS, **private)
+    copy.click(lambda: gr.update(visible=True), None, link, queue=False, **private)
+
+    def read_link(request: gr.Request) -> list[Any]:  # gradio finds its `Request` by the annotation
+        return load_link(defaults, request)
+
+    gr.on(None, read_link, None, form.filled, **private)
+    return form

@@ -1,0 +1,164 @@
+"""The page's own pieces of HTML: plain values in, HTML out, whatever a visitor typed escaped."""
+
+from html import escape
+
+from app.results import METHODS, Comparison
+from app.settings import Settings
+
+UNKNOWN = "—"  # in place of a figure that is not measured yet
+
+
+def message(text: str, kind: str = "info") -> str:
+    """Write a line about what goes on.
+
+    Args:
+        text: the line; line breaks are kept.
+        kind: "info" or "error".
+
+    Returns:
+        HTML.
+    """
+    role = "alert" if kind == "error" else "status"
+    return f'<p class="message {kind}" role="{role}">{escape(text).replace(chr(10), "<br>")}</p>'
+
+
+def note(reading: str, computation: str) -> str:
+    """Write the two sentences under a figure.
+
+    Args:
+        reading: HTML: how to read it.
+        computation: HTML: how it was computed.
+
+    Returns:
+        HTML.
+    """
+    return (
+        f'<p class="note"><b>How to read it.</b> {reading}</p>'
+        f'<p class="note"><b>How it was computed.</b> {computation}</p>'
+    )
+
+
+def plan(settings: Settings, done: dict[str, int] | None = None) -> str:
+    """Write what the two methods do with these settings: a sentence, and their steps as rows of cells.
+
+    A cell is a denoiser call, filled once it is made. The CRF lies over the bypass, or after a run of few steps.
+
+    Args:
+        settings: of the comparison.
+        done: denoiser calls so far by method; None: none.
+
+    Returns:
+        HTML.
+    """
+    steps, start, end, few = settings.steps, settings.bypass_start, settings.bypass_end, settings.few_steps
+    calls_done = {"full": 0, "latentcrf": 0} | (done or {})
+    each = settings.evaluations_per_call
+    if few:
+        calls = few
+        sentence = f"{few} of a faster solver (UniPC), then a small conditional random field (CRF) corrects the result"
+        cells = _cells(few, calls_done["latentcrf"]) + _crf("0 0 28px", calls_done["latentcrf"] >= few)
+        cells += f'<span style="flex:{max(steps - few - 1, 0)} 1 0"></span>'  # the calls that are saved
+    else:
+        calls = steps - end + start
+        rest = "which ends the run" if end == steps else f"then {steps - end} more"
+        finish = "; a second CRF corrects the result" if settings.finisher else ""
+        sentence = f"{start}, a small conditional random field (CRF) in place of {end - start}, {rest}{finish}"
+        cells = _cells(start, calls_done["latentcrf"]) + _crf(f"{end - start} 1 0", calls_done["latentcrf"] >= start)
+        cells += _cells(steps - end, calls_done["latentcrf"] - start)
+    return (
+        f'<p class="reading">Same noise for both. Full run: {steps} denoiser calls. LatentCRF: {sentence}.</p>'
+        '<div class="timelines">'
+        + _timeline("full", steps, each * steps, _cells(steps, calls_done["full"]))
+        + _timeline("latentcrf", calls, each * calls, cells)
+        + "</div>"
+    )
+
+
+def _crf(flex: str, done: bool) -> str:
+    return f'<span class="crf{" done" if done else ""}" style="flex:{flex}">CRF</span>'
+
+
+def _timeline(method: str, calls: int, evaluations: int, cells: str) -> str:
+    label = f"{METHODS[method]}: {calls} denoiser calls, {evaluations} network evaluations"
+    return (
+        f'<div class="timeline {method}" role="img" aria-label="{label}" title="{label}">'
+        f'<b>{METHODS[method]}</b><div class="cells">{cells}</div>'
+        f'<span class="count">{calls} call{"s" * (calls != 1)}<span>, {evaluations} NFE</span></span></div>'
+    )
+
+
+def _cells(count: int, done: int) -> str:
+    done = max(0, min(done, count))
+    return '<i class="done"></i>' * done + "<i></i>" * (count - done)
+
+
+def caption(method: str, text: str) -> str:
+    """Write a heading over a method's image.
+
+    Args:
+        method: "full" or "latentcrf"; gives colour and name.
+        text: a few words.
+
+    Returns:
+        HTML.
+    """
+    return f'<div class="caption {method}"><b>{METHODS[method]}</b> <span>{escape(text)}</span></div>'
+
+
+def heading(title: str, text: str) -> str:
+    """Write a heading over an image that belongs to no one method.
+
+    Args:
+        title: of the image.
+        text: a few words.
+
+    Returns:
+        HTML.
+    """
+    return f'<div class="caption"><b>{escape(title)}</b> <span>{escape(text)}</span></div>'
+
+
+def cards(result: Comparison | None) -> str:
+    """Write the four figures of a comparison.
+
+    Args:
+        result: None: dashes instead.
+
+    Returns:
+        HTML.
+    """
+    if result is None:
+        calls: dict[str, float | None] = {"full": None, "latentcrf": None}
+        seconds = dict(calls)
+        speed_up = distance = UNKNOWN
+        evaluations = "a guided call is two network evaluations"
+    else:
+        both = (result.full, result.latentcrf)
+        calls = {one.method: one.denoiser_calls for one in both}
+        seconds = {one.method: one.seconds for one in both}
+        speed_up, distance = f"{result.speed_up:.2f}×", f"{result.lpips:.3f}"
+        evaluations = "network evaluations: " + " and ".join(str(one.network_evaluations) for one in both)
+    return (
+        '<div class="cards">'
+        + _card("Denoiser calls", _bars(calls, "{:.0f}"), evaluations)
+        + _card("Sampler time", _bars(seconds, "{:.2f} s"), "denoiser and CRFs; no previews")
+        + _card("Speed-up", f'<output id="speed-up">{speed_up}</output>', "full run's time over LatentCRF's")
+        + _card("Difference", f'<output id="lpips">{distance}</output>', "LPIPS of the two; 0: the same image")
+        + "</div>"
+    )
+
+
+def _card(title: str, body: str, text: str) -> str:
+    return f'<section class="card"><h3>{title}</h3>{body}<p>{text}</p></section>'
+
+
+def _bars(values: dict[str, float | None], form: str) -> str:
+    longest = max((value for value in values.values() if value is not None), default=1)
+    rows = []
+    for method, value in values.items():
+        text, width = (UNKNOWN, 0.0) if value is None else (form.format(value), 100 * value / longest)
+        rows.append(
+            f'<div class="bar {method}"><span>{METHODS[method]}</span>'
+            f'<i><i style="width:{width:.1f}%"></i></i><output>{text}</output></div>'
+        )
+    return "".join(rows)

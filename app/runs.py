@@ -1,0 +1,300 @@
+"""The one driver of runs, for all tabs: run ids, start and cancel, progress, failures as sentences."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+from app.components import html
+from app.device import DeviceWorker
+from app.models import ModelsError
+from app.settings import SettingsError
+
+# Events that compute wait for the device, one at a time; those that only show something do not wait.
+COMPUTING: dict[str, Any] = {
+    "concurrency_id": "device",
+    "concurrency_limit": 1,
+    "api_visibility": "private",
+    "show_progress": "hidden",
+}
+AT_ONCE: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+PROGRESS_SECONDS = 0.7
+SORRY = "Something went wrong on the server and has been logged; please try again."
+WAITING = "Waiting for the device: one run at a time…"
+log = logging.getLogger(__name__)
+
+
+class Cancelled(Exception):
+    """The visitor has cancelled the run."""
+
+
+@dataclass
+class RunCounter:
+    """Counts a visitor's runs in one tab.
+
+    gradio's own way to cancel an event lets a step's message that is under way overwrite what comes after it.
+
+    Attributes:
+        last: id of the run that was asked for last; ids count up from 1.
+        cancelled: runs up to this id are to end.
+    """
+
+    last: int = 0
+    cancelled: int = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a tab, as its handler sees it.
+
+    Attributes:
+        worker: what computes.
+        run_id: number of the run.
+        counter: the visitor's.
+    """
+
+    worker: DeviceWorker
+    run_id: int
+    counter: RunCounter
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the visitor has cancelled it."""
+        return self.run_id <= self.counter.cancelled
+
+    @property
+    def start_text(self) -> str:
+        """What to show until the first report."""
+        return "Starting…" if self.worker.is_loaded else "The models are loading: the first run waits for them…"
+
+    def stream(self, name: str, *arguments: Any) -> Iterator[Any]:
+        """Run a function of `app.work` on the device.
+
+        Plain numbers, which only show how far the work is, are passed on a few times a second at most: each costs the
+        browser more than a step costs the device.
+
+        Args:
+            name: of the function.
+            arguments: of the function.
+
+        Yields:
+            What it reports.
+
+        Raises:
+            Cancelled: at the next report after the visitor has cancelled; the work is stopped then.
+            ModelsError: a file of the models is missing or damaged.
+            Exception: whatever the function raises.
+        """
+        reports, last_time = self.worker.stream(name, *arguments), time.monotonic()
+        try:
+            for item in reports:
+                if self.is_cancelled:
+                    raise Cancelled
+                if isinstance(item, int) and time.monotonic() - last_time < PROGRESS_SECONDS:
+                    continue
+                last_time = time.monotonic()
+                yield item
+        finally:
+            reports.close()
+
+
+class Update(NamedTuple):
+    """What a handler changes on its tab.
+
+    Attributes:
+        text: the status line.
+        outputs: values for the tab's outputs, in order; None leaves them as they are.
+        busy: whether the run goes on.
+    """
+
+    text: str
+    outputs: Sequence[Any] | None = None
+    busy: bool = True
+
+
+class ProgressClock:
+    """Estimates how long a piece of work still takes.
+
+    Args:
+        total: units of the work.
+        unit: their name, "runs".
+    """
+
+    def __init__(self, total: int, unit: str) -> None:
+        self.total, self.unit, self.began = total, unit, time.monotonic()
+
+    def format(self, done: int) -> str:
+        """Format how far the work is.
+
+        Args:
+            done: units so far.
+
+        Returns:
+            "12 of 64 runs, about 20 s left".
+        """
+        left = (time.monotonic() - self.began) / max(done, 1) * (self.total - done)
+        return f"{done} of {self.total} {self.unit}" + (f", about {left:.0f} s left" if 0 < done < self.total else "")
+
+
+Handler = Callable[..., Iterator[Update]]
+
+
+@dataclass(frozen=True)
+class RunControls:
+    """A tab's start and cancel buttons with its status line.
+
+    Attributes:
+        status: the line that shows how far the run is.
+        start: starts a run.
+        cancel: cancels it.
+        counter: holds the visitor's `RunCounter`.
+        run_id: holds the id of the run that was asked for last.
+    """
+
+    status: gr.HTML
+    start: gr.Button
+    cancel: gr.Button
+    counter: gr.State
+    run_id: gr.Number
+
+    def connect(
+        self,
+        worker: DeviceWorker,
+        handler: Handler,
+        inputs: list[Any],
+        outputs: list[Any],
+        *,
+        triggers: Sequence[Callable[..., Any]] = (),
+        previous: gr.State | None = None,
+        restore: Callable[[Any], Sequence[Any]] | None = None,
+    ) -> list[Any]:
+        """Run a handler at each click on the start button.
+
+        Args:
+            worker: what computes.
+            handler: called with a `Run` and the inputs' values; yields `Update`s.
+            inputs: its components.
+            outputs: what it changes, beside these controls.
+            triggers: listeners that start a run, (function, inputs, outputs, ...); default: the start button's click.
+            previous: holds what `restore` needs.
+            restore: gives values for `outputs` after a run that failed or was cancelled. Default: they stay.
+
+        Returns:
+            The events of the end of a run, one a trigger.
+        """
+        controls = [self.status, self.start, self.cancel]
+        remembered = [] if previous is None else [previous]
+
+        def restore_outputs(*value: Any) -> Sequence[Any]:
+            return [gr.skip()] * len(outputs) if restore is None else restore(*value)
+
+        def run(run_id: float, counter: RunCounter, *values: Any) -> Iterator[list[Any]]:
+            shown, arguments = values[: len(remembered)], values[len(remembered) :]
+            yield from drive(
+                handler, Run(worker, int(run_id), counter), arguments, lambda: restore_outputs(*shown), len(outputs)
+            )
+
+        def cancel(counter: RunCounter, *shown: Any) -> list[Any]:
+            return [*cancel_runs(counter), *restore_outputs(*shown)]
+
+        ends = []
+        for listen in triggers or [self.start.click]:
+            begun = listen(begin_run, self.counter, [*controls, self.run_id], **AT_ONCE)
+            run_inputs = [self.run_id, self.counter, *remembered, *inputs]
+            ends.append(begun.then(run, run_inputs, [*controls, *outputs], **COMPUTING))
+        self.cancel.click(cancel, [self.counter, *remembered], [*controls, *outputs], **AT_ONCE)
+        return ends
+
+
+def begin_run(counter: RunCounter) -> list[Any]:
+    """Count a run, at once after the click and before the device is free.
+
+    Args:
+        counter: the visitor's.
+
+    Returns:
+        Values for status, start, cancel and the run id.
+    """
+    counter.last += 1
+    return [*show_status(WAITING, busy=True), counter.last]
+
+
+def cancel_runs(counter: RunCounter) -> list[Any]:
+    """Cancel what was asked for so far.
+
+    Args:
+        counter: the visitor's.
+
+    Returns:
+        Values for status, start and cancel.
+    """
+    counter.cancelled = counter.last
+    return show_status("Stopped.", busy=False)
+
+
+def drive(
+    handler: Handler, run: Run, arguments: Sequence[Any], restore: Callable[[], Sequence[Any]], num_outputs: int
+) -> Iterator[list[Any]]:
+    """Run a tab's handler; a failure becomes a sentence for the visitor, details are logged.
+
+    Args:
+        handler: of the tab.
+        run: this run.
+        arguments: of the handler, after `run`.
+        restore: gives values for the tab's outputs after a failure or a cancelled run.
+        num_outputs: how many the tab has.
+
+    Yields:
+        Values for status, start, cancel and the tab's outputs.
+    """
+    unchanged: list[Any] = [gr.skip()] * num_outputs
+    if run.is_cancelled:  # while it waited
+        return
+    try:
+        for text, outputs, busy in handler(run, *arguments):
+            yield [*show_status(text, busy=busy), *(unchanged if outputs is None else outputs)]
+    except SettingsError as error:
+        yield [*show_status(str(error), busy=False, kind="error"), *unchanged]
+    except Cancelled:
+        if run.run_id == run.counter.last:  # a later run has the controls
+            yield [*show_status("Stopped.", busy=False), *restore()]
+    except ModelsError as error:
+        log.error("%s", error)
+        yield [*show_status(f"The models cannot be loaded. {error}", busy=False, kind="error"), *restore()]
+    except Exception:
+        log.exception("a run failed")
+        yield [*show_status(SORRY, busy=False, kind="error"), *restore()]
+
+
+def show_status(text: str, *, busy: bool, kind: str = "info") -> list[Any]:
+    """Give values for status, start and cancel.
+
+    Args:
+        text: the status.
+        busy: whether a run goes on: then it can be cancelled, else one can be started.
+        kind: "info" or "error".
+
+    Returns:
+        Three values.
+    """
+    return [html.message(text, kind), gr.update(interactive=not busy), gr.update(interactive=busy)]
+
+
+def build_run_controls(name: str, label: str, ready_text: str) -> RunControls:
+    """Build the buttons in the current row. The caller renders `status` where it belongs.
+
+    Args:
+        name: of the tab: the elements' ids are `NAME-start`, `NAME-cancel` and `NAME-status`.
+        label: of the start button.
+        ready_text: the status before the first run.
+
+    Returns:
+        The controls.
+    """
+    start = gr.Button(label, variant="primary", scale=1, min_width=110, elem_id=f"{name}-start")
+    cancel = gr.Button("Cancel", variant="stop", interactive=False, scale=1, min_width=90, elem_id=f"{name}-cancel")
+    status = gr.HTML(html.message(ready_text), elem_id=f"{name}-status", padding=False, render=False)
+    return RunControls(status, start, cancel, gr.State(RunCounter()), gr.Number(0, visible="hidden"))

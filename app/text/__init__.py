@@ -1,0 +1,132 @@
+"""Long texts of the tabs."""
+
+import re
+from pathlib import Path
+
+from app.components.html import note
+from app.models import ModelSet
+
+ABOUT_CRF = """<div class="about"><h3>What the CRF changes</h3><p>Where the bypass begins, the LDM has an estimate of
+the finished image: the picture before. The CRF moves it to the minimum of a learned energy in a few iterations: the
+picture after. The denoiser then takes over again, unless the bypass runs to the end. Last, a second CRF corrects the
+final latents (the setting Finisher): LatentCRF's image above. A run of few steps has that CRF alone: the pictures are
+before and after it.</p></div>"""
+
+VARIANCE_READING = (
+    "Each line is the mean over the runs; the band reaches from the 5th to the 95th percentile. Grey: the steps that "
+    "LatentCRF skips; the dashed segment is the CRF's way across them. Green: the longest block of steps in each of "
+    "which the mean variance changes by no more than the threshold, once it is half-way to its end (before, the "
+    "latents are noise). The latents change most in the last steps, as the rest of the noise goes. What is redundant "
+    "there is the clean estimate."
+)
+
+CONVERGENCE_NOTES = {
+    "images": note(
+        "A row an iteration, a column a seed. From the first row, the clean estimate before the CRF, to the second, "
+        "the CRF's network has proposed its target u. From there on the iterations are at work.",
+        "The LDM runs once a seed up to the hand-over. The CRF's solver then yields its iterates; each is decoded.",
+    ),
+    "curves": note(
+        "The energy never rises. The residual is the length of an iteration's step over the latents' own length. "
+        "Thick: mean over the seeds; thin: single seeds. Dotted: the plain damped mean-field update, for comparison.",
+        "Energy of equations (1) to (4) of <code>latentcrf/potentials.py</code>, summed over the sites. Iteration 0 "
+        "is the solver's start, the minimizer of the unary term.",
+    ),
+    "difference": note(
+        "A row shows what its iterate has yet to change. The more a row is amplified, the smaller its difference. "
+        "White is no difference.",
+        "Absolute difference of the decoded images to the last iterate's, times as much as keeps it in range.",
+    ),
+    "energy-maps": note(
+        "The map lies over the image. Yellow sites have the highest energy, blue ones the lowest; both rows share one "
+        "scale. Point at a site to see its terms.",
+        "Each site's share: its unary term, half of its pairs, and the experts centred on it. First row: the energy "
+        "of the clean estimate.",
+    ),
+}
+
+DIVERSITY_NOTES = {
+    "measures": note(
+        "Each mark is a method's diversity over the seeds. Where it stands as far right as the full run's, nothing is "
+        "lost. Point at it for the ratio. LPIPS: how different two images look, 0 for the same. Vendi score: the "
+        "effective number of different images, 1 if all are alike. “Few steps” is a run of four steps, far too few.",
+        "Mean LPIPS (AlexNet) of all pairs of images. Vendi score with the cosine kernel on EfficientNet-Lite0 "
+        "features. 95 % jackknife intervals over the seeds.",
+    ),
+    "pairs": note(
+        "Each cell is a pair of seeds: dark, they look alike; yellow, they differ. A method that loses diversity is "
+        "darker. Point at a cell to see its two images below.",
+        "LPIPS of the two images, the same colours for all methods.",
+    ),
+}
+
+FRONTIER_READING = (
+    "Each point is a way to sample: the further left, the faster. The vertical axis says whether higher or lower is "
+    "better. Bars are 95 % intervals over the prompts. All methods share the prompts, so the paired differences are "
+    "known more exactly than the bars show. No method here beats those on the dotted line in both time and quality. "
+    "Dashed: the full run. A finisher corrects the final latents of a run. A VAE round trip decodes and encodes them: "
+    "violet crosses show it without a CRF. Point at a mark for its settings, click it for its images."
+)
+FRONTIER_COMPUTATION = (
+    "All methods drew the same prompts from the same noise. Intervals by bootstrap over the prompts. Times are "
+    "medians of runs interleaved with the full run's. <code>{command}</code> writes such a table; "
+    "assets/results/README.md says what was run."
+)
+
+
+def write_method_notes(model_set: ModelSet) -> dict[str, str]:
+    """Write the notes of the method tab's figures.
+
+    Args:
+        model_set: what the tab shows.
+
+    Returns:
+        HTML by the figure's name, in the order of the text.
+    """
+    defaults = model_set.defaults
+    return {
+        "steps": note(
+            "Upper row: what the denoiser is given, decoded as it is. Lower row: its clean estimate. The subject is "
+            "there after a few steps.",
+            f"The full run ({model_set.sampler}, {defaults.steps} steps, guidance {defaults.guidance:g}) of the "
+            "prompt and seed above.",
+        ),
+        "redundancy": note(
+            "Where the lower curve is low, the step hardly changed the clean estimate. Grey: the steps that LatentCRF "
+            "skips.",
+            "This one run; the tab Latent variance draws the mean over many. Change: root mean square over all "
+            "latents, a step.",
+        ),
+        "descent": note(
+            "Solid: LatentCRF's solver; dotted: the plain update. From its own start, the target u, little is left to "
+            "do: most of what the CRF changes is in the target that its network proposes.",
+            "The CRF starts from u; the start from the noisy latents shows the same descent from far away.",
+        ),
+        "iterates": note("From left to right: noise goes, as the energy falls.", "Each iterate decoded by itself."),
+        "hand-over": note(
+            "“Off by” is the distance to the full run's final latents: it should fall from the first picture to the "
+            f"third. The fourth is the full run itself: {defaults.steps} denoiser calls, off by 0.",
+            "Root mean square difference of the latents; denoiser calls up to that picture.",
+        ),
+    }
+
+
+def read_method(model_set: ModelSet) -> list[tuple[str, str]]:
+    """Read the method tab's text.
+
+    Args:
+        model_set: its sizes are filled in.
+
+    Returns:
+        Pairs of a Markdown section and the name of the figure or term that follows it; "break" and "" name none.
+    """
+    text = Path(__file__).with_name("method.md").read_text()
+    channels, height, width = model_set.latent_shape
+    for name, value in {
+        "image": f"{model_set.image_size} × {model_set.image_size} pixels",
+        "sites": f"{height} × {width} sites",
+        "channels": f"{channels} numbers",
+    }.items():
+        text = text.replace(f"@{name}@", value)
+    parts = [*re.split(r"<!-- (\S+) -->\n", text), ""]
+    return list(zip(parts[::2], parts[1::2], strict=True))

@@ -1,0 +1,236 @@
+"""What the page asks of torch, diffusers and analysis. `app.device` alone imports this module, as that takes seconds.
+
+The functions that take `models` and `report` run on the device, one at a time (`DeviceWorker.stream`). The others draw
+or tabulate what those found (`DeviceWorker.call`): a figure comes with the table that it was drawn from, or None where
+it shows pictures alone.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from analysis import convergence as convergence_export
+from analysis import diversity as diversity_export
+from analysis import frontier as frontier_export
+from analysis import method as method_export
+from analysis import variance as variance_export
+from analysis.export import Results, write_zip
+from analysis.figures import convergence as convergence_figures
+from analysis.figures import diversity as diversity_figures
+from analysis.figures import walkthrough as walkthrough_figures
+from analysis.figures.variance import draw_quantity
+from analysis.studies import convergence, diversity, variance, walkthrough
+from app.comparison import compare
+from app.loaded_models import LoadedModels, load_models
+from app.settings import Settings
+from latentcrf.potentials import Potentials
+
+__all__ = ["compare", "load_models"]  # the others are defined here
+Figures = dict[str, tuple[go.Figure, pd.DataFrame | None]]
+Report = Callable[[Any], None]
+
+
+def _style(presentation: bool) -> dict[str, bool]:
+    return {"presentation": bool(presentation), "on_page": True}
+
+
+# ---------------------------------------------------------------------------------------- variance
+
+
+def run_variance(
+    models: LoadedModels, prompts: list[str], seeds: list[int], defaults: Settings, batch_size: int, report: Report
+) -> None:
+    """Report a table for each batch and method, the full run's first."""
+    for table in variance.compute(
+        models.pipeline,
+        prompts,
+        seeds,
+        models.crf,
+        defaults.bypass,
+        steps=defaults.steps,
+        guidance=defaults.guidance,
+        batch_size=batch_size,
+        precision=models.precision,
+    ):
+        report(table)
+
+
+def summarize_variance(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """Summarize the tables of `run_variance`: a row a method and step."""
+    return variance.summarize(pd.concat(tables))
+
+
+def propose_bypass(summary: pd.DataFrame, threshold: float) -> tuple[int, int] | None:
+    """Propose the block of steps in each of which the variance changes by `threshold` of its range at most."""
+    return variance.propose_bypass(summary, threshold)
+
+
+def draw_variance(
+    summary: pd.DataFrame,
+    quantity: str,
+    bypass: tuple[int, int],
+    axis: str,
+    is_log: bool,
+    proposal: tuple[int, int] | None,
+    presentation: bool,
+) -> Figures:
+    """Draw a quantity of the summary."""
+    figure = draw_quantity(summary, quantity, bypass, axis, is_log, proposal=proposal, **_style(presentation))
+    columns = ["method", "step", "timestep", "log_snr", "n", quantity, f"{quantity}_low", f"{quantity}_high"]
+    return {"figure": (figure, summary[columns])}
+
+
+def export_variance(summary: pd.DataFrame, options: dict[str, Any], bypass: tuple[int, int]) -> Results:
+    """Collect the variance tab's export."""
+    return variance_export.build_results(summary, options, bypass)
+
+
+# ------------------------------------------------------------------------------------- convergence
+
+
+def run_convergence(models: LoadedModels, settings: Settings, seeds: list[int], report: Report) -> None:
+    """Report the number of denoiser calls so far after each, and at last a `Convergence`."""
+    report(
+        convergence.compute(
+            models.pipeline,
+            models.crf,
+            settings.prompt,
+            seeds,
+            bypass=settings.bypass,
+            steps=settings.steps,
+            guidance=settings.guidance,
+            precision=models.precision,
+            report=report,
+        )
+    )
+
+
+def draw_convergence(found: convergence.Convergence, presentation: bool) -> Figures:
+    """Draw a `Convergence`."""
+    drawn = convergence_figures.draw_figures(found, **_style(presentation))
+    return {name: (figure, found.table if name == "curves" else None) for name, figure in drawn.items()}
+
+
+def export_convergence(found: convergence.Convergence, settings: Settings) -> Results:
+    """Collect the convergence tab's export."""
+    options = {"prompt": settings.prompt, "seeds": len(found.seeds), "seed": settings.seed, "steps": settings.steps}
+    options |= {"guidance": settings.guidance, "precision": found.precision, "bypass": list(settings.bypass)}
+    return convergence_export.build_results(found, options)
+
+
+# --------------------------------------------------------------------------------------- diversity
+
+
+def count_diversity_calls(methods: Sequence[str], seeds: int) -> int:
+    """Count the denoiser calls of all images together."""
+    return diversity.count_denoiser_calls(methods, seeds)
+
+
+def run_diversity(
+    models: LoadedModels, prompt: str, seeds: list[int], methods: list[str], guidance: float, report: Report
+) -> None:
+    """Report the number of denoiser calls so far after each, and a `MethodImages` a method."""
+    diversity.compute(
+        models.pipeline,
+        models.crf,
+        models.lpips,
+        models.features,
+        prompt,
+        seeds,
+        methods,
+        guidance=guidance,
+        precision=models.precision,
+        report=report,
+    )
+
+
+def tabulate_diversity(rows: list[diversity.MethodImages]) -> pd.DataFrame:
+    """Tabulate the metrics of the methods, a row a method."""
+    return diversity.tabulate(rows)
+
+
+def draw_diversity(rows: list[diversity.MethodImages], seeds: list[int], presentation: bool) -> Figures:
+    """Draw the metrics and the pairs of seeds."""
+    tables = {"measures": diversity.tabulate(rows), "pairs": diversity.tabulate_pairs(rows, seeds)}
+    drawn = diversity_figures.draw_figures(rows, tables["measures"], seeds, **_style(presentation))
+    return {name: (drawn[name], table) for name, table in tables.items()}
+
+
+def export_diversity(rows: list[diversity.MethodImages], seeds: list[int], options: dict[str, Any]) -> Results:
+    """Collect the diversity tab's export."""
+    return diversity_export.build_results(rows, seeds, options | {"methods": [row.method for row in rows]})
+
+
+# ---------------------------------------------------------------------------------------- frontier
+
+
+def export_frontier(table: pd.DataFrame, metric: str, families: Sequence[str], folder: Path) -> Results:
+    """Collect the frontier tab's export."""
+    return frontier_export.build_results(table, metric, families, folder)
+
+
+# ------------------------------------------------------------------------------------------ method
+
+
+def run_walkthrough(models: LoadedModels, settings: Settings, report: Report) -> None:
+    """Report the denoiser calls so far, the strip of pictures as it grows, and at last a `Walkthrough`."""
+    report(
+        walkthrough.compute(
+            models.pipeline,
+            models.crf,
+            settings.prompt,
+            settings.seed,
+            bypass=settings.bypass,
+            steps=settings.steps,
+            guidance=settings.guidance,
+            precision=models.precision,
+            report=report,
+        )
+    )
+
+
+def solve_weighted(models: LoadedModels, potentials: Potentials, term: str, factor: float, report: Report) -> None:
+    """Report the image of lowest energy where `term` counts `factor` times, and its energy by term."""
+    report(walkthrough.find_minimum(models.pipeline, models.crf, potentials, term, factor))
+
+
+def draw_walkthrough(found: walkthrough.Walkthrough, presentation: bool) -> Figures:
+    """Draw a `Walkthrough`."""
+    tables = {"redundancy": found.steps, "descent": found.descent}
+    drawn = walkthrough_figures.draw_figures(found, **_style(presentation))
+    return {name: (figure, tables.get(name)) for name, figure in drawn.items()}
+
+
+def draw_strip(pictures: np.ndarray, steps: int, presentation: bool) -> go.Figure:
+    """Draw the walkthrough's first figure as far as its pictures (2, n, H, W, 3) go."""
+    return walkthrough_figures.draw_strip(pictures, walkthrough.choose_shown_steps(steps), **_style(presentation))
+
+
+def export_walkthrough(found: walkthrough.Walkthrough) -> Results:
+    """Collect the method tab's export."""
+    return method_export.build_results(found)
+
+
+# ------------------------------------------------------------------------------------------ export
+
+
+def write_export(path: Path, name: str, *arguments: Any) -> Path:
+    """Write a tab's export as a ZIP.
+
+    Args:
+        path: of the ZIP.
+        name: of one of the `export_...` functions here.
+        arguments: of that function.
+
+    Returns:
+        `path`.
+    """
+    exports = {
+        export.__name__: export
+        for export in (export_variance, export_convergence, export_diversity, export_frontier, export_walkthrough)
+    }
+    return write_zip(exports[name](*arguments), path)

@@ -1,0 +1,31 @@
+"""A tab's handler under the page's own driver, and the page's worker with a tiny pipeline."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import nn
+
+from app.device import DeviceWorker
+from app.loaded_models import LoadedModels
+from app.models import EMOJI
+from app.runs import Handler, Run, RunCounter, drive
+from latentcrf import LatentCRF
+
+
+def run_tab(
+    handler: Handler, worker: Any, arguments: Sequence[Any], num_outputs: int, counter: RunCounter | None = None
+) -> Iterator[list[Any]]:
+    """Yield what the page is given: status, start, cancel, then the tab's outputs."""
+    run = Run(worker, 1, counter or RunCounter(last=1))
+    yield from drive(handler, run, arguments, lambda: ["restored"] * num_outputs, num_outputs)
+
+
+def build_tiny_worker(pipeline: StableDiffusionPipeline, crf: LatentCRF) -> DeviceWorker:
+    """The page's worker with models of random weights in the place of the loaded ones."""
+    worker = DeviceWorker()
+    nothing = nn.Identity()
+    models = LoadedModels(EMOJI, pipeline, crf, crf, nothing, nothing, torch.float32)
+    worker.__dict__["_models"] = models  # where `cached_property` keeps them
+    return worker
