@@ -84,11 +84,12 @@ def test_the_finisher_resumes_after_a_kill(small_data: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_second_steps")
 def test_the_crf_goes_through_its_three_stages(
     small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = ["--base", LDM, "--data", small_data, "--runs", "16", "--recordings", tmp_path / "runs"]
-    stages = ["--minutes", "0.3", "--stage1-until", "0.4", "--stage3-from", "0.6", "--out", tmp_path / "crf"]
+    stages = ["--minutes", 10 / 60, "--stage1-until", "0.4", "--stage3-from", "0.6", "--out", tmp_path / "crf"]
     stages += ["--discriminator", "alexnet"]
     assert train.main([str(word) for word in (*common, *stages)]) == 0
     log = (tmp_path / "crf" / "log.csv").read_text()
@@ -97,7 +98,7 @@ def test_the_crf_goes_through_its_three_stages(
     )
     crf = tmp_path / "crf" / "latentcrf"
     LatentCRF.from_pretrained(crf)
-    alone = ["--stage1-until", "0", "--stage3-from", "0", "--minutes", "0.05", "--preset", "emoji-no-adversary"]
+    alone = ["--stage1-until", "0", "--stage3-from", "0", "--minutes", 3 / 60, "--preset", "emoji-no-adversary"]
     alone += ["--init-from", crf, "--keep-start", "0.25", "--discriminator", "alexnet", "--out", tmp_path / "alone"]
     assert train.main([str(word) for word in (*common, *alone)]) == 0
     log = (tmp_path / "alone" / "log.csv").read_text()
@@ -111,7 +112,7 @@ def test_the_crf_goes_through_its_three_stages(
     assert all(w.equal(a.lerp(b, 0.25).half().float()) for w, a, b in zip(after, average, before, strict=True))
     # training goes on from its own weights
     assert not all(w.half().equal(a.half()) for w, a in zip(latest, after, strict=True))
-    short = ["--stage1-until", "0.5", "--minutes", "0.05", "--preset", "emoji-prompt", "--out", tmp_path / "prompt"]
+    short = ["--stage1-until", "0.5", "--minutes", 4 / 60, "--preset", "emoji-prompt", "--out", tmp_path / "prompt"]
     assert train.main([str(word) for word in (*common, *short)]) == 0
     reading = LatentCRF.from_pretrained(tmp_path / "prompt" / "latentcrf")
     x, prompts = torch.randn(1, 4, 16, 16), torch.randn(2, 1, 5, reading.config.prompt_dim)
