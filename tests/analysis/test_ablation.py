@@ -12,7 +12,6 @@ from diffusers import StableDiffusionPipeline
 from analysis.ablation import format_table, main
 from analysis.metrics.distributions import RealFeatures, kid_draws
 from analysis.metrics.intervals import cluster_weights
-from analysis.metrics.perceptual import load_features
 from analysis.reference_features import embed
 from analysis.sampling import decode
 from analysis.studies import FULL_RUN, ZERO_PARAMETER_BYPASS, ablation
@@ -87,9 +86,8 @@ def test_images_of_ended_runs_are_measured_beside_the_full_runs(tiny_pipeline: S
     after = torch.tensor([0.5, 0.9, 0.7]).repeat(8)
     steps = CoarseSteps(torch.randn(24, 4, 8, 8), torch.randn(24, 4, 8, 8), after, after - 0.1, of)
     runs = RecordedRuns(torch.randn(8, 51, 4, 8, 8), alphas, torch.randn(8, 2, 3), steps)
-    real = RealFeatures(torch.randn(20, 1280))
-    # the features' strides are too long for images of 16 px
-    network = torch.nn.Sequential(torch.nn.Upsample(64), load_features())
+    real = RealFeatures(torch.randn(20, 32))
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 32))
     ended = ablation.RunImages(tiny_pipeline, runs, network, real)
     for number, observation in enumerate(ended.observations["kid_few"], 1):
         assert torch.equal(observation.denoised, steps.denoised[number::3])
@@ -104,7 +102,7 @@ def test_images_of_ended_runs_are_measured_beside_the_full_runs(tiny_pipeline: S
     assert halved["kid_finished"][0] == pytest.approx(expected_kid[0], rel=1e-3)
     features = embed(network, decode(tiny_pipeline, runs.latents[:, -1]))
     mine, theirs, between = (
-        (a.double() @ b.double().T / 1280 + 1) ** 3
+        (a.double() @ b.double().T / 32 + 1) ** 3
         for a, b in ((features, features), (real.features, real.features), (features, real.features))
     )
     expected = (mine.sum() - mine.trace()) / 56 + (theirs.sum() - theirs.trace()) / 380 - 2 * between.mean()

@@ -63,7 +63,7 @@ def test_drift_is_the_distance_of_the_latents_and_leads_back() -> None:
 def test_an_encoder_that_learns_is_held_near_its_latents(small_data: Path, tmp_path: Path) -> None:
     arguments = ["--data", small_data, "--init-from", LDM / "vae", "--stay-near", 10, "--learning-rate", 1e-2]
     arguments += ["--out", tmp_path / "run", "--adversarial-from", 1, "--crops-until", 0, "--batch-size", 2]
-    assert train_vae.main([*map(str, arguments), "--minutes", str(3 / 60)]) == 0
+    assert train_vae.main([*map(str, arguments), "--minutes", str(2 / 60)]) == 0
     with open(tmp_path / "run" / "log.csv", newline="") as file:
         (row,) = csv.DictReader(file)
     assert float(row["drift"]) > 0
