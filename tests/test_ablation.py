@@ -15,7 +15,6 @@ from analysis.generate import decode
 from analysis.measures import RealFeatures, cluster_weights, kid_draws
 from latentcrf import LatentCRF, Observation
 from latentcrf.emoji.train_unet import build_scheduler
-from latentcrf.perceptual import load_features
 from latentcrf.training.losses import ideal_latents
 from latentcrf.training.observations import observe_coarse, observe_run
 from latentcrf.training.train import PAPER_BYPASS, errors, split
@@ -85,10 +84,8 @@ def test_images_of_ended_runs_are_judged_beside_the_ldms_own(tiny_pipeline: Stab
     after = torch.tensor([0.5, 0.9, 0.7]).repeat(8)
     steps = CoarseSteps(torch.randn(24, 4, 8, 8), torch.randn(24, 4, 8, 8), after, after - 0.1, of)
     runs = Trajectories(torch.randn(8, 51, 4, 8, 8), alphas, torch.randn(8, 2, 3), steps)
-    real = RealFeatures(torch.randn(20, 1280))
-    network = torch.nn.Sequential(
-        torch.nn.Upsample(64), load_features()
-    )  # its strides are too long for images of 16 px
+    real = RealFeatures(torch.randn(20, 32))
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 32))
     ended = ablation.EndedRuns(tiny_pipeline, runs, network, real)
     for number, handed in enumerate(ended.endings["kid_few"], 1):
         assert torch.equal(handed.denoised, steps.denoised[number::3])
@@ -103,7 +100,7 @@ def test_images_of_ended_runs_are_judged_beside_the_ldms_own(tiny_pipeline: Stab
     assert halved["kid_finished"][0] == pytest.approx(expected_kid[0], rel=1e-3)
     features = embed(network, decode(tiny_pipeline, runs.latents[:, -1]))
     mine, theirs, between = (
-        (a.double() @ b.double().T / 1280 + 1) ** 3
+        (a.double() @ b.double().T / 32 + 1) ** 3
         for a, b in ((features, features), (real.features, real.features), (features, real.features))
     )
     expected = (mine.sum() - mine.trace()) / 56 + (theirs.sum() - theirs.trace()) / 380 - 2 * between.mean()

@@ -130,7 +130,7 @@ def test_an_encoder_that_learns_begins_with_the_same_latents(small_data: Path, t
     assert (wide.encoder.conv_in.weight[16:] != 0).all() and (silent == 0).all()  # what leads to the new channels
     arguments = ["--data", small_data, "--init-from", LDM / "vae", "--stay-near", 10, "--learning-rate", 1e-2]
     arguments += ["--out", tmp_path / "run", "--adversarial-from", 1, "--crops-until", 0, "--batch-size", 2]
-    assert train_vae.main([*map(str, arguments), "--minutes", str(3 / 60)]) == 0
+    assert train_vae.main([*map(str, arguments), "--minutes", str(2 / 60)]) == 0
     with open(tmp_path / "run" / "log.csv", newline="") as file:
         (row,) = csv.DictReader(file)
     assert float(row["drift"]) > 0  # and what it is: see above
