@@ -280,7 +280,7 @@ def show_status(text: str, *, busy: bool, kind: str = "info") -> list[Any]:
     Returns:
         Three values.
     """
-    return [html.message(text, kind), gr.update(interactive=not busy), gr.update(interactive=busy)]
+    return [html.format_message(text, kind), gr.update(interactive=not busy), gr.update(interactive=busy)]
 
 
 def build_run_controls(name: str, label: str, ready_text: str) -> RunControls:
@@ -296,5 +296,5 @@ def build_run_controls(name: str, label: str, ready_text: str) -> RunControls:
     """
     start = gr.Button(label, variant="primary", scale=1, min_width=110, elem_id=f"{name}-start")
     cancel = gr.Button("Cancel", variant="stop", interactive=False, scale=1, min_width=90, elem_id=f"{name}-cancel")
-    status = gr.HTML(html.message(ready_text), elem_id=f"{name}-status", padding=False, render=False)
+    status = gr.HTML(html.format_message(ready_text), elem_id=f"{name}-status", padding=False, render=False)
     return RunControls(status, start, cancel, gr.State(RunCounter()), gr.Number(0, visible="hidden"))

@@ -176,7 +176,7 @@ class Settings:
     """
 
     prompt: Annotated[str, Text("Prompt", 300, "what to draw")]
-    seed: Annotated[int, Number("Seed", 0, MAX_SEED, help="of the initial noise; shows the last one used")]
+    seed: Annotated[int, Number("Seed", 0, MAX_SEED, help="of the initial noise")]
     steps: Annotated[int, Number("Steps", 2, 200, help="denoiser calls of the full run")]
     guidance: Annotated[float, Number("Guidance", 1.0, 15.0, 0.1, "how closely the image follows the prompt")]
     iterations: Annotated[int, Number("CRF iterations", 1, 20, help="the solver has converged after about 3")]

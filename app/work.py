@@ -111,8 +111,8 @@ def run_convergence(models: LoadedModels, settings: Settings, seeds: list[int], 
 
 def draw_convergence(found: convergence.Convergence, presentation: bool) -> Figures:
     """Draw a `Convergence`."""
-    drawn = convergence_figures.draw_figures(found, **_style(presentation))
-    return {name: (figure, found.table if name == "curves" else None) for name, figure in drawn.items()}
+    figures = convergence_figures.draw_figures(found, **_style(presentation))
+    return {name: (figure, found.table if name == "curves" else None) for name, figure in figures.items()}
 
 
 def export_convergence(found: convergence.Convergence, settings: Settings) -> Results:
@@ -156,8 +156,8 @@ def tabulate_diversity(rows: list[diversity.MethodImages]) -> pd.DataFrame:
 def draw_diversity(rows: list[diversity.MethodImages], seeds: list[int], presentation: bool) -> Figures:
     """Draw the metrics and the pairs of seeds."""
     tables = {"measures": diversity.tabulate(rows), "pairs": diversity.tabulate_pairs(rows, seeds)}
-    drawn = diversity_figures.draw_figures(rows, tables["measures"], seeds, **_style(presentation))
-    return {name: (drawn[name], table) for name, table in tables.items()}
+    figures = diversity_figures.draw_figures(rows, tables["measures"], seeds, **_style(presentation))
+    return {name: (figures[name], table) for name, table in tables.items()}
 
 
 def export_diversity(rows: list[diversity.MethodImages], seeds: list[int], options: dict[str, Any]) -> Results:
@@ -201,8 +201,8 @@ def solve_weighted(models: LoadedModels, potentials: Potentials, term: str, fact
 def draw_walkthrough(found: walkthrough.Walkthrough, presentation: bool) -> Figures:
     """Draw a `Walkthrough`."""
     tables = {"redundancy": found.steps, "descent": found.descent}
-    drawn = walkthrough_figures.draw_figures(found, **_style(presentation))
-    return {name: (figure, tables.get(name)) for name, figure in drawn.items()}
+    figures = walkthrough_figures.draw_figures(found, **_style(presentation))
+    return {name: (figure, tables.get(name)) for name, figure in figures.items()}
 
 
 def draw_strip(pictures: np.ndarray, steps: int, presentation: bool) -> go.Figure:

@@ -61,7 +61,7 @@ def load_png(worker: DeviceWorker, path: str | None) -> list[Any]:
     """Fill the form from the settings inside a PNG.
 
     Args:
-        worker: knows what made an image here.
+        worker: its models are compared with those of the PNG.
         path: of the PNG; None changes nothing.
 
     Returns:
@@ -72,7 +72,7 @@ def load_png(worker: DeviceWorker, path: str | None) -> list[Any]:
     try:
         settings, origin = read_png(path, worker.model_set.defaults)
     except SettingsError as error:
-        return leave_unchanged(html.message(f"{error}\nThe settings here are unchanged.", "error"))
+        return leave_unchanged(html.format_message(f"{error}\nThe settings here are unchanged.", "error"))
     try:
         here = worker.models.select_origin(settings)
     except ModelsError:
@@ -106,7 +106,7 @@ def load_link(defaults: Settings, request: gr.Request) -> list[Any]:
     try:
         settings = Settings.parse(values, defaults)
     except SettingsError as error:
-        return leave_unchanged(html.message(f"This link's settings cannot be used.\n{error}", "error"))
+        return leave_unchanged(html.format_message(f"This link's settings cannot be used.\n{error}", "error"))
     return fill(settings, "Settings taken from the link. Press Compare to draw its images.")
 
 
@@ -120,7 +120,13 @@ def fill(settings: Settings, text: str) -> list[Any]:
     Returns:
         Values for `Form.filled`.
     """
-    return [*settings.as_dict().values(), False, compute_shares(settings), html.message(text), html.plan(settings)]
+    return [
+        *settings.as_dict().values(),
+        False,
+        compute_shares(settings),
+        html.format_message(text),
+        html.format_plan(settings),
+    ]
 
 
 def leave_unchanged(status: Any) -> list[Any]:
@@ -196,9 +202,9 @@ def show_plan(defaults: Settings, *values: Any) -> str:
         HTML: the plan, or what is wrong.
     """
     try:
-        return html.plan(Settings.parse({"prompt": "-", **dict(zip(PLANNED, values, strict=True))}, defaults))
+        return html.format_plan(Settings.parse({"prompt": "-", **dict(zip(PLANNED, values, strict=True))}, defaults))
     except SettingsError as error:
-        return html.message(str(error), "error")
+        return html.format_message(str(error), "error")
 
 
 # ------------------------------------------------------------------------------------------ layout

@@ -8,8 +8,8 @@ from app.settings import Settings
 UNKNOWN = "—"  # in place of a figure that is not measured yet
 
 
-def message(text: str, kind: str = "info") -> str:
-    """Write a line about what goes on.
+def format_message(text: str, kind: str = "info") -> str:
+    """Format a line about what goes on.
 
     Args:
         text: the line; line breaks are kept.
@@ -22,8 +22,8 @@ def message(text: str, kind: str = "info") -> str:
     return f'<p class="message {kind}" role="{role}">{escape(text).replace(chr(10), "<br>")}</p>'
 
 
-def note(reading: str, computation: str) -> str:
-    """Write the two sentences under a figure.
+def format_note(reading: str, computation: str) -> str:
+    """Format the two sentences under a figure.
 
     Args:
         reading: HTML: how to read it.
@@ -38,8 +38,8 @@ def note(reading: str, computation: str) -> str:
     )
 
 
-def plan(settings: Settings, done: dict[str, int] | None = None) -> str:
-    """Write what the two methods do with these settings: a sentence, and their steps as rows of cells.
+def format_plan(settings: Settings, done: dict[str, int] | None = None) -> str:
+    """Format what the two methods do with these settings: a sentence, and their steps as rows of cells.
 
     A cell is a denoiser call, filled once it is made. The CRF lies over the bypass, or after a run of few steps.
 
@@ -56,29 +56,31 @@ def plan(settings: Settings, done: dict[str, int] | None = None) -> str:
     if few:
         calls = few
         sentence = f"{few} of a faster solver (UniPC), then a small conditional random field (CRF) corrects the result"
-        cells = _cells(few, calls_done["latentcrf"]) + _crf("0 0 28px", calls_done["latentcrf"] >= few)
+        cells = _format_cells(few, calls_done["latentcrf"]) + _format_crf("0 0 28px", calls_done["latentcrf"] >= few)
         cells += f'<span style="flex:{max(steps - few - 1, 0)} 1 0"></span>'  # the calls that are saved
     else:
         calls = steps - end + start
         rest = "which ends the run" if end == steps else f"then {steps - end} more"
         finish = "; a second CRF corrects the result" if settings.finisher else ""
         sentence = f"{start}, a small conditional random field (CRF) in place of {end - start}, {rest}{finish}"
-        cells = _cells(start, calls_done["latentcrf"]) + _crf(f"{end - start} 1 0", calls_done["latentcrf"] >= start)
-        cells += _cells(steps - end, calls_done["latentcrf"] - start)
+        cells = _format_cells(start, calls_done["latentcrf"]) + _format_crf(
+            f"{end - start} 1 0", calls_done["latentcrf"] >= start
+        )
+        cells += _format_cells(steps - end, calls_done["latentcrf"] - start)
     return (
         f'<p class="reading">Same noise for both. Full run: {steps} denoiser calls. LatentCRF: {sentence}.</p>'
         '<div class="timelines">'
-        + _timeline("full", steps, each * steps, _cells(steps, calls_done["full"]))
-        + _timeline("latentcrf", calls, each * calls, cells)
+        + _format_timeline("full", steps, each * steps, _format_cells(steps, calls_done["full"]))
+        + _format_timeline("latentcrf", calls, each * calls, cells)
         + "</div>"
     )
 
 
-def _crf(flex: str, done: bool) -> str:
+def _format_crf(flex: str, done: bool) -> str:
     return f'<span class="crf{" done" if done else ""}" style="flex:{flex}">CRF</span>'
 
 
-def _timeline(method: str, calls: int, evaluations: int, cells: str) -> str:
+def _format_timeline(method: str, calls: int, evaluations: int, cells: str) -> str:
     label = f"{METHODS[method]}: {calls} denoiser calls, {evaluations} network evaluations"
     return (
         f'<div class="timeline {method}" role="img" aria-label="{label}" title="{label}">'
@@ -87,13 +89,13 @@ def _timeline(method: str, calls: int, evaluations: int, cells: str) -> str:
     )
 
 
-def _cells(count: int, done: int) -> str:
+def _format_cells(count: int, done: int) -> str:
     done = max(0, min(done, count))
     return '<i class="done"></i>' * done + "<i></i>" * (count - done)
 
 
-def caption(method: str, text: str) -> str:
-    """Write a heading over a method's image.
+def format_caption(method: str, text: str) -> str:
+    """Format a heading over a method's image.
 
     Args:
         method: "full" or "latentcrf"; gives colour and name.
@@ -105,8 +107,8 @@ def caption(method: str, text: str) -> str:
     return f'<div class="caption {method}"><b>{METHODS[method]}</b> <span>{escape(text)}</span></div>'
 
 
-def heading(title: str, text: str) -> str:
-    """Write a heading over an image that belongs to no one method.
+def format_heading(title: str, text: str) -> str:
+    """Format a heading over an image that belongs to no one method.
 
     Args:
         title: of the image.
@@ -118,8 +120,8 @@ def heading(title: str, text: str) -> str:
     return f'<div class="caption"><b>{escape(title)}</b> <span>{escape(text)}</span></div>'
 
 
-def cards(result: Comparison | None) -> str:
-    """Write the four figures of a comparison.
+def format_cards(result: Comparison | None) -> str:
+    """Format the four figures of a comparison.
 
     Args:
         result: None: dashes instead.
@@ -140,19 +142,19 @@ def cards(result: Comparison | None) -> str:
         evaluations = "network evaluations: " + " and ".join(str(one.network_evaluations) for one in both)
     return (
         '<div class="cards">'
-        + _card("Denoiser calls", _bars(calls, "{:.0f}"), evaluations)
-        + _card("Sampler time", _bars(seconds, "{:.2f} s"), "denoiser and CRFs; no previews")
-        + _card("Speed-up", f'<output id="speed-up">{speed_up}</output>', "full run's time over LatentCRF's")
-        + _card("Difference", f'<output id="lpips">{distance}</output>', "LPIPS of the two; 0: the same image")
+        + _format_card("Denoiser calls", _format_bars(calls, "{:.0f}"), evaluations)
+        + _format_card("Sampler time", _format_bars(seconds, "{:.2f} s"), "denoiser and CRFs; no previews")
+        + _format_card("Speed-up", f'<output id="speed-up">{speed_up}</output>', "full run's time over LatentCRF's")
+        + _format_card("Difference", f'<output id="lpips">{distance}</output>', "LPIPS of the two; 0: the same image")
         + "</div>"
     )
 
 
-def _card(title: str, body: str, text: str) -> str:
+def _format_card(title: str, body: str, text: str) -> str:
     return f'<section class="card"><h3>{title}</h3>{body}<p>{text}</p></section>'
 
 
-def _bars(values: dict[str, float | None], form: str) -> str:
+def _format_bars(values: dict[str, float | None], form: str) -> str:
     longest = max((value for value in values.values() if value is not None), default=1)
     rows = []
     for method, value in values.items():

@@ -63,12 +63,12 @@ def run_comparison(run: Run, *values: Any) -> Iterator[Update]:
         chosen["seed"] = secrets.randbelow(1_000_000)  # short enough to be read aloud
     settings = Settings.parse(chosen, model_set.defaults)
     done = {"full": 0, "latentcrf": 0}
-    yield Update(run.start_text, View(html.plan(settings, done), seed=settings.seed))
+    yield Update(run.start_text, View(html.format_plan(settings, done), seed=settings.seed))
     for report in run.stream("compare", settings, bool(previews)):
         if isinstance(report, Progress):
             done[report.method] = report.done
             preview = {} if report.preview is None else {report.method: report.preview}
-            yield Update(f"{METHODS[report.method]} is running…", View(html.plan(settings, done), **preview))
+            yield Update(f"{METHODS[report.method]} is running…", View(html.format_plan(settings, done), **preview))
         elif isinstance(report, Generated):
             yield Update(f"{METHODS[report.method]} is done.", View(**{report.method: report.image}))
         else:
@@ -95,7 +95,7 @@ def save_comparison(result: Comparison) -> dict[str, str]:
         path.write_bytes(write_png(image, result.settings, {"image": key, **result.origin}))
         files[key] = str(path)
     done = {one.method: one.denoiser_calls for one in (result.full, result.latentcrf)}
-    return {**files, "cards": html.cards(result), "strip": html.plan(result.settings, done)}
+    return {**files, "cards": html.format_cards(result), "strip": html.format_plan(result.settings, done)}
 
 
 def show_comparison(files: dict[str, str] | None) -> View:
@@ -181,20 +181,20 @@ def build(worker: DeviceWorker) -> Form:
             elem_id="modes",
         )
     controls.status.render()
-    strip = gr.HTML(html.plan(model_set.defaults), elem_id="strip", padding=False)
+    strip = gr.HTML(html.format_plan(model_set.defaults), elem_id="strip", padding=False)
 
     picture: dict[str, Any] = {"format": "png", "interactive": False, "show_label": False, "buttons": ["fullscreen"]}
     with gr.Row(elem_id="stage"):
         with gr.Column(min_width=150):
-            gr.HTML(html.caption("full", "all denoiser calls"), padding=False)
+            gr.HTML(html.format_caption("full", "all denoiser calls"), padding=False)
             full = gr.Image(**picture, elem_id="full", alt_text="The full run's image")
             full_file = gr.DownloadButton(DOWNLOAD, size="sm", interactive=False, elem_id="full-file")
         with gr.Column(min_width=150):
-            gr.HTML(html.caption("latentcrf", "fewer calls, and a CRF"), padding=False)
+            gr.HTML(html.format_caption("latentcrf", "fewer calls, and a CRF"), padding=False)
             latentcrf = gr.Image(**picture, elem_id="latentcrf", alt_text="LatentCRF's image")
             latentcrf_file = gr.DownloadButton(DOWNLOAD, size="sm", interactive=False, elem_id="latentcrf-file")
         with gr.Column(min_width=150, elem_id="slide"):
-            gr.HTML(html.heading("Drag to compare", "full left, CRF right"), padding=False)
+            gr.HTML(html.format_heading("Drag to compare", "full left, CRF right"), padding=False)
             slider = gr.ImageSlider(
                 format="png",
                 interactive=False,
@@ -204,14 +204,14 @@ def build(worker: DeviceWorker) -> Form:
                 max_height=2000,
             )
         with gr.Column(min_width=150, elem_id="figures"):
-            cards = gr.HTML(html.cards(None), padding=False)
+            cards = gr.HTML(html.format_cards(None), padding=False)
 
     with gr.Row(elem_id="crf"):
         with gr.Column(min_width=150):
-            gr.HTML(html.heading("Just before the CRF", "the clean estimate"), padding=False)
+            gr.HTML(html.format_heading("Just before the CRF", "the clean estimate"), padding=False)
             before = gr.Image(**picture, elem_id="before", alt_text="The clean estimate just before the CRF")
         with gr.Column(min_width=150):
-            gr.HTML(html.heading("Just after the CRF", "of lowest energy"), padding=False)
+            gr.HTML(html.format_heading("Just after the CRF", "of lowest energy"), padding=False)
             after = gr.Image(**picture, elem_id="after", alt_text="The image just after the CRF")
         with gr.Column(min_width=150, elem_id="about"):
             gr.HTML(ABOUT_CRF, padding=False)

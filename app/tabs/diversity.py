@@ -99,7 +99,7 @@ def show_cost(worker: DeviceWorker, count: Any, others: Sequence[str]) -> str:
     try:
         _, seeds, methods = parse("x", 0, count, others)
     except SettingsError as error:
-        return html.message(str(error), "error")
+        return html.format_message(str(error), "error")
     calls = worker.call("count_diversity_calls", methods, len(seeds))
     each = worker.model_set.defaults.evaluations_per_call
     return (
@@ -251,7 +251,7 @@ def build(context: TabContext) -> None:
         outputs += [galleries[-1], gr.HTML(padding=False)]
     first, last = defaults.bypass
     gr.HTML(
-        html.note(
+        html.format_note(
             "A row a method, a column a seed: from the same noise. Click an image to look at its seed in the compare "
             "tab.",
             f"{worker.model_set.sampler} with {defaults.steps} steps and guidance {defaults.guidance:g}; LatentCRF's "

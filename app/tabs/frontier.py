@@ -146,14 +146,14 @@ def draw(label: str, families: list[str], presentation: bool) -> list[Any]:
     style = {"presentation": bool(presentation), "on_page": True}
     if table is None:
         empty = show_figures("frontier", ["figure"], {"figure": (draw_empty_frontier(metric.column, **style), None)})
-        return [html.message(problem), *empty, gr.update(visible=False), None]
+        return [html.format_message(problem), *empty, gr.update(visible=False), None]
     try:
         rows = list_rows(table, metric.column, families)
         figures = {"figure": (draw_frontier(table, metric.column, families, **style), rows)}
     except ValueError as error:
-        return [html.message(str(error).capitalize(), "error"), *[gr.skip()] * 4]
+        return [html.format_message(str(error).capitalize(), "error"), *[gr.skip()] * 4]
     return [
-        html.message(f"{metric.help} {len(rows)} methods."),
+        html.format_message(f"{metric.help} {len(rows)} methods."),
         *show_figures("frontier", ["figure"], figures),
         gr.update(value=rows, visible=True),
         Outcome(metric.column, families),
@@ -175,9 +175,9 @@ def show_samples(method: str | None) -> list[Any]:
         return [gr.update(visible=False), ""]
     samples = read_samples(SHIPPED / "samples", [method])
     if method not in samples:
-        return [gr.update(visible=False), html.message(NO_SAMPLE)]
+        return [gr.update(visible=False), html.format_message(NO_SAMPLE)]
     text = f"{method}: the first images of its prompts, the same prompts and noise for every method."
-    return [gr.update(value=samples[method], visible=True), html.message(text)]
+    return [gr.update(value=samples[method], visible=True), html.format_message(text)]
 
 
 def choose_clicked(text: str) -> Any:
@@ -206,7 +206,7 @@ def build(context: TabContext) -> None:
         families = gr.CheckboxGroup([], label="Methods", scale=3, visible=False, elem_id="frontier-families")
     status = gr.HTML(elem_id="frontier-status", padding=False)
     place = build_figure("frontier-figure")
-    gr.HTML(html.note(FRONTIER_READING, FRONTIER_COMPUTATION.format(command=COMMAND)), padding=False)
+    gr.HTML(html.format_note(FRONTIER_READING, FRONTIER_COMPUTATION.format(command=COMMAND)), padding=False)
     with gr.Row(elem_classes="controls"):
         method = gr.Dropdown([], label="Images of", visible=False, elem_id="frontier-method")
     images = gr.Image(
@@ -235,13 +235,13 @@ def build(context: TabContext) -> None:
     with gr.Row(elem_classes="controls"):
         build_export(context.worker, "frontier", outcome, list_export)
 
-    look: list[Any] = [metric, families, context.presentation]
-    drawn = [status, *place.outputs, rows, outcome]
+    choices: list[Any] = [metric, families, context.presentation]
+    outputs = [status, *place.outputs, rows, outcome]
     # `input` and not `change`: what `list_choices` fills in is drawn once, after it.
     ready = gr.on(None, list_choices, None, [metric, families, method], **AT_ONCE)
-    ready.then(draw, look, drawn, **AT_ONCE).then(show_samples, method, [images, sentence], **AT_ONCE)
+    ready.then(draw, choices, outputs, **AT_ONCE).then(show_samples, method, [images, sentence], **AT_ONCE)
     changes = [metric.input, families.input, context.presentation.change]
-    gr.on(changes, draw, look, drawn, trigger_mode="always_last", **AT_ONCE)
+    gr.on(changes, draw, choices, outputs, trigger_mode="always_last", **AT_ONCE)
     method.input(show_samples, method, [images, sentence], **AT_ONCE)
     # `change`, as gradio sees no `input` of a hidden field
     clicked.change(choose_clicked, clicked, method, **AT_ONCE).then(show_samples, method, [images, sentence], **AT_ONCE)

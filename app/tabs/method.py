@@ -116,13 +116,13 @@ def change_weight(worker: DeviceWorker, term: str, walkthrough: Any, exponent: f
         HTML.
     """
     if walkthrough is None:
-        return html.message("Press Run first.")
+        return html.format_message("Press Run first.")
     try:
         factor = 10.0 ** WEIGHT.check(exponent)
         _, learned = walkthrough.get_minimum(term)
         *_, (image, energies) = worker.stream("solve_weighted", walkthrough.potentials, term, factor)
     except (SettingsError, ModelsError) as error:
-        return html.message(str(error), "error")
+        return html.format_message(str(error), "error")
     return write_energy_card(term, image, energies, learned["total"], factor)
 
 

@@ -81,7 +81,7 @@ def parse(text: str, runs: Any, seed: Any) -> tuple[list[str], list[int]]:
     return [prompts[i % len(prompts)] for i in range(count)], [first + i for i in range(count)]
 
 
-def run_variance(run: Run, text: str, runs: float, seed: float, *look: Any) -> Iterator[Update]:
+def run_variance(run: Run, text: str, runs: float, seed: float, *choices: Any) -> Iterator[Update]:
     """Run both methods for each prompt, a batch at a time.
 
     Args:
@@ -89,7 +89,7 @@ def run_variance(run: Run, text: str, runs: float, seed: float, *look: Any) -> I
         text: as of `parse`.
         runs: as of `parse`.
         seed: as of `parse`.
-        look: as of `draw`.
+        choices: as of `draw`, after the outcome.
 
     Yields:
         Updates with the outcome so far and its figure.
@@ -119,7 +119,7 @@ def run_variance(run: Run, text: str, runs: float, seed: float, *look: Any) -> I
         outcome = Outcome(worker.call("summarize_variance", tables), options, False)
         is_done = done == len(prompts)
         status = f"{len(prompts)} runs." if is_done else clock.format(done)
-        yield Update(status, [outcome, *draw(worker, outcome, *look)], busy=not is_done)
+        yield Update(status, [outcome, *draw(worker, outcome, *choices)], busy=not is_done)
 
 
 def describe_computation(model_set: ModelSet, outcome: Outcome | None) -> str:
@@ -173,13 +173,13 @@ def draw(
         Values for the figure's place, the proposed bypass in words, and the note under the figure.
     """
     model_set = worker.model_set
-    text = html.note(VARIANCE_READING, describe_computation(model_set, outcome))
+    text = html.format_note(VARIANCE_READING, describe_computation(model_set, outcome))
     if outcome is None:
         return [gr.skip(), gr.skip(), f'<p class="reading">{NO_TABLE}</p>', text]
     try:
         threshold = THRESHOLD.check(threshold)
     except SettingsError as error:
-        return [gr.skip(), gr.skip(), html.message(str(error), "error"), text]
+        return [gr.skip(), gr.skip(), html.format_message(str(error), "error"), text]
     proposal = worker.call("propose_bypass", outcome.summary, threshold / 100)
     figures = worker.call(
         "draw_variance",
@@ -286,15 +286,22 @@ def build(context: TabContext) -> None:
             worker, "variance", outcome, lambda last: ["export_variance", last.summary, last.options, last.bypass]
         )
 
-    look: list[Any] = [quantity, axis, is_log, threshold, context.presentation]
+    choices: list[Any] = [quantity, axis, is_log, threshold, context.presentation]
     drawing = partial(draw, worker)
-    drawn = [*place.outputs, proposal, note]
-    ends = controls.connect(worker, run_variance, [prompts, runs, seed, *look], [outcome, *drawn])
+    drawing_outputs = [*place.outputs, proposal, note]
+    ends = controls.connect(worker, run_variance, [prompts, runs, seed, *choices], [outcome, *drawing_outputs])
     # Without inputs, once the page is there; with them it would come back at every change.
     ready = gr.on(None, read_shipped, None, outcome, **AT_ONCE)
     for event in (*ends, ready):  # as the choices are by then
-        event.then(drawing, [outcome, *look], drawn, **AT_ONCE)
-    gr.on([choice.change for choice in look], drawing, [outcome, *look], drawn, trigger_mode="always_last", **AT_ONCE)
+        event.then(drawing, [outcome, *choices], drawing_outputs, **AT_ONCE)
+    gr.on(
+        [choice.change for choice in choices],
+        drawing,
+        [outcome, *choices],
+        drawing_outputs,
+        trigger_mode="always_last",
+        **AT_ONCE,
+    )
     fields = [context.form[name] for name in ("steps", "bypass_start", "bypass_end", "few_steps")]
     use.click(
         partial(use_in_compare, worker), [outcome, threshold], [*fields, context.form.shares, context.tabs], **AT_ONCE

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from app.components.html import note
+from app.components.html import format_note
 from app.models import ModelSet
 
 ABOUT_CRF = """<div class="about"><h3>What the CRF changes</h3><p>Where the bypass begins, the LDM has an estimate of
@@ -21,23 +21,23 @@ VARIANCE_READING = (
 )
 
 CONVERGENCE_NOTES = {
-    "images": note(
+    "images": format_note(
         "A row an iteration, a column a seed. From the first row, the clean estimate before the CRF, to the second, "
         "the CRF's network has proposed its target u. From there on the iterations are at work.",
         "The LDM runs once a seed up to the hand-over. The CRF's solver then yields its iterates; each is decoded.",
     ),
-    "curves": note(
+    "curves": format_note(
         "The energy never rises. The residual is the length of an iteration's step over the latents' own length. "
         "Thick: mean over the seeds; thin: single seeds. Dotted: the plain damped mean-field update, for comparison.",
         "Energy of equations (1) to (4) of <code>latentcrf/potentials.py</code>, summed over the sites. Iteration 0 "
         "is the solver's start, the minimizer of the unary term.",
     ),
-    "difference": note(
+    "difference": format_note(
         "A row shows what its iterate has yet to change. The more a row is amplified, the smaller its difference. "
         "White is no difference.",
         "Absolute difference of the decoded images to the last iterate's, times as much as keeps it in range.",
     ),
-    "energy-maps": note(
+    "energy-maps": format_note(
         "The map lies over the image. Yellow sites have the highest energy, blue ones the lowest; both rows share one "
         "scale. Point at a site to see its terms.",
         "Each site's share: its unary term, half of its pairs, and the experts centred on it. First row: the energy "
@@ -46,14 +46,14 @@ CONVERGENCE_NOTES = {
 }
 
 DIVERSITY_NOTES = {
-    "measures": note(
+    "measures": format_note(
         "Each mark is a method's diversity over the seeds. Where it stands as far right as the full run's, nothing is "
         "lost. Point at it for the ratio. LPIPS: how different two images look, 0 for the same. Vendi score: the "
         "effective number of different images, 1 if all are alike. “Few steps” is a run of four steps, far too few.",
         "Mean LPIPS (AlexNet) of all pairs of images. Vendi score with the cosine kernel on EfficientNet-Lite0 "
         "features. 95 % jackknife intervals over the seeds.",
     ),
-    "pairs": note(
+    "pairs": format_note(
         "Each cell is a pair of seeds: dark, they look alike; yellow, they differ. A method that loses diversity is "
         "darker. Point at a cell to see its two images below.",
         "LPIPS of the two images, the same colours for all methods.",
@@ -85,25 +85,27 @@ def write_method_notes(model_set: ModelSet) -> dict[str, str]:
     """
     defaults = model_set.defaults
     return {
-        "steps": note(
+        "steps": format_note(
             "Upper row: what the denoiser is given, decoded as it is. Lower row: its clean estimate. The subject is "
             "there after a few steps.",
             f"The full run ({model_set.sampler}, {defaults.steps} steps, guidance {defaults.guidance:g}) of the "
             "prompt and seed above.",
         ),
-        "redundancy": note(
+        "redundancy": format_note(
             "Where the lower curve is low, the step hardly changed the clean estimate. Grey: the steps that LatentCRF "
             "skips.",
             "This one run; the tab Latent variance draws the mean over many. Change: root mean square over all "
             "latents, a step.",
         ),
-        "descent": note(
+        "descent": format_note(
             "Solid: LatentCRF's solver; dotted: the plain update. From its own start, the target u, little is left to "
             "do: most of what the CRF changes is in the target that its network proposes.",
             "The CRF starts from u; the start from the noisy latents shows the same descent from far away.",
         ),
-        "iterates": note("From left to right: noise goes, as the energy falls.", "Each iterate decoded by itself."),
-        "hand-over": note(
+        "iterates": format_note(
+            "From left to right: noise goes, as the energy falls.", "Each iterate decoded by itself."
+        ),
+        "hand-over": format_note(
             "“Off by” is the distance to the full run's final latents: it should fall from the first picture to the "
             f"third. The fourth is the full run itself: {defaults.steps} denoiser calls, off by 0.",
             "Root mean square difference of the latents; denoiser calls up to that picture.",

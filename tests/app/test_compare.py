@@ -147,7 +147,9 @@ def test_the_finisher_changes_latentcrfs_image_alone_and_is_named(worker: Device
     changed = np.abs(pixels(finished.latentcrf.image).astype(int) - pixels(result.latentcrf.image)).mean()
     assert 0.5 < changed < 20
     assert finished.latentcrf.denoiser_calls == result.latentcrf.denoiser_calls
-    assert "a second CRF corrects" in html.plan(finished.settings) and "second" not in html.plan(result.settings)
+    assert "a second CRF corrects" in html.format_plan(finished.settings) and "second" not in html.format_plan(
+        result.settings
+    )
     assert "finisher" not in result.origin and finished.origin["finisher"].startswith("emoji-latentcrf-finisher ")
     assert compare.summarize_comparison(finished, EMOJI).endswith("3 CRF iterations, with the finisher.")
     assert compare.summarize_comparison(result, EMOJI).endswith("3 CRF iterations.")
@@ -168,9 +170,9 @@ def test_a_run_of_few_steps_is_the_faster_solvers_finished(worker: DeviceWorker,
     before = to_pixels(decode(models.pipeline, latents))[0].astype(int)
     assert np.abs(before - pixels(few.before)).mean() < 0.5
     assert np.abs(before - pixels(few.after)).mean() > 0.5
-    planned = html.plan(few.settings, {"full": 8, "latentcrf": 3})
+    planned = html.format_plan(few.settings, {"full": 8, "latentcrf": 3})
     assert "4 of a faster solver (UniPC)" in planned and planned.count('<i class="done"></i>') == 8 + 3
-    assert 'class="crf"' in planned and 'class="crf done"' in html.plan(few.settings, {"latentcrf": 4})
+    assert 'class="crf"' in planned and 'class="crf done"' in html.format_plan(few.settings, {"latentcrf": 4})
     assert "8 steps and 4 of UniPC" in compare.summarize_comparison(few, EMOJI)
     assert "crf" in result.origin and "crf" not in few.origin and "finisher" in few.origin
 
@@ -379,7 +381,7 @@ def test_random_seeds_differ_and_are_shown() -> None:
 
 def test_what_a_visitor_typed_is_escaped() -> None:
     evil = '<img src=x onerror="alert(1)">'
-    assert "<img" not in html.message(evil, "error")
+    assert "<img" not in html.format_message(evil, "error")
     (view,) = run(Failing(AssertionError()), FEW, steps=evil)
     assert "<img" not in view.status and "&lt;img" in view.status
 
@@ -410,9 +412,9 @@ def test_half_typed_numbers_move_nothing() -> None:
 
 
 def test_the_plan_draws_a_cell_for_each_call() -> None:
-    drawn = html.plan(FEW, {"full": 3, "latentcrf": 5})
-    assert drawn.count("<i") == 8 + 5 and drawn.count('<i class="done"') == 3 + 5
-    assert "8 calls" in drawn and "5 calls" in drawn and 'class="crf done"' in drawn
+    plan = html.format_plan(FEW, {"full": 3, "latentcrf": 5})
+    assert plan.count("<i") == 8 + 5 and plan.count('<i class="done"') == 3 + 5
+    assert "8 calls" in plan and "5 calls" in plan and 'class="crf done"' in plan
     assert "Bypass end" in form.show_plan(EMOJI.defaults, 50, 3, 33, 20, True, 0)
 
 
