@@ -245,11 +245,11 @@ def test_wrong_settings(settings: dict, message: str) -> None:
 def test_the_estimates_level_is_read_where_the_model_is_told_to() -> None:
     o = observe()
     early = replace(o, alpha_denoised=torch.as_tensor(o.alpha_in) / 2)
-    told, untold = (with_random_weights(LatentCRF(**SMALL, reads_estimate_level=reads)) for reads in (True, False))
+    informed, uninformed = (with_random_weights(LatentCRF(**SMALL, reads_estimate_level=reads)) for reads in (True, False))
     with torch.no_grad():
-        assert torch.equal(untold(o), untold(early))
-        assert not torch.allclose(told(o), told(early), atol=1e-3)
-        assert torch.equal(told(o), told(replace(o, alpha_denoised=o.alpha_in)))  # what None stands for
+        assert torch.equal(uninformed(o), uninformed(early))
+        assert not torch.allclose(informed(o), informed(early), atol=1e-3)
+        assert torch.equal(informed(o), informed(replace(o, alpha_denoised=o.alpha_in)))  # what None stands for
 
 
 def test_the_trend_is_read_where_the_model_is_shown_it() -> None:

@@ -379,8 +379,8 @@ def test_the_inner_scheduler_shows_through(crf) -> None:
     assert scheduler.init_noise_sigma == plain.init_noise_sigma
     assert set(scheduler.compatibles) == set(plain.compatibles)
     assert DDIMScheduler.from_config(scheduler.config).config.prediction_type == "v_prediction"
-    twin = copy.deepcopy(scheduler)
-    assert twin.scheduler is not plain and torch.equal(twin.timesteps, scheduler.timesteps)
+    copied = copy.deepcopy(scheduler)
+    assert copied.scheduler is not plain and torch.equal(copied.timesteps, scheduler.timesteps)
     with pytest.raises(AttributeError, match="no_such_thing"):
         _ = scheduler.no_such_thing
 
