@@ -245,7 +245,9 @@ def test_wrong_settings(settings: dict, message: str) -> None:
 def test_the_estimates_level_is_read_where_the_model_is_told_to() -> None:
     o = observe()
     early = replace(o, alpha_denoised=torch.as_tensor(o.alpha_in) / 2)
-    informed, uninformed = (with_random_weights(LatentCRF(**SMALL, reads_estimate_level=reads)) for reads in (True, False))
+    informed, uninformed = (
+        with_random_weights(LatentCRF(**SMALL, reads_estimate_level=reads)) for reads in (True, False)
+    )
     with torch.no_grad():
         assert torch.equal(uninformed(o), uninformed(early))
         assert not torch.allclose(informed(o), informed(early), atol=1e-3)
