@@ -17,7 +17,8 @@ all.
 The run's folder `latentcrf` is the trained model (weights averaged over the last steps, float16). Before stage 3 it is
 the model of the report with the least error on held-out recorded runs: a CRF sees few runs and may overfit them. In
 stage 3 it is the latest, because a distance to those runs does not measure what stage 3 gains. With --keep-start the
-model is a mean with the weights of --init-from (WiSE-FT, arXiv 2109.01903)."""
+model is a mean with the weights of --init-from (WiSE-FT, arXiv 2109.01903).
+"""
 
 import argparse
 import csv

@@ -6,11 +6,13 @@
 
 The LDM's own runs of 4 to 15 steps are recorded once (--runs; the time for it is not counted in the minutes), with what
 the teacher makes of their final latents: it blends in the static form's result by 0.4 and makes a VAE round trip, and
-repeats both. The CRF learns to compute that result from the same final latents, for a fraction of a denoiser call's time.
+repeats both. The CRF learns to compute that result from the same final latents, for a fraction of a denoiser call's
+time.
 
 Every tenth run only validates (it has other noise; where there are more runs than prompts, not another prompt). The log
 holds the remaining squared error, as a share of the squared change that the teacher makes. The run's folder `finisher`
-is the trained model (weights averaged over the last steps, float16)."""
+is the trained model (weights averaged over the last steps, float16).
+"""
 
 import argparse
 import sys

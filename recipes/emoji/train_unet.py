@@ -4,7 +4,8 @@
 
 v-prediction with zero terminal SNR (arXiv 2305.08891), min-SNR weighting (arXiv 2303.09556, --min-snr), no caption one
 time in ten for classifier-free guidance. The run's folder `ldm` is complete at every report: autoencoder, U-Net
-(averaged weights), text encoder, tokenizer, scheduler."""
+(averaged weights), text encoder, tokenizer, scheduler.
+"""
 
 import argparse
 import copy

@@ -17,7 +17,8 @@ A trained one is refined by --init-from FOLDER --decoder-only: encoder and laten
 with --ldm FOLDER it learns the errors of this LDM: the latents are noised, and its U-Net takes them back.
 
 --widen 2 first gives both halves twice the channels: an autoencoder works once an image, a U-Net fifty times.
---stay-near holds an encoder that is trained on near the latents that an LDM knows already."""
+--stay-near holds an encoder that is trained on near the latents that an LDM knows already.
+"""
 
 import argparse
 import copy
