@@ -24,7 +24,10 @@ GLOSSARY = Path(__file__).parents[1] / "docs" / "glossary.md"  # shown at the pa
 MAX_QUEUE = 32  # visitors waiting for the device; the next one sees that the queue is full
 # Larger type, and no controls (page.css); figures are drawn again by their own tabs.
 PRESENT_JS = "(on) => { document.body.classList.toggle('presentation', on); }"
-SHOW_GLOSSARY_JS = "() => document.querySelector('#glossary').scrollIntoView({ behavior: 'smooth' })"
+# Once it is open: before, the page is too short to scroll there.
+SHOW_GLOSSARY_JS = """() => {
+    setTimeout(() => document.querySelector('#glossary').scrollIntoView({ behavior: 'smooth' }), 400);
+}"""
 HEADER = """<header><h1>LatentCRF</h1><p>Fewer denoiser calls, nearly the same picture: a small CRF does part of a
 latent diffusion model's work.</p></header>"""
 
@@ -54,7 +57,7 @@ def build_app(worker: DeviceWorker) -> gr.Blocks:
                 with gr.Tab(title, id=name, elem_id=f"{name}-tab") as tab:
                     build(TabContext(worker, tabs, tab, form, presentation))
         with gr.Accordion("Glossary", open=False, elem_id="glossary") as glossary:
-            gr.Markdown(GLOSSARY.read_text().removeprefix("# Glossary\n") if GLOSSARY.is_file() else "")
+            gr.Markdown(GLOSSARY.read_text().removeprefix("# Glossary\n"))
         opened = glossary_button.click(lambda: gr.update(open=True), None, glossary, **AT_ONCE)
         opened.then(None, None, None, js=SHOW_GLOSSARY_JS, queue=False, api_visibility="private")
         script = (STATIC / "page.js").read_text()
