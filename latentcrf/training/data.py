@@ -258,6 +258,6 @@ def _read_variants(folder: str | Path, row: dict[str, Any]) -> list[list[str]]:
     ):
         raise DatasetError(
             f"{Path(folder) / METADATA}, {row['file_name']}: caption_variants must be {kinds} lists of strings, none "
-            "of them empty."
+            "empty."
         )
     return variants
