@@ -22,7 +22,8 @@ from latentcrf.utils.weights import read_weights
 
 # name -> side of the views in px; None: the images as they are
 DISCRIMINATORS = {"alexnet": 128, "patches": None, "vgg16": 64}
-PAIR_DISCRIMINATORS = ("alexnet", "vgg16")  # those on a trained network
+# Those on a trained network, and the folder of its weights in assets/models.
+PAIR_DISCRIMINATORS = {"alexnet": "lpips-alexnet", "vgg16": "vgg16"}
 
 
 class LatentDiscriminator(nn.Module):
@@ -163,7 +164,7 @@ def build_feature_discriminator(name: str, feature_weights: Path | None = None) 
         FileNotFoundError: the weights are not there; the message says how to get or name them.
     """
     if name == "vgg16":
-        return FeatureDiscriminator(VGG16(read_weights("vgg16", feature_weights)), VGG16.CHANNELS)
+        return FeatureDiscriminator(VGG16(read_weights(PAIR_DISCRIMINATORS[name], feature_weights)), VGG16.CHANNELS)
     lpips: Any = load_lpips(feature_weights)
     return FeatureDiscriminator(nn.Sequential(lpips.scaling_layer, lpips.net), lpips.chns)
 

@@ -66,6 +66,7 @@ from latentcrf.training.recording import (
 )
 from latentcrf.training.stages import Denoising, Distillation, Refinement, Stage, to_device
 from latentcrf.utils.arguments import float_between
+from latentcrf.utils.weights import find_weights
 
 PAPER_BYPASS = (33, 49)  # of 50 steps, where progress is measured
 
@@ -146,6 +147,9 @@ def train(options: argparse.Namespace) -> None:
     ldm = ldm.to(device)
     ldm.scheduler = DDIMScheduler.from_config(ldm.scheduler.config)
     recording = RecordingSettings(chunk=options.chunk)
+    stage3_from = max(options.stage1_until, options.stage3_from)
+    if stage3_from < 1:
+        find_weights(PAIR_DISCRIMINATORS[options.discriminator], options.feature_weights)  # before anything is recorded
     data = read_training_data(options.data)
     folder = options.recordings or options.out / "runs"
     record_runs(ldm, data.prompts, folder, options.runs, recording, options.precision)
@@ -157,7 +161,6 @@ def train(options: argparse.Namespace) -> None:
     start = [weight.detach().clone() for weight in crf.parameters()]
     ema = EMA(crf, decay=0.998)
     optimizer = torch.optim.AdamW(crf.parameters(), lr=preset.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
-    stage3_from = max(options.stage1_until, options.stage3_from)
     stages: list[tuple[float, Stage]] = []  # with the share of the time at which each begins
     if options.stage1_until > 0:
         real = RealLatents(*encode_images(ldm.vae, data.images), data.encode_captions(ldm))

@@ -9,15 +9,15 @@ MODELS = Path(__file__).parents[2] / "assets" / "models"  # of a checkout; an in
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def read_weights(name: str, folder: str | Path | None = None) -> dict[str, Tensor]:
-    """Read a network's weights.
+def find_weights(name: str, folder: str | Path | None = None) -> Path:
+    """Find the file of a network's weights.
 
     Args:
         name: the network's folder in `assets/models` of a checkout.
         folder: another folder that holds `model.safetensors`; None (default): that of the checkout.
 
     Returns:
-        Weights by name.
+        Its path.
 
     Raises:
         FileNotFoundError: there is no such file; the message says how to get it or name another folder.
@@ -28,4 +28,20 @@ def read_weights(name: str, folder: str | Path | None = None) -> dict[str, Tenso
             f"{path} is missing. Make it by: python -m recipes.emoji.third_party_weights --out assets/models --models "
             f"{name}; or name a folder that holds model.safetensors (argument `folder`; in training --feature-weights)."
         )
-    return load_file(path)
+    return path
+
+
+def read_weights(name: str, folder: str | Path | None = None) -> dict[str, Tensor]:
+    """Read a network's weights.
+
+    Args:
+        name: as of `find_weights`.
+        folder: alike.
+
+    Returns:
+        Weights by name.
+
+    Raises:
+        FileNotFoundError: as of `find_weights`.
+    """
+    return load_file(find_weights(name, folder))

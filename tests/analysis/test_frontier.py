@@ -103,7 +103,10 @@ def test_what_is_no_benchmark_is_refused(tmp_path: Path) -> None:
         frontier.read_table(tmp_path / "other.csv")
 
 
-def test_an_export_is_made_again(table: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_export_is_made_again(
+    table: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("analysis.export.draw_png", lambda figure, name: None)  # Chrome is tested elsewhere
     results = build_results(table, "kid", ["DDIM", "LatentCRF"], tmp_path / "benchmark" / "samples")
     names = write_results(results, tmp_path / "first")
     assert {"settings.json", "benchmark.csv", "frontier.html", "DDIM-9_LatentCRF__8__9_.png"} <= set(names)

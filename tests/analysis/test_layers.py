@@ -9,8 +9,11 @@ import pytest
 @pytest.mark.parametrize(
     ("modules", "absent"),
     (
-        ("figures.convergence figures.diversity figures.frontier figures.variance figures.walkthrough", "torch"),
-        ("studies.frontier", "torch"),
+        (
+            "figures.convergence figures.diversity figures.frontier figures.variance figures.walkthrough "
+            "studies.frontier",
+            "torch",
+        ),
         ("studies.ablation studies.convergence studies.diversity studies.quality studies.walkthrough", "plotly"),
     ),
 )

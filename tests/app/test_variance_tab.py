@@ -30,7 +30,10 @@ def worker(tiny_pipeline: StableDiffusionPipeline) -> DeviceWorker:
     return build_tiny_worker(tiny_pipeline, crf)
 
 
-def test_tab_streams_batches_and_exports_what_it_drew(worker: DeviceWorker, tmp_path: Path) -> None:
+def test_tab_streams_batches_and_exports_what_it_drew(
+    worker: DeviceWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("analysis.export.draw_png", lambda figure, name: None)  # Chrome is tested elsewhere
     steps = list(run_tab(tab.run_variance, worker, ["red apple\n\npizza", 10, 3, *LOOK], WIDTH))
     assert len(steps) == 3  # at once, after 8 runs, after 10
     assert "8 of 10 runs" in steps[1][0] and "10 runs." in steps[2][0]

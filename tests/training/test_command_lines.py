@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 
 from latentcrf import LatentCRF, Observation
 from latentcrf.training import train, train_finisher
@@ -160,10 +161,21 @@ def test_bad_options_are_named(
 
 @pytest.mark.usefixtures("one_second_steps")
 def test_a_finished_run_resumes_with_its_options_only(
-    small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_data: Path, tiny_pipeline: StableDiffusionPipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A run of the static form, whose steps take little time."""
-    begun = ["--base", LDM, "--data", small_data, "--runs", 16, "--stage1-until", 0, "--preset", "emoji-static"]
+    tiny_pipeline.save_pretrained(tmp_path / "ldm")
+    begun = [
+        "--base",
+        tmp_path / "ldm",
+        "--data",
+        small_data,
+        "--runs",
+        16,
+        "--stage1-until",
+        0,
+        "--preset",
+        "emoji-static",
+    ]
     begun += ["--precision", "float32", "--out", tmp_path / "run"]
 
     def run(*more: object) -> int:
