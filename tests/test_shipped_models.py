@@ -101,7 +101,10 @@ def test_the_finisher_does_at_once_what_it_learned(pipeline: StableDiffusionPipe
     assert (steps[4] <= steps[0] / 10).all() or (steps[:5] < 1e-6).all()
 
 
-@pytest.mark.parametrize("text", ["README.md", *(f"assets/models/{name}/README.md" for name in CRFS)])
+CARDS = [pytest.param(f"assets/models/{name}/README.md", marks=pytest.mark.slow) for name in CRFS]
+
+
+@pytest.mark.parametrize("text", ["README.md", *CARDS])
 def test_the_example_that_the_text_shows_runs(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     examples = re.findall(r"```python\n(.*?)```", (ROOT / text).read_text(), flags=re.DOTALL)
     assert examples
@@ -125,8 +128,8 @@ def test_34_calls_of_50_and_a_tenth_of_the_parameters(pipeline: StableDiffusionP
 def test_the_trained_energy_never_rises_and_the_solver_converges(
     pipeline: StableDiffusionPipeline, crf: LatentCRF
 ) -> None:
-    scheduler = LatentCRFScheduler(pipeline.scheduler, crf, bypass=BYPASS)
-    sample(pipeline, ["red heart", "rocket", "dog face"], [0, 1, 2], scheduler=scheduler)
+    scheduler = LatentCRFScheduler(pipeline.scheduler, crf, bypass=(13, 19))
+    sample(pipeline, ["red heart", "rocket", "dog face"], [0, 1, 2], steps=20, scheduler=scheduler)
     with torch.inference_mode():
         potentials = crf.potentials(scheduler.last_bypass.observation)
         iterates = list(crf.solve(potentials, 50))
