@@ -9,14 +9,17 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
+from diffusers.callbacks import PipelineCallback
 from torch import Tensor
 from tqdm import tqdm
 
 from latentcrf import LatentCRFScheduler
+from latentcrf.guidance import cutoff
 from latentcrf.precision import autocast
 from latentcrf.utils.weights import MODELS
 
 STEPS, BYPASS, GUIDANCE = 50, (33, 49), 3.0
+WHOLE_RUN = (0.0, 1.0)  # guided from the first denoiser call to the last
 
 
 def load_pipeline(folder: str | Path = MODELS / "emoji-ldm", device: str = "cpu") -> StableDiffusionPipeline:
@@ -163,13 +166,86 @@ def encode(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> dict[st
     return {"prompt_embeds": embeds, "negative_prompt_embeds": empty}
 
 
+@contextlib.contextmanager
+def cache_deep_features(pipeline: StableDiffusionPipeline, interval: int) -> Iterator[StableDiffusionPipeline]:
+    """Reuse the deep features of the U-Net within the context: DeepCache (arXiv 2312.00858), by its own package.
+
+    Args:
+        pipeline: gets its own U-Net's blocks back at the end.
+        interval: every so many denoiser calls the whole U-Net is evaluated, the calls between evaluate the outermost
+            layers alone; 1: nothing is cached.
+
+    Yields:
+        The pipeline.
+
+    Raises:
+        ValueError: the package DeepCache is not installed.
+    """
+    if interval == 1:
+        yield pipeline
+        return
+    try:
+        from DeepCache import DeepCacheSDHelper
+    except ImportError as error:
+        raise ValueError(
+            "DeepCache is not installed: pip install -r requirements-train.txt -c constraints.txt"
+        ) from error
+    helper = DeepCacheSDHelper(pipe=pipeline)
+    helper.set_params(cache_interval=interval, cache_branch_id=0)
+    helper.enable()
+    try:
+        yield pipeline
+    finally:
+        helper.disable()
+
+
+class GuidanceInterval(PipelineCallback):
+    """Guidance from one denoiser call to another only (arXiv 2404.07724), for a run that begins without guidance.
+
+    Args:
+        begin: share of the denoiser calls before guidance begins, above 0.
+        end: share of the calls after which it ends.
+        guidance: scale in between.
+        embeds: as from `encode`.
+    """
+
+    tensor_inputs = ["prompt_embeds"]
+
+    def __init__(self, begin: float, end: float, guidance: float, embeds: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.begin, self.end, self.guidance, self.embeds = begin, end, guidance, embeds
+
+    def callback_fn(self, pipeline: Any, step_index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        """Switch guidance on or off for the next denoiser call.
+
+        Args:
+            pipeline: the running pipeline.
+            step_index: the call that has just been made, from 0.
+            timestep: not used.
+            tensors: `prompt_embeds`.
+
+        Returns:
+            `prompt_embeds`, doubled from begin to end.
+        """
+        calls, following = pipeline.num_timesteps, step_index + 1
+        if following == max(1, round(self.begin * calls)):
+            pipeline._guidance_scale = self.guidance
+            return {"prompt_embeds": torch.cat([self.embeds["negative_prompt_embeds"], self.embeds["prompt_embeds"]])}
+        if following == round(self.end * calls):
+            pipeline._guidance_scale = 1.0
+            return {"prompt_embeds": self.embeds["prompt_embeds"]}
+        return tensors
+
+
 def run_sampler(
     pipeline: StableDiffusionPipeline,
     embeds: dict[str, Tensor],
     noise: Tensor | Sequence[int],
     *,
     steps: int = STEPS,
+    timesteps: Sequence[int] | None = None,
     guidance: float = GUIDANCE,
+    guidance_range: tuple[float, float] = WHOLE_RUN,
     scheduler: Any = None,
     precision: torch.dtype = torch.float32,
     on_step: Callable[[int, Tensor], bool | None] | None = None,
@@ -181,7 +257,10 @@ def run_sampler(
         embeds: as from `encode`.
         noise: standard normal latents (B, C, h, w), or one seed an item, as for `initial_noise`.
         steps: of the full run.
+        timesteps: of the full run, in place of `steps`; None (default): the scheduler's own choice.
         guidance: scale of classifier-free guidance; 1 is none.
+        guidance_range: (begin, end), shares of the denoiser calls between which guidance acts. Default (0, 1), all of
+            them; (0, 2/3) is `latentcrf.guidance.cutoff(1/3)`. Outside, a call is one network evaluation, not two.
         scheduler: stands in for the pipeline's own, e.g. a `LatentCRFScheduler`, which is given the prompts here.
         precision: in which the networks compute, default float32.
         on_step: called after each denoiser call with its number, from 0, and the latents (B, C, h, w) as the scheduler
@@ -192,20 +271,28 @@ def run_sampler(
     """
     if isinstance(scheduler, LatentCRFScheduler):
         scheduler.prompt_embeds = embeds["prompt_embeds"]
+    begin, end = guidance_range
+    switch: PipelineCallback | None = None
+    if begin > 0:
+        switch = GuidanceInterval(begin, end, guidance, embeds)
+    elif end < 1:
+        switch = cutoff(1 - end)
 
-    def on_step_end(pipe: Any, step: int, _: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    def on_step_end(pipe: Any, step: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if on_step is not None and on_step(step, tensors["latents"]):
             pipe._interrupt = True  # diffusers documents this attribute for callbacks
-        return {}
+        return {} if switch is None else switch(pipe, step, timestep, tensors)
 
     with use_scheduler(pipeline, scheduler), autocast(pipeline.device, precision):
         out = pipeline(
             **embeds,
             latents=noise if isinstance(noise, Tensor) else initial_noise(pipeline, noise),
             num_inference_steps=steps,
-            guidance_scale=guidance,
+            timesteps=timesteps,
+            guidance_scale=guidance if begin == 0 else 1.0,
             output_type="latent",
             callback_on_step_end=on_step_end,
+            callback_on_step_end_tensor_inputs=["latents", "prompt_embeds"],
         )
     return out.images.float()
 
@@ -215,12 +302,9 @@ def sample(
     prompts: Sequence[str],
     seeds: Sequence[int],
     *,
-    steps: int = STEPS,
-    guidance: float = GUIDANCE,
-    scheduler: Any = None,
     batch_size: int = 16,
-    precision: torch.dtype = torch.float32,
     progress: str | None = None,
+    **settings: Any,
 ) -> Tensor:
     """Sample the latents of each prompt with its seed, a batch at a time.
 
@@ -228,12 +312,9 @@ def sample(
         pipeline: the LDM.
         prompts: N texts.
         seeds: one a prompt.
-        steps: as of `run_sampler`.
-        guidance: as of `run_sampler`.
-        scheduler: as of `run_sampler`.
         batch_size: images at a time, default 16.
-        precision: as of `run_sampler`.
         progress: the progress bar's name; None (default): no bar.
+        settings: as of `run_sampler`.
 
     Returns:
         The final latents (N, C, h, w), float32.
@@ -247,13 +328,7 @@ def sample(
     with tqdm(total=len(prompts), desc=progress, unit="image", disable=progress is None) as bar:
         for begin in range(0, len(prompts), batch_size):
             batch = slice(begin, begin + batch_size)
-            embeds = encode(pipeline, prompts[batch])
-            latents.append(
-                run_sampler(
-                    pipeline, embeds, seeds[batch],
-                    steps=steps, guidance=guidance, scheduler=scheduler, precision=precision,
-                )
-            )  # fmt: skip
+            latents.append(run_sampler(pipeline, encode(pipeline, prompts[batch]), seeds[batch], **settings))
             bar.update(len(latents[-1]))
     return torch.cat(latents)
 

@@ -1,17 +1,19 @@
 """Measure LatentCRF and its baselines on the same prompts and from the same noise.
 
-    python -m analysis.benchmark --data data/emoji --out results/benchmark --prompts 50 --seeds 8
+    python -m analysis.benchmark --data data/emoji --out results/benchmark
 
-LatentCRF acts at the bypass, in its conditional and in its static form, and as the finisher. Baselines: DDIM with fewer
-steps, DPM-Solver++ 2M, UniPC, the zero-parameter bypass, the VAE round trip, and plain networks of the CRFs' sizes.
-Each is compared with the full run (distance to its latents and images; time of the sampler, interleaved) and with the
-data set's images (KID, Frechet distance, retrieval of the prompted subject), and its seeds with each other (diversity).
-The prompts are not those of `analysis.quality`, on which choices may be made; --validation takes those.
+LatentCRF acts at the bypass and as the finisher. Baselines: fewer steps (DDIM, DPM-Solver++ 2M, UniPC, "Align Your
+Steps"), guidance cut-off, DeepCache, the zero-parameter bypass, and plain networks of the CRFs' sizes. Each is compared
+with the full run (distance to its latents and images; CPU time of the sampler, interleaved) and with the data set's
+images (KID, Frechet distance, retrieval of the prompted subject), and its seeds with each other (diversity). The
+methods that a conclusion rests on are measured on all prompts, the others on the first --few-prompts of them. The
+prompts are not those of `analysis.quality`, on which choices may be made; --validation takes those.
 
 Written to --out: benchmark.csv (a row a method), comparisons.csv (paired differences: to the full run; of those with a
-CRF also to the best baseline that takes no more time and to their variants), frontier.html and frontier.png,
-benchmark.md, a row of images a method in `samples`, and in `methods` what each method has been measured to: a stopped
-benchmark goes on from there, and with another CRF only that CRF's methods are measured again.
+CRF also to the best baseline that takes no more time and to their variants), floors.csv (real images, and those through
+the autoencoder), frontier.html and frontier.png, benchmark.md, a row of images a method in `samples`, and in `methods`
+what each method has been measured to: a stopped benchmark goes on from there, and with another CRF only that CRF's
+methods are measured again.
 """
 
 import argparse
@@ -44,15 +46,19 @@ def build_arguments() -> argparse.ArgumentParser:
     for option, (name, words) in FOLDERS.items():
         add(f"--{option}", type=Path, default=MODELS / name, metavar="FOLDER", help=f"{words} (default: shipped)")
     add_arguments(parser, "lpips", "features")
-    add("--prompts", type=int_between(2, 100_000), default=50, metavar="N", help="number of prompts (default 50)")
-    add("--seeds", type=COUNT, default=8, metavar="M", help="images a prompt (default 8); 1 leaves diversity out")
+    prompts = int_between(2, 100_000)
+    add("--prompts", type=prompts, default=200, metavar="N",
+        help="number of prompts, of the methods that a conclusion rests on (default 200)")  # fmt: skip
+    add("--few-prompts", type=prompts, default=50, metavar="N",
+        help="number of prompts of the other methods, at most --prompts (default 50)")  # fmt: skip
+    add("--seeds", type=COUNT, default=4, metavar="M", help="images a prompt (default 4); 1 leaves diversity out")
     add_arguments(parser, "seed", seed={"help": "of the prompts' choice and the first image (default 0)"})
     add("--validation", action="store_true", help="take prompts of analysis.quality: for choices, not for reports")
-    add("--only", nargs="+", metavar="METHOD", help="these methods (and DDIM-50) instead of all")
+    add("--all", action="store_true", help="measure all methods, also those that nobody would choose")
+    add("--only", nargs="+", metavar="METHOD", help="measure these methods (and DDIM-50)")
     add_arguments(parser, "guidance", "batch-size")
     add("--rounds", type=COUNT, default=7, metavar="N",
         help="timed pairs a method (default 7; 5 or more: of fewer the interval is narrower than 95 %%)")  # fmt: skip
-    add("--threads", type=COUNT, default=2, metavar="N", help="CPU threads while timing (default 2)")
     add_arguments(parser, "precision")
     return parser
 
@@ -74,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(format_overview(table))
-    print(f"written: {options.out}/benchmark.csv, comparisons.csv, benchmark.md, frontier.html")
+    print(f"written: {options.out}/benchmark.csv, comparisons.csv, floors.csv, benchmark.md, frontier.html")
     return 0
 
 

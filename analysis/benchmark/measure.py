@@ -1,6 +1,7 @@
 """What a method generates, and its metrics."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -8,16 +9,17 @@ import pandas as pd
 import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from analysis.benchmark.methods import Method
 from analysis.metrics.distributions import RealFeatures, frechet_draws, kid_draws
 from analysis.metrics.diversity import pairwise_lpips, vendi
-from analysis.metrics.intervals import mean_draws
+from analysis.metrics.intervals import cluster_weights, mean_draws
 from analysis.metrics.perceptual import lpips
 from analysis.metrics.pixels import edge_strength, latent_mse, psnr, spectrum_error
 from analysis.metrics.retrieval import retrieval_ranks
 from analysis.reference_features import embed
-from analysis.sampling import count_calls, decode, sample
+from analysis.sampling import cache_deep_features, count_calls, decode, sample
 
 FRECHET_RESAMPLES = 200
 FIRST_SEED = 10_000  # far from the seeds of `analysis.quality`
@@ -44,6 +46,26 @@ class Task:
     guidance: float
     batch_size: int
     precision: torch.dtype
+
+    def first(self, prompts: int) -> "Task":
+        """Take the task's first prompts.
+
+        Args:
+            prompts: how many, at most all.
+        """
+        count = int((self.prompt < prompts).sum())
+        return replace(
+            self,
+            captions=self.captions[:count],
+            seeds=self.seeds[:count],
+            prompt=self.prompt[:count],
+            labels=self.labels[:count],
+        )
+
+    @property
+    def prompts(self) -> int:
+        """Number of prompts."""
+        return int(self.prompt.max()) + 1
 
     @classmethod
     def from_prompts(
@@ -82,7 +104,7 @@ class Metrics:
         labels: their code points (M,).
         real: features of the core subjects' images.
         real_images: some of these images (K, 3, H, W).
-        weights: of the prompts on each resample (1 + resamples, C), as from `cluster_weights`.
+        resamples: of the bootstrap over prompts.
     """
 
     lpips: nn.Module
@@ -91,7 +113,7 @@ class Metrics:
     labels: list[str]
     real: RealFeatures
     real_images: Tensor
-    weights: np.ndarray
+    resamples: int
 
 
 def average_by_prompt(values: Tensor | np.ndarray, task: Task) -> np.ndarray:
@@ -104,27 +126,38 @@ def average_by_prompt(values: Tensor | np.ndarray, task: Task) -> np.ndarray:
     Returns:
         (C,).
     """
-    return np.asarray(values, dtype=float).reshape(task.prompt.max() + 1, -1).mean(1)
+    return np.asarray(values, dtype=float).reshape(task.prompts, -1).mean(1)
+
+
+def name_draws(metric: str, prompts: int) -> str:
+    """Name the array that holds a metric's draws.
+
+    Args:
+        metric: such as "kid".
+        prompts: the number of prompts, the first of the benchmark's, on which it is computed.
+    """
+    return f"draws_{metric}_{prompts}"
 
 
 def compute_metrics(
-    images: Tensor, latents: Tensor, full: tuple[Tensor, Tensor], task: Task, metrics: Metrics
+    images: Tensor, latents: Tensor, full: tuple[Tensor, Tensor], task: Task, metrics: Metrics, counts: Sequence[int]
 ) -> dict[str, np.ndarray]:
     """Compute the draws of each metric.
 
     Args:
         images: (N, 3, H, W) in [-1, 1].
         latents: (N, C, h, w).
-        full: images and latents of the full run, from the same noise.
+        full: images and latents of the full run, from the same noise: N or more.
         task: of the images.
         metrics: what they are measured with.
+        counts: numbers of prompts on which to compute them, each at most the task's: the first so many.
 
     Returns:
-        Metric -> (1 + resamples,): the estimate, then its bootstrap over prompts.
+        By `name_draws`: (1 + resamples,), the estimate, then its bootstrap over prompts.
     """
-    features, weights = embed(metrics.features, images), metrics.weights
+    features = embed(metrics.features, images)
     ranks = retrieval_ranks(features, task.labels, metrics.gallery, metrics.labels)
-    full_images, full_latents = full
+    full_images, full_latents = (tensor[: len(images)] for tensor in full)
     values = {
         "r_at_1": average_by_prompt(ranks <= 1, task),
         "r_at_5": average_by_prompt(ranks <= 5, task),
@@ -133,19 +166,56 @@ def compute_metrics(
         "latent_mse_full": average_by_prompt(latent_mse(latents, full_latents), task),
         "edges": average_by_prompt(edge_strength(images), task),
     }
-    groups = [np.flatnonzero(task.prompt == prompt) for prompt in range(task.prompt.max() + 1)]
+    groups = [np.flatnonzero(task.prompt == prompt) for prompt in range(task.prompts)]
     if len(groups[0]) > 1:
         values["pairwise_lpips"] = np.array([pairwise_lpips(metrics.lpips, images[group]) for group in groups])
         values["vendi"] = np.array([vendi(features[group]) for group in groups])
-    draws = {name: mean_draws(each, weights) for name, each in values.items()}
-    draws["kid"] = kid_draws(features, task.prompt, metrics.real, weights)
-    draws["frechet"] = frechet_draws(features, task.prompt, metrics.real, weights[: 1 + FRECHET_RESAMPLES])
-    return draws
+    arrays: dict[str, np.ndarray] = {}
+    for count in counts:
+        weights = cluster_weights(count, metrics.resamples)
+        draws = {name: mean_draws(each[:count], weights) for name, each in values.items()}
+        inside = task.prompt < count
+        x, prompt = features[torch.from_numpy(inside)], task.prompt[inside]
+        draws["kid"] = kid_draws(x, prompt, metrics.real, weights)
+        draws["frechet"] = frechet_draws(x, prompt, metrics.real, weights[: 1 + FRECHET_RESAMPLES])
+        arrays |= {name_draws(name, count): each for name, each in draws.items()}
+    return arrays
+
+
+def count_work(method: Method, task: Task, pipeline: StableDiffusionPipeline, settings: dict[str, Any]) -> list[float]:
+    """Count a run's denoiser calls and network evaluations on the task's first image.
+
+    A call with the deep features of an earlier one (DeepCache) counts by its share of the U-Net's multiplications.
+
+    Args:
+        method: of the run.
+        task: what to generate.
+        pipeline: the LDM.
+        settings: of the run, as of `run_sampler`.
+
+    Returns:
+        Denoiser calls, network evaluations.
+    """
+
+    def run() -> None:
+        sample(pipeline, task.captions[:1], task.seeds[:1], **settings)
+
+    with count_calls(pipeline.unet) as batches:
+        run()
+    calls, evaluations = len(batches), float(sum(batches))
+    if method.cache_interval > 1:
+        work = []
+        for interval in (method.cache_interval, 1):
+            with cache_deep_features(pipeline, interval), FlopCounterMode(display=False) as counter:
+                run()
+            work.append(counter.get_total_flops())
+        evaluations *= work[0] / work[1]
+    return [calls, evaluations]
 
 
 def measure(
     method: Method, task: Task, pipeline: StableDiffusionPipeline, scheduler: Any, full: tuple[Tensor, Tensor] | None,
-    metrics: Metrics,
+    metrics: Metrics, counts: Sequence[int],
 ) -> dict[str, np.ndarray]:  # fmt: skip
     """Generate a method's images and measure them.
 
@@ -156,24 +226,23 @@ def measure(
         scheduler: the method's.
         full: images and latents of the full run; None: this method is the full run.
         metrics: what the images are measured with.
+        counts: numbers of prompts, as of `compute_metrics`.
 
     Returns:
-        Arrays to be stored: `latents`, `draws_METRIC`, `denoiser_calls` of a run, `network_evaluations` of an image,
-        `spectrum_error`.
+        Arrays to be stored: `latents`, the draws by `name_draws`, `denoiser_calls` and `network_evaluations` of an
+        image, `spectrum_error`.
     """
-    settings: dict[str, Any] = {"steps": method.steps, "guidance": task.guidance, "scheduler": scheduler}
-    settings["precision"] = task.precision
-    with count_calls(pipeline.unet) as batches:
-        sample(pipeline, task.captions[:1], task.seeds[:1], **settings)
-    latents = sample(
-        pipeline, task.captions, task.seeds, batch_size=task.batch_size, progress=method.name, **settings
-    )  # fmt: skip
+    settings = method.sampler_settings(task.guidance) | {"scheduler": scheduler, "precision": task.precision}
+    calls, evaluations = count_work(method, task, pipeline, settings)
+    with cache_deep_features(pipeline, method.cache_interval):
+        latents = sample(
+            pipeline, task.captions, task.seeds, batch_size=task.batch_size, progress=method.name, **settings
+        )  # fmt: skip
     images = decode(pipeline, latents, precision=task.precision)
-    draws = compute_metrics(images, latents, full or (images, latents), task, metrics)
     return {
-        **{f"draws_{name}": values for name, values in draws.items()},
+        **compute_metrics(images, latents, full or (images, latents), task, metrics, counts),
         "latents": latents.numpy(),
-        "denoiser_calls": np.array(len(batches)),
-        "network_evaluations": np.array(sum(batches)),
+        "denoiser_calls": np.array(calls),
+        "network_evaluations": np.array(evaluations),
         "spectrum_error": np.array(spectrum_error(images, metrics.real_images)),
     }

@@ -1,16 +1,19 @@
 """The benchmark's methods: LatentCRF and what it is compared with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
     StableDiffusionPipeline,
     UniPCMultistepScheduler,
 )
+from diffusers.schedulers import AysSchedules
 
+from analysis.sampling import WHOLE_RUN
 from latentcrf import Finisher, LatentCRF, LatentCRFScheduler, VAERoundTrip
 from latentcrf.training.recording import DPM_SOLVER_2M
 
@@ -27,6 +30,16 @@ CRF_FORMS = {
     "plain": "plain network",
 }
 FINISHERS = ("finisher", "plain finisher", "VAE round trip")
+# How a run is guided, if not by the benchmark's scale at every call: name -> (scale or None for the benchmark's, range
+# as of `run_sampler`).
+GUIDANCES: dict[str, tuple[float | None, tuple[float, float]]] = {
+    "": (None, WHOLE_RUN),
+    "cut-off 1/3": (None, (0, 2 / 3)),
+    "cut-off 1/2": (None, (0, 1 / 2)),
+    "interval 1/4-2/3": (None, (1 / 4, 2 / 3)),
+    "guidance 2": (2.0, WHOLE_RUN),
+}
+AYS = tuple(AysSchedules["StableDiffusionTimesteps"])  # ten timesteps (arXiv 2404.14507)
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,9 @@ class Method:
             size without fields.
         finisher: one of `FINISHERS`: what corrects the final latents; "": nothing. "plain finisher": a network of the
             finisher's size without fields.
+        guidance: a key of `GUIDANCES`.
+        cache_interval: DeepCache's: every so many calls the whole U-Net is evaluated; 1: at each.
+        spacing: "AYS" for the timesteps of "Align Your Steps"; "": the solver's own.
     """
 
     solver: str
@@ -48,58 +64,113 @@ class Method:
     bypass: tuple[int, int] | None = None
     crf_form: str = ""
     finisher: str = ""
+    guidance: str = ""
+    cache_interval: int = 1
+    spacing: str = ""
 
     @property
     def name(self) -> str:
-        """What tables call it, for example "DDIM-50 LatentCRF (33, 49) + finisher"."""
-        run = f"{self.solver}-{self.steps}"
+        """What tables call it, for example "DDIM-50 LatentCRF (33, 49) + finisher" or "UniPC-12 cut-off 1/3"."""
+        words = [f"{self.solver}-{self.steps}", self.spacing, self.guidance]
+        if self.cache_interval > 1:
+            words.append(f"DeepCache {self.cache_interval}")
         if self.bypass is not None:
-            run += f" {CRF_FORMS[self.crf_form]} ({self.bypass[0]}, {self.bypass[1]})"
-        return f"{run} + {self.finisher}" if self.finisher else run
+            words.append(f"{CRF_FORMS[self.crf_form]} ({self.bypass[0]}, {self.bypass[1]})")
+        return " ".join(filter(None, words)) + (f" + {self.finisher}" if self.finisher else "")
 
     @property
     def uses_crf(self) -> bool:
         """Whether a CRF takes part: at the bypass or as the finisher."""
         return self.crf_form in ("conditional", "static") or self.finisher == "finisher"
 
+    def sampler_settings(self, guidance: float) -> dict[str, Any]:
+        """List what `run_sampler` is given, beside the scheduler and the precision.
 
-def list_methods(crf_forms: Sequence[str], finishers: Sequence[str]) -> list[Method]:
-    """List the benchmark's methods, the full run first.
+        Args:
+            guidance: the benchmark's scale.
+        """
+        scale, guidance_range = GUIDANCES[self.guidance]
+        return {
+            "steps": self.steps,
+            "timesteps": space_ays_timesteps(self.steps) if self.spacing else None,
+            "guidance": guidance if scale is None else scale,
+            "guidance_range": guidance_range,
+        }
+
+
+def space_ays_timesteps(steps: int) -> list[int]:
+    """Space the timesteps of "Align Your Steps" for Stable Diffusion 1.5, interpolated to another number of steps.
 
     Args:
-        crf_forms: keys of `CRF_FORMS` to measure.
-        finishers: those of `FINISHERS` to measure.
+        steps: 10 gives the published ones.
     """
-    whole = [Method("DDIM", steps) for steps in (50, 34, 25, 20, 15, 12, 10, 8, 6, 4)]
-    whole += [Method(solver, steps) for solver in ("DPM-Solver++", "UniPC") for steps in (20, 15, 12, 10, 8, 6, 5, 4)]
-    long_bypasses = [("DDIM", 50, (33, 49)), ("DDIM", 50, (25, 50)), ("DPM-Solver++", 20, (12, 19))]
-    long_bypasses += [("DDIM", 50, (17, 42))]  # the last steps, which draw the details, remain
-    short_bypasses = [
-        (solver, steps, (steps - 1, steps)) for solver in ("DDIM", "DPM-Solver++") for steps in (5, 7, 9, 11)
-    ]  # the CRF's output is the image
-    short_bypasses += [("DPM-Solver++", 10, (7, 10)), ("DPM-Solver++", 12, (8, 12))]
-    # The static form does not know the noise level: in runs of few steps it would correct as in final latents.
+    places = np.linspace(0, len(AYS) - 1, steps)
+    return [int(timestep) for timestep in np.interp(places, np.arange(len(AYS)), AYS).round()]
+
+
+def with_finisher(methods: Iterable[Method], finisher: str = "finisher") -> list[Method]:
+    """Give each method a finisher.
+
+    Args:
+        methods: without one.
+        finisher: one of `FINISHERS`.
+    """
+    return [replace(method, finisher=finisher) for method in methods]
+
+
+FULL_RUN = Method("DDIM", 50)
+PAPER_BYPASS = Method("DDIM", 50, (33, 49), "conditional")
+UNIPC_12, UNIPC_8 = Method("UniPC", 12), Method("UniPC", 8)
+UNIPC_12_CUTOFF = replace(UNIPC_12, guidance="cut-off 1/3")
+DEEPCACHE_3 = replace(FULL_RUN, cache_interval=3)
+
+
+def list_core_methods() -> list[Method]:
+    """List the methods that a conclusion rests on, the full run first: measured on all prompts."""
+    runs = [FULL_RUN, Method("DDIM", 34), UNIPC_12, UNIPC_8, UNIPC_12_CUTOFF, DEEPCACHE_3, PAPER_BYPASS]
+    runs += [replace(PAPER_BYPASS, crf_form=form) for form in ("zero-parameter", "plain")]
+    runs += with_finisher([FULL_RUN, PAPER_BYPASS, UNIPC_12, UNIPC_12_CUTOFF, UNIPC_8])
+    return [*runs, replace(UNIPC_12_CUTOFF, finisher="plain finisher")]
+
+
+def list_default_methods() -> list[Method]:
+    """List the methods that somebody might choose, the core methods first: those of the default table and figure."""
+    dpm_solver = Method("DPM-Solver++", 12)
+    return [
+        *list_core_methods(),
+        Method("DDIM", 20), dpm_solver, Method("DPM-Solver++", 10, spacing="AYS"), Method("UniPC", 6),
+        replace(FULL_RUN, guidance="cut-off 1/3"), replace(dpm_solver, guidance="cut-off 1/3"),
+        replace(UNIPC_12, guidance="cut-off 1/2"), replace(UNIPC_8, guidance="cut-off 1/3"),
+        replace(FULL_RUN, cache_interval=5), Method("UniPC", 20, cache_interval=2),
+        Method("DDIM", 50, (17, 42), "conditional"), Method("DPM-Solver++", 20, (12, 19), "conditional"),
+        Method("UniPC", 6, finisher="finisher"),
+    ]  # fmt: skip
+
+
+def list_methods() -> list[Method]:
+    """List all methods, the default ones first."""
+    runs = [Method("DDIM", steps) for steps in (34, 25, 20, 12, 8)]
+    runs += [Method("DPM-Solver++", steps) for steps in (20, 15, 12, 8, 6)]
+    runs += [Method("UniPC", steps) for steps in (20, 15, 12, 10, 8, 6, 4)]
+    runs += [Method("DPM-Solver++", steps, spacing="AYS") for steps in (10, 8, 6)]
+    guided = [FULL_RUN, Method("DPM-Solver++", 12), UNIPC_12, UNIPC_8]
+    runs += [replace(run, guidance=guidance) for run in guided for guidance in GUIDANCES if guidance]
+    runs += [replace(FULL_RUN, cache_interval=interval) for interval in (2, 3, 5)]
+    runs += [Method("UniPC", steps, cache_interval=2) for steps in (20, 12)]
+    blocks = [("DDIM", 50, (33, 49)), ("DDIM", 50, (25, 50)), ("DDIM", 50, (17, 42))]
+    blocks += [("DPM-Solver++", 20, (12, 19)), ("DPM-Solver++", 10, (7, 10)), ("DPM-Solver++", 12, (8, 12))]
     bypasses = [
-        Method(*run, form)
-        for run in long_bypasses + short_bypasses
-        for form in crf_forms
-        if form != "static" or run in long_bypasses
+        Method(*block, form)
+        for block in blocks
+        for form in CRF_FORMS
+        # The static form does not know the noise level: in runs of few steps it would correct as in final latents.
+        if form != "static" or block[1] >= 20
     ]
-    # Each finisher ends the runs that a conclusion rests on.
-    ended = [each for each in whole if each.solver != "DDIM" or each.steps in (50, 34)]
-    ended += [each for each in bypasses if each.bypass in ((33, 49), (17, 42)) and each.crf_form != "plain"]
-    compared = [
-        each
-        for each in ended
-        if each.bypass is None and (each.steps == 50 or each.solver == "UniPC" and each.steps in (4, 6, 8, 12))
-    ]
-    trips = [
-        each
-        for each in ended
-        if (each.bypass is None and each.solver != "DPM-Solver++") or each.crf_form == "conditional"
-    ]
-    runs = {"finisher": ended, "plain finisher": compared, "VAE round trip": trips}
-    return whole + bypasses + [replace(each, finisher=name) for name in finishers for each in runs[name]]
+    ended = [run for run in bypasses if run.bypass in ((33, 49), (17, 42)) and run.crf_form != "plain"]
+    compared = [FULL_RUN, *(Method("UniPC", steps) for steps in (12, 8, 6)), UNIPC_12_CUTOFF]
+    rest = runs + bypasses + with_finisher([FULL_RUN, *runs, *ended])
+    rest += with_finisher(compared, "plain finisher") + with_finisher([*compared, PAPER_BYPASS], "VAE round trip")
+    return list(dict.fromkeys([*list_default_methods(), *rest]))
 
 
 def build_scheduler(

@@ -1,8 +1,9 @@
 """The benchmark's run: measure and time every method that is not stored yet, then write tables, figure and samples."""
 
 import argparse
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,25 @@ from torch import Tensor
 from tqdm import tqdm
 
 from analysis.arguments import load_features_argument, load_lpips_argument
+from analysis.benchmark.floors import measure_floors
 from analysis.benchmark.measure import Metrics, Task, measure
-from analysis.benchmark.methods import CRF_FORMS, FINISHERS, Method, build_scheduler, list_methods
-from analysis.benchmark.tables import build_row, compare, format_overview
+from analysis.benchmark.methods import (
+    FINISHERS,
+    Method,
+    build_scheduler,
+    list_core_methods,
+    list_default_methods,
+    list_methods,
+)
+from analysis.benchmark.tables import build_table, compare, format_overview
 from analysis.benchmark.timing import measure_time_ratios
 from analysis.export import write_figure
 from analysis.figures.frontier import draw_frontier
 from analysis.metrics.distributions import RealFeatures
-from analysis.metrics.intervals import cluster_weights
 from analysis.metrics.pixels import to_images, to_pixels
 from analysis.prompts import remaining_prompts, validation_prompts
 from analysis.reference_features import load_gallery
-from analysis.sampling import cache_denoiser_calls, decode, load_pipeline
+from analysis.sampling import CachedUNet, decode, load_pipeline
 from analysis.studies.frontier import name_file
 from latentcrf import Finisher, LatentCRF, VAERoundTrip
 from latentcrf.precision import precision_name
@@ -106,11 +114,13 @@ class Networks:
 
     Attributes:
         pipeline: the LDM.
+        unet: its U-Net, with a memory: many methods begin alike.
         crfs: what acts at the bypass, by the keys of `CRF_FORMS`.
         finishers: by `FINISHERS`.
     """
 
     pipeline: StableDiffusionPipeline
+    unet: CachedUNet
     crfs: dict[str, LatentCRF | None]
     finishers: dict[str, Finisher | VAERoundTrip]
 
@@ -132,9 +142,27 @@ class Networks:
         )
         return cls(
             pipeline,
+            CachedUNet(pipeline.unet),
             {"zero-parameter": None} | crfs,
             dict(zip(FINISHERS, (finisher, plain, VAERoundTrip(pipeline.vae)), strict=True)),
         )
+
+    @contextlib.contextmanager
+    def prepare(self, method: Method) -> Iterator[StableDiffusionPipeline]:
+        """Give the pipeline the U-Net with a memory within the context, unless the method caches features itself.
+
+        Args:
+            method: one of `list_methods`.
+
+        Yields:
+            The pipeline.
+        """
+        own = self.pipeline.unet
+        self.pipeline.unet = own if method.cache_interval > 1 else self.unet
+        try:
+            yield self.pipeline
+        finally:
+            self.pipeline.unet = own
 
     def build_scheduler(self, method: Method) -> Any:
         """Build a method's scheduler.
@@ -155,18 +183,19 @@ class Networks:
         return content_hash({"crf_form": method.crf_form, "finisher": method.finisher}, *crfs)
 
 
-def choose_methods(only: Sequence[str] | None) -> list[Method]:
+def choose_methods(only: Sequence[str] | None, all_methods: bool = False) -> list[Method]:
     """Choose the methods to measure, the full run first.
 
     Args:
-        only: their names, beside the full run's; None: all.
+        only: their names, beside the full run's; None: as `all_methods` says.
+        all_methods: all instead of those of the default table.
 
     Raises:
         ValueError: a name that no method has.
     """
-    methods = list_methods(tuple(CRF_FORMS), FINISHERS)
     if not only:
-        return methods
+        return list_methods() if all_methods else list_default_methods()
+    methods = list_methods()
     names = [method.name for method in methods]
     if unknown := sorted(set(only) - set(names)):
         raise ValueError(f"--only {unknown[0]!r} is not a method; accepted are {', '.join(names)}.")
@@ -192,7 +221,7 @@ def run_benchmark(options: argparse.Namespace) -> pd.DataFrame:
         options.batch_size, options.precision,
     )  # fmt: skip
     precision = precision_name(task.precision)
-    methods = choose_methods(options.only)
+    methods = choose_methods(options.only, options.all)
     networks = Networks.load(options)
     pipeline = networks.pipeline
 
@@ -219,19 +248,19 @@ def run_benchmark(options: argparse.Namespace) -> pd.DataFrame:
         labels=labels,
         real=RealFeatures(gallery[core]),
         real_images=to_images(pixels[core[::8]]),
-        weights=cluster_weights(options.prompts, RESAMPLES),
+        resamples=RESAMPLES,
     )
-    arrays = measure_methods(methods, task, networks, metrics, folder)
+    few = min(options.few_prompts, options.prompts)
+    arrays = measure_methods(methods, task, few, networks, metrics, folder)
     # Timed apart from the rest, so that all are timed under the same conditions.
-    ratios = time_methods(methods, task, networks, options.rounds, options.threads, folder)
+    ratios = time_methods(methods, task, networks, options.rounds, folder)
     for name in arrays:
         arrays[name] |= ratios[name]
 
-    table = pd.DataFrame(
-        [build_row(method, arrays[method.name], precision, options.prompts, options.seeds) for method in methods]
-    )
+    table = build_table(methods, arrays, precision, options.seeds)
     comparisons = compare(methods, arrays).assign(precision=precision)
-    for name, frame in (("benchmark", table), ("comparisons", comparisons)):
+    floors = measure_floors(task, rows, pixels, pipeline, metrics).assign(precision=precision)
+    for name, frame in (("benchmark", table), ("comparisons", comparisons), ("floors", floors)):
         with replace_file(options.out / f"{name}.csv") as temporary:
             frame.to_csv(temporary, index=False, float_format="%.6g")
     with replace_file(options.out / "benchmark.md") as temporary:
@@ -242,13 +271,15 @@ def run_benchmark(options: argparse.Namespace) -> pd.DataFrame:
 
 
 def measure_methods(
-    methods: Sequence[Method], task: Task, networks: Networks, metrics: Metrics, folder: Path
+    methods: Sequence[Method], task: Task, few: int, networks: Networks, metrics: Metrics, folder: Path
 ) -> dict[str, Arrays]:
     """Measure the methods that are not stored yet.
 
     Args:
         methods: the full run first.
-        task: what to generate.
+        task: what to generate with the core methods.
+        few: the number of its prompts, the first, that the other methods are measured on. The core methods are
+            measured on them too, so that every two methods can be compared on the same prompts.
         networks: what to sample with.
         metrics: what to measure with.
         folder: of the stored arrays.
@@ -258,25 +289,28 @@ def measure_methods(
     """
     arrays: dict[str, Arrays] = {}
     full: tuple[Tensor, Tensor] | None = None
+    core, counts = list_core_methods(), sorted({few, task.prompts})
     progress = Progress(len(methods), "measured")
-    with cache_denoiser_calls(networks.pipeline) as pipeline:  # many methods begin alike
-        for method in methods:
-            path, key = folder / f"{name_file(method.name)}.npz", networks.hash_method(method)
-            stored = read_stored(path, key)
-            if stored is None:
-                scheduler = networks.build_scheduler(method)
-                arrays[method.name] = store(path, key, measure(method, task, pipeline, scheduler, full, metrics))
-            else:
-                arrays[method.name] = stored
-            progress.advance(stored is None)
-            if full is None:
-                latents = torch.from_numpy(arrays[method.name]["latents"])
-                full = decode(pipeline, latents, precision=task.precision), latents
+    for method in methods:
+        path, key = folder / f"{name_file(method.name)}.npz", networks.hash_method(method)
+        stored = read_stored(path, key)
+        if stored is None:
+            part, parts = (task, counts) if method in core else (task.first(few), counts[:1])
+            scheduler = networks.build_scheduler(method)
+            with networks.prepare(method) as pipeline:
+                stored = store(path, key, measure(method, part, pipeline, scheduler, full, metrics, parts))
+            progress.advance(True)
+        else:
+            progress.advance(False)
+        arrays[method.name] = stored
+        if full is None:
+            latents = torch.from_numpy(stored["latents"])
+            full = decode(networks.pipeline, latents, precision=task.precision), latents
     return arrays
 
 
 def time_methods(
-    methods: Sequence[Method], task: Task, networks: Networks, rounds: int, threads: int, folder: Path
+    methods: Sequence[Method], task: Task, networks: Networks, rounds: int, folder: Path
 ) -> dict[str, Arrays]:
     """Time the methods that are not stored yet.
 
@@ -285,14 +319,13 @@ def time_methods(
         task: its first image is sampled.
         networks: what to sample with.
         rounds: how often each is timed.
-        threads: CPU threads.
         folder: of the stored arrays.
 
     Returns:
         By name: `ratios`, as of `measure_time_ratios`.
     """
     paths = {method.name: folder / f"{name_file(method.name)}-time.npz" for method in methods}
-    settings = {"rounds": rounds, "threads": threads, "together": TIMED_TOGETHER}
+    settings = {"rounds": rounds, "together": TIMED_TOGETHER}
     keys = {method.name: content_hash(settings | {"network": networks.hash_method(method)}) for method in methods}
     stored = {method.name: read_stored(paths[method.name], keys[method.name]) for method in methods}
     arrays = {name: each for name, each in stored.items() if each is not None}
@@ -301,7 +334,7 @@ def time_methods(
     for begin in range(0, len(due), TIMED_TOGETHER):
         group = due[begin : begin + TIMED_TOGETHER]
         schedulers = [networks.build_scheduler(method) for method in group]
-        ratios = measure_time_ratios(group, task, networks.pipeline, schedulers, rounds, threads)
+        ratios = measure_time_ratios(group, task, networks.pipeline, schedulers, rounds)
         for method, values in zip(group, ratios, strict=True):
             name = method.name
             arrays[name] = store(paths[name], keys[name], {"ratios": values})
@@ -322,7 +355,9 @@ def write_samples(
         folder: of the files METHOD.webp.
     """
     folder.mkdir(exist_ok=True)
-    first = [int(np.flatnonzero(task.prompt == prompt)[0]) for prompt in range(min(SAMPLES, task.prompt.max() + 1))]
+    measured = min(len(each["latents"]) for each in arrays.values())
+    firsts = [int(np.flatnonzero(task.prompt == prompt)[0]) for prompt in range(min(SAMPLES, task.prompts))]
+    first = [index for index in firsts if index < measured]
     for method in methods:
         latents = torch.from_numpy(arrays[method.name]["latents"][first])
         row = np.concatenate(list(to_pixels(decode(pipeline, latents, precision=task.precision))), axis=1)

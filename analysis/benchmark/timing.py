@@ -10,12 +10,16 @@ from diffusers import StableDiffusionPipeline
 from tqdm import tqdm
 
 from analysis.benchmark.measure import Task
-from analysis.benchmark.methods import Method
-from analysis.sampling import STEPS, encode, run_sampler
+from analysis.benchmark.methods import FULL_RUN, Method
+from analysis.sampling import cache_deep_features, encode, run_sampler
 
 
 def time_interleaved(
-    run: Callable[[Any], Any], arguments: Sequence[Any], rounds: int, threads: int | None = None
+    run: Callable[[Any], Any],
+    arguments: Sequence[Any],
+    rounds: int,
+    threads: int | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> np.ndarray:
     """Time `run` for each of the arguments, interleaved A B C A B C ... after a warm-up of each.
 
@@ -24,6 +28,7 @@ def time_interleaved(
         arguments: n values, one a call.
         rounds: how often each is timed.
         threads: CPU threads; None (default): as many as there are now.
+        clock: in seconds; default: a clock on the wall.
 
     Returns:
         Seconds (n, rounds).
@@ -35,9 +40,9 @@ def time_interleaved(
         for _ in tqdm(range(rounds + 1), desc="timing", unit="round", disable=None):
             this_round = []
             for argument in arguments:
-                begin = time.perf_counter()
+                begin = clock()
                 run(argument)
-                this_round.append(time.perf_counter() - begin)
+                this_round.append(clock() - begin)
             seconds.append(this_round)
     finally:
         torch.set_num_threads(before)
@@ -45,12 +50,12 @@ def time_interleaved(
 
 
 def measure_time_ratios(
-    methods: Sequence[Method], task: Task, pipeline: StableDiffusionPipeline, schedulers: Sequence[Any], rounds: int,
-    threads: int,
-) -> list[np.ndarray]:  # fmt: skip
+    methods: Sequence[Method], task: Task, pipeline: StableDiffusionPipeline, schedulers: Sequence[Any], rounds: int
+) -> list[np.ndarray]:
     """Time the samplers against the full run: batch 1, rounds of the full run and then every method once.
 
-    The prompt is encoded before: that costs every method the same.
+    In CPU seconds of one thread, which a busy machine moves less than seconds on the wall. The prompt is encoded
+    before: that costs every method the same.
 
     Args:
         methods: n methods.
@@ -58,20 +63,18 @@ def measure_time_ratios(
         pipeline: the LDM.
         schedulers: one a method.
         rounds: how often each is timed.
-        threads: CPU threads.
 
     Returns:
         Of each method its seconds over the full run's of the same round (rounds,).
     """
     embeds, seeds = encode(pipeline, task.captions[:1]), task.seeds[:1]
 
-    def run(sampler: tuple[Any, int]) -> None:
-        scheduler, steps = sampler
-        run_sampler(
-            pipeline, embeds, seeds,
-            steps=steps, guidance=task.guidance, scheduler=scheduler, precision=task.precision,
-        )  # fmt: skip
+    def run(sampler: tuple[Any, Method]) -> None:
+        scheduler, method = sampler
+        settings = method.sampler_settings(task.guidance)
+        with cache_deep_features(pipeline, method.cache_interval):
+            run_sampler(pipeline, embeds, seeds, scheduler=scheduler, precision=task.precision, **settings)
 
-    samplers = [(scheduler, method.steps) for scheduler, method in zip(schedulers, methods, strict=True)]
-    full, *others = time_interleaved(run, [(None, STEPS), *samplers], rounds, threads)
+    samplers = [(None, FULL_RUN), *zip(schedulers, methods, strict=True)]
+    full, *others = time_interleaved(run, samplers, rounds, threads=1, clock=time.thread_time)
     return [seconds / full for seconds in others]

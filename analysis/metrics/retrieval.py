@@ -9,7 +9,12 @@ from torch.nn import functional as F
 
 
 def retrieval_ranks(
-    queries: Tensor, labels: Sequence[str], gallery: Tensor, gallery_labels: Sequence[str], *, itself: bool = False
+    queries: Tensor,
+    labels: Sequence[str],
+    gallery: Tensor,
+    gallery_labels: Sequence[str],
+    *,
+    excluded: Sequence[int] | None = None,
 ) -> np.ndarray:
     """Find for each query the rank of the nearest gallery item that has its label, by cosine.
 
@@ -20,7 +25,8 @@ def retrieval_ranks(
         labels: one a query.
         gallery: features (N, D).
         gallery_labels: one a gallery item.
-        itself: whether the queries are the gallery, each looked up among the others; default False.
+        excluded: of each query the index of the gallery item that it is not compared with, for queries that come from
+            the gallery; None (default): all are compared.
 
     Returns:
         int (Q,), 1 is nearest; N + 1 for a label that the gallery does not have.
@@ -40,8 +46,8 @@ def retrieval_ranks(
     ranks = []
     for rows in torch.arange(len(q)).split(512):
         similarity = q[rows] @ g.T  # (rows, gallery)
-        if itself:
-            similarity[torch.arange(len(rows)), rows] = -torch.inf
+        if excluded is not None:
+            similarity[torch.arange(len(rows)), torch.as_tensor(excluded)[rows]] = -torch.inf
         same = wanted[rows, None] == present
         best = similarity.masked_fill(~same, -torch.inf).amax(1, keepdim=True)
         rank = (similarity > best).sum(1) + 1

@@ -107,7 +107,7 @@ def measure_ldm(
     images = decode(pipeline, latents, precision=sampling.precision)
     ranks = retrieval_ranks(embed(features, images), prompts["code_point"], gallery, labels)
     items = prompts.assign(seed=seeds, rank=ranks)
-    real = retrieval_ranks(gallery, labels, gallery, labels, itself=True)
+    real = retrieval_ranks(gallery, labels, gallery, labels, excluded=range(len(gallery)))
     metrics: dict[str, Any] = {}
     for k in (1, 5):
         # The images of a subject are not independent: its share of them is one value, as its generated image is.
