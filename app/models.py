@@ -36,6 +36,7 @@ class ModelSet:
         finisher: folder name of the finisher's CRF.
         defaults: settings of form, API and analysis tabs.
         few_steps: denoiser calls of the mode "Few steps + CRF".
+        few_steps_cutoff: that mode's guidance cut-off.
         prompts: examples on the compare tab.
         variance_prompts: prompts of the variance tab's runs.
         sampler: the pipeline's own scheduler, in words.
@@ -51,6 +52,7 @@ class ModelSet:
     finisher: str
     defaults: Settings
     few_steps: int
+    few_steps_cutoff: float
     prompts: tuple[str, ...]
     variance_prompts: tuple[str, ...]
     sampler: str
@@ -100,9 +102,11 @@ EMOJI = ModelSet(
         bypass_end=49,
         finisher=True,
         few_steps=0,
+        guidance_cutoff=0.0,
     ),
-    # the fewest of the benchmark that are, finished, significantly nearer to real images than the full run
-    few_steps=8,
+    # the benchmark's "UniPC-12 cut-off 1/3 + finisher"
+    few_steps=12,
+    few_steps_cutoff=0.33,
     prompts=("red apple", "blue heart", "dog face", "pizza", "rocket", "smiling face with sunglasses", "sunflower"),
     variance_prompts=(
         "red apple", "pizza", "grinning face", "dog face", "red heart", "blue heart", "rocket", "house",

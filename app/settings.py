@@ -173,6 +173,8 @@ class Settings:
         finisher: whether a second CRF corrects LatentCRF's final latents.
         few_steps: 0 for a run of `steps` with the bypass. Else LatentCRF's run is one of so many steps of a faster
             solver (UniPC), 1 to steps - 1, with the finisher and without the bypass.
+        guidance_cutoff: share of LatentCRF's denoiser calls, the last ones, that are made without guidance, 0 (none)
+            to 0.9; each is one network evaluation instead of two. The full run is always guided.
     """
 
     prompt: Annotated[str, Text("Prompt", 300, "what to draw")]
@@ -190,6 +192,9 @@ class Settings:
         Number(
             "Few steps", 0, 50, help="0 is the bypass; else LatentCRF runs so many steps of UniPC, then the finisher"
         ),
+    ]
+    guidance_cutoff: Annotated[
+        float, Number("Guidance cut-off", 0.0, 0.9, 0.01, "share of LatentCRF's calls, the last, without guidance")
     ]
 
     @classmethod
@@ -231,9 +236,24 @@ class Settings:
         return self.bypass_start, self.bypass_end
 
     @property
-    def evaluations_per_call(self) -> int:
-        """Network evaluations of a denoiser call: 2 with guidance, 1 without."""
-        return 2 if self.guidance > 1 else 1
+    def denoiser_calls(self) -> dict[str, int]:
+        """Denoiser calls of the full run and of LatentCRF's, by method."""
+        kept = self.few_steps or self.steps - self.bypass_end + self.bypass_start
+        return {"full": self.steps, "latentcrf": kept}
+
+    @property
+    def guided_calls(self) -> dict[str, int]:
+        """How many of the denoiser calls, the first ones, are guided, by method."""
+        if self.guidance <= 1:
+            return {"full": 0, "latentcrf": 0}
+        # as `latentcrf.guidance.cutoff` counts them; this module does without torch
+        kept = self.denoiser_calls["latentcrf"]
+        return {"full": self.steps, "latentcrf": max(1, kept - round(self.guidance_cutoff * kept))}
+
+    @property
+    def network_evaluations(self) -> dict[str, int]:
+        """Network evaluations of an image, by method: two for a guided denoiser call, one for another."""
+        return {method: calls + self.guided_calls[method] for method, calls in self.denoiser_calls.items()}
 
     def _find_bypass_problems(self) -> list[str]:
         steps, start, end = self.steps, self.bypass_start, self.bypass_end

@@ -13,7 +13,8 @@ from app.png import read_png
 from app.settings import DECLARATIONS, NAMES, Number, Settings, SettingsError, Switch, get_number
 
 FIRST_ROW = ("guidance", "iterations")  # beside the seed; the other settings follow in a second row
-PLANNED = ("steps", "guidance", "bypass_start", "bypass_end", "finisher", "few_steps")  # what the plan shows
+# what the plan shows
+PLANNED = ("steps", "guidance", "bypass_start", "bypass_end", "finisher", "few_steps", "guidance_cutoff")
 # Copies the address that makes this comparison again, and shows it where the browser does not let us copy.
 COPY_LINK_JS = """(...values) => {
     const url = new URL(window.location.href);

@@ -41,7 +41,8 @@ def format_note(reading: str, computation: str) -> str:
 def format_plan(settings: Settings, done: dict[str, int] | None = None) -> str:
     """Format what the two methods do with these settings: a sentence, and their steps as rows of cells.
 
-    A cell is a denoiser call, filled once it is made. The CRF lies over the bypass, or after a run of few steps.
+    A cell is a denoiser call, filled once it is made; one without guidance, half the work, is half as high. The CRF
+    lies over the bypass, or after a run of few steps.
 
     Args:
         settings: of the comparison.
@@ -52,26 +53,25 @@ def format_plan(settings: Settings, done: dict[str, int] | None = None) -> str:
     """
     steps, start, end, few = settings.steps, settings.bypass_start, settings.bypass_end, settings.few_steps
     calls_done = {"full": 0, "latentcrf": 0} | (done or {})
-    each = settings.evaluations_per_call
+    calls, guided, evaluations = settings.denoiser_calls, settings.guided_calls, settings.network_evaluations
+    made, whole = calls_done["latentcrf"], guided["latentcrf"]
     if few:
-        calls = few
         sentence = f"{few} of a faster solver (UniPC), then a small conditional random field (CRF) corrects the result"
-        cells = _format_cells(few, calls_done["latentcrf"]) + _format_crf("0 0 28px", calls_done["latentcrf"] >= few)
+        cells = _format_cells(few, made, whole) + _format_crf("0 0 28px", made >= few)
         cells += f'<span style="flex:{max(steps - few - 1, 0)} 1 0"></span>'  # the calls that are saved
     else:
-        calls = steps - end + start
         rest = "which ends the run" if end == steps else f"then {steps - end} more"
         finish = "; a second CRF corrects the result" if settings.finisher else ""
         sentence = f"{start}, a small conditional random field (CRF) in place of {end - start}, {rest}{finish}"
-        cells = _format_cells(start, calls_done["latentcrf"]) + _format_crf(
-            f"{end - start} 1 0", calls_done["latentcrf"] >= start
-        )
-        cells += _format_cells(steps - end, calls_done["latentcrf"] - start)
+        cells = _format_cells(start, made, whole) + _format_crf(f"{end - start} 1 0", made >= start)
+        cells += _format_cells(steps - end, made - start, whole - start)
+    if unguided := calls["latentcrf"] - whole if settings.guidance > 1 else 0:
+        sentence += f"; its last {unguided} call{'s' * (unguided != 1)} without guidance"
     return (
         f'<p class="reading">Same noise for both. Full run: {steps} denoiser calls. LatentCRF: {sentence}.</p>'
         '<div class="timelines">'
-        + _format_timeline("full", steps, each * steps, _format_cells(steps, calls_done["full"]))
-        + _format_timeline("latentcrf", calls, each * calls, cells)
+        + _format_timeline("full", steps, evaluations["full"], _format_cells(steps, calls_done["full"], guided["full"]))
+        + _format_timeline("latentcrf", calls["latentcrf"], evaluations["latentcrf"], cells)
         + "</div>"
     )
 
@@ -85,13 +85,13 @@ def _format_timeline(method: str, calls: int, evaluations: int, cells: str) -> s
     return (
         f'<div class="timeline {method}" role="img" aria-label="{label}" title="{label}">'
         f'<b>{METHODS[method]}</b><div class="cells">{cells}</div>'
-        f'<span class="count">{calls} call{"s" * (calls != 1)}<span>, {evaluations} NFE</span></span></div>'
+        f'<span class="count">{evaluations} NFE<span>, {calls} call{"s" * (calls != 1)}</span></span></div>'
     )
 
 
-def _format_cells(count: int, done: int) -> str:
-    done = max(0, min(done, count))
-    return '<i class="done"></i>' * done + "<i></i>" * (count - done)
+def _format_cells(count: int, done: int, guided: int) -> str:
+    names = (" ".join((["done"] if i < done else []) + (["half"] if i >= guided else [])) for i in range(count))
+    return "".join(f'<i class="{name}"></i>' if name else "<i></i>" for name in names)
 
 
 def format_caption(method: str, text: str) -> str:
@@ -130,19 +130,19 @@ def format_cards(result: Comparison | None) -> str:
         HTML.
     """
     if result is None:
-        calls: dict[str, float | None] = {"full": None, "latentcrf": None}
-        seconds = dict(calls)
+        evaluations: dict[str, float | None] = {"full": None, "latentcrf": None}
+        seconds = dict(evaluations)
         speed_up = distance = UNKNOWN
-        evaluations = "a guided call is two network evaluations"
+        calls = "a guided denoiser call is two"
     else:
         both = (result.full, result.latentcrf)
-        calls = {one.method: one.denoiser_calls for one in both}
+        evaluations = {one.method: one.network_evaluations for one in both}
         seconds = {one.method: one.seconds for one in both}
         speed_up, distance = f"{result.speed_up:.2f}×", f"{result.lpips:.3f}"
-        evaluations = "network evaluations: " + " and ".join(str(one.network_evaluations) for one in both)
+        calls = "denoiser calls: " + " and ".join(str(one.denoiser_calls) for one in both)
     return (
         '<div class="cards">'
-        + _format_card("Denoiser calls", _format_bars(calls, "{:.0f}"), evaluations)
+        + _format_card("Network evaluations", _format_bars(evaluations, "{:.0f}"), calls)
         + _format_card("Sampler time", _format_bars(seconds, "{:.2f} s"), "denoiser and CRFs; no previews")
         + _format_card("Speed-up", f'<output id="speed-up">{speed_up}</output>', "full run's time over LatentCRF's")
         + _format_card("Difference", f'<output id="lpips">{distance}</output>', "LPIPS of the two; 0: the same image")

@@ -130,11 +130,26 @@ def summarize_comparison(result: Comparison, model_set: ModelSet) -> str:
     s = result.settings
     text = f"“{s.prompt}”, seed {s.seed}, {s.steps} steps"
     text += f" and {s.few_steps} of UniPC" if s.few_steps else ""
-    text += f", guidance {s.guidance:g}, {s.iterations} CRF iterations"
+    text += f", guidance {s.guidance:g}"
+    text += f" (LatentCRF: not in the last {s.guidance_cutoff:.0%} of its calls)" if s.guidance_cutoff else ""
+    text += f", {s.iterations} CRF iterations"
     text += ", with the finisher." if s.finisher else "."
     if result.unread:
         text += f" The model reads {model_set.prompt_limit}: it did not see “{result.unread}”."
     return text
+
+
+def fill_mode(model_set: ModelSet, mode: str) -> tuple[int, float]:
+    """Give the settings that make a mode.
+
+    Args:
+        model_set: whose fast mode is meant.
+        mode: one of `MODES`.
+
+    Returns:
+        Few steps and guidance cut-off; the paper's bypass has neither.
+    """
+    return (model_set.few_steps, model_set.few_steps_cutoff) if mode == MODES[1] else (0, 0.0)
 
 
 def choose_mode(few_steps: float | None) -> str:
@@ -219,7 +234,8 @@ def build(worker: DeviceWorker) -> Form:
     previous: gr.State = gr.State(None)
     form = build_form(worker, prompt, controls.status, strip)
     few_steps = form["few_steps"]
-    mode.input(lambda name: model_set.few_steps if name == MODES[1] else 0, mode, few_steps, **AT_ONCE)
+    cutoff = form["guidance_cutoff"]
+    mode.input(partial(fill_mode, model_set), mode, [few_steps, cutoff], **AT_ONCE)
     few_steps.change(choose_mode, few_steps, mode, **AT_ONCE)
 
     chosen = examples.click(lambda sample: sample[0], examples, prompt, **AT_ONCE)

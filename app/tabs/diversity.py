@@ -101,10 +101,11 @@ def show_cost(worker: DeviceWorker, count: Any, others: Sequence[str]) -> str:
     except SettingsError as error:
         return html.format_message(str(error), "error")
     calls = worker.call("count_diversity_calls", methods, len(seeds))
-    each = worker.model_set.defaults.evaluations_per_call
+    defaults = worker.model_set.defaults
+    evaluations = calls * defaults.network_evaluations["full"] // defaults.steps
     return (
-        f'<p class="reading">{len(methods)} methods, {len(seeds)} seeds: {calls:,} denoiser calls, {each * calls:,} '
-        "network evaluations.</p>"
+        f'<p class="reading">{len(methods)} methods, {len(seeds)} seeds: {evaluations:,} network evaluations, '
+        f"{calls:,} denoiser calls.</p>"
     )
 
 
@@ -181,7 +182,7 @@ def format_metrics(metrics: pd.Series) -> str:
         HTML: the metrics with their intervals, and their ratios to the full run's.
     """
     calls, evaluations = metrics["denoiser_calls"], metrics["network_evaluations"]
-    text = f"<b>{metrics['method']}</b>, {calls} denoiser calls ({evaluations} network evaluations) a seed"
+    text = f"<b>{metrics['method']}</b>, {evaluations} network evaluations ({calls} denoiser calls) a seed"
     for name, (label, form) in {
         "pairwise_lpips": ("mean pairwise LPIPS", "{:.3f}"),
         "vendi": ("Vendi score", "{:.2f}"),

@@ -225,7 +225,7 @@ def use_in_compare(worker: DeviceWorker, outcome: Outcome | None, threshold: flo
         threshold: as of `draw`.
 
     Returns:
-        Values for steps, bypass start and end, few steps, the bypass' shares, and the row of tabs.
+        Values for steps, bypass start and end, few steps, guidance cut-off, the bypass' shares, and the row of tabs.
     """
     steps, proposal = worker.model_set.defaults.steps, None
     try:
@@ -234,8 +234,8 @@ def use_in_compare(worker: DeviceWorker, outcome: Outcome | None, threshold: flo
     except SettingsError:  # the tab says so where it draws
         pass
     if proposal is None:
-        return [gr.skip()] * 6
-    return [steps, *proposal, 0, (proposal[0] / steps, proposal[1] / steps), gr.Tabs(selected=COMPARE)]
+        return [gr.skip()] * 7
+    return [steps, *proposal, 0, 0.0, (proposal[0] / steps, proposal[1] / steps), gr.Tabs(selected=COMPARE)]
 
 
 # ------------------------------------------------------------------------------------------ layout
@@ -302,7 +302,7 @@ def build(context: TabContext) -> None:
         trigger_mode="always_last",
         **AT_ONCE,
     )
-    fields = [context.form[name] for name in ("steps", "bypass_start", "bypass_end", "few_steps")]
+    fields = [context.form[name] for name in ("steps", "bypass_start", "bypass_end", "few_steps", "guidance_cutoff")]
     use.click(
         partial(use_in_compare, worker), [outcome, threshold], [*fields, context.form.shares, context.tabs], **AT_ONCE
     )

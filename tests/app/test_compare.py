@@ -177,6 +177,25 @@ def test_a_run_of_few_steps_is_the_faster_solvers_finished(worker: DeviceWorker,
     assert "crf" in result.origin and "crf" not in few.origin and "finisher" in few.origin
 
 
+def test_the_guidance_cutoff_saves_network_evaluations_of_latentcrf_alone(
+    worker: DeviceWorker, result: Comparison
+) -> None:
+    settings = replace(FEW, finisher=True, few_steps=4, guidance_cutoff=0.5)
+    *_, cut_off = worker.stream("compare", settings, False)
+    assert (cut_off.full.network_evaluations, cut_off.latentcrf.network_evaluations) == (16, 6)
+    assert settings.network_evaluations == {"full": 16, "latentcrf": 6}
+    assert np.array_equal(pixels(cut_off.full.image), pixels(result.full.image))
+    whole = list(worker.stream("compare", replace(settings, guidance_cutoff=0), False))[-1]
+    assert not np.array_equal(pixels(cut_off.latentcrf.image), pixels(whole.latentcrf.image))
+    planned = html.format_plan(settings, {"full": 8, "latentcrf": 4})
+    assert planned.count('class="done half"') == 2 and "its last 2 calls without guidance" in planned
+    assert "6 NFE" in planned and "16 NFE" in planned
+    assert "not in the last 50% of its calls" in compare.summarize_comparison(cut_off, EMOJI)
+    # the paper's bypass has no cut-off
+    assert compare.fill_mode(EMOJI, compare.MODES[0]) == (0, 0.0)
+    assert compare.fill_mode(EMOJI, compare.MODES[1]) == (12, 0.33)
+
+
 def test_previews_come_before_the_image_and_cost_no_measured_time(worker: DeviceWorker, monkeypatch: Any) -> None:
     """Whatever the reader does with a step, even sleeping, is not in the seconds."""
     monkeypatch.setattr("app.comparison.PREVIEW_SECONDS", 0.0)
@@ -232,7 +251,7 @@ def test_the_handler_shows_images_figures_and_files(worker: DeviceWorker, result
     assert last.full_file["value"] == last.full and Path(last.full).name == "red-apple-3-full.png"
     for method in ("full", "latentcrf"):
         assert np.array_equal(pixels(getattr(last, method)), pixels(getattr(result, method).image))
-    assert ">8<" in last.cards and ">5<" in last.cards and "×" in last.cards and "0." in last.cards
+    assert ">16<" in last.cards and ">10<" in last.cards and "×" in last.cards and "0." in last.cards
 
 
 def test_a_downloaded_png_brings_the_same_image_back(worker: DeviceWorker) -> None:
@@ -389,7 +408,7 @@ def test_what_a_visitor_typed_is_escaped() -> None:
 def test_links_fill_the_form_or_say_why_not() -> None:
     query = {"prompt": "blue heart", "seed": "7", "steps": "20", "bypass_start": "5", "bypass_end": "20", "x": "y"}
     filled = form.load_link(EMOJI.defaults, SimpleNamespace(query_params=query))  # type: ignore[arg-type]
-    assert filled[0] == "blue heart" and filled[1] == 7 and filled[6] == 20 and filled[10] == (0.25, 1.0)
+    assert filled[0] == "blue heart" and filled[1] == 7 and filled[6] == 20 and filled[11] == (0.25, 1.0)
     refused = form.load_link(EMOJI.defaults, SimpleNamespace(query_params={"prompt": "a", "steps": "0"}))
     assert refused[0] == gr.skip() and "Steps must be" in refused[-2]
     assert form.load_link(EMOJI.defaults, SimpleNamespace(query_params={}))[-2] == gr.skip()
@@ -414,8 +433,8 @@ def test_half_typed_numbers_move_nothing() -> None:
 def test_the_plan_draws_a_cell_for_each_call() -> None:
     plan = html.format_plan(FEW, {"full": 3, "latentcrf": 5})
     assert plan.count("<i") == 8 + 5 and plan.count('<i class="done"') == 3 + 5
-    assert "8 calls" in plan and "5 calls" in plan and 'class="crf done"' in plan
-    assert "Bypass end" in form.show_plan(EMOJI.defaults, 50, 3, 33, 20, True, 0)
+    assert "16 NFE, " in plan.replace("<span>", "") and "5 calls" in plan and 'class="crf done"' in plan
+    assert "Bypass end" in form.show_plan(EMOJI.defaults, 50, 3, 33, 20, True, 0, 0)
 
 
 def test_missing_and_damaged_models_are_named(tmp_path: Path) -> None:

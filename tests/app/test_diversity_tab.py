@@ -23,7 +23,7 @@ def test_the_tab_shows_each_methods_row_with_its_metrics() -> None:
     table = diversity.tabulate(rows).set_index("method")
     assert "of the full run's" not in texts[0] and f"Vendi score {table.loc[FULL_RUN, 'vendi']:.2f} (" in texts[0]
     assert f"{table.loc['LatentCRF', 'pairwise_lpips_ratio']:.2f} of the full run's" in texts[1] and texts[2] == ""
-    assert f"({table.loc[FULL_RUN, 'network_evaluations']} network evaluations)" in texts[0]
+    assert f"{table.loc[FULL_RUN, 'network_evaluations']} network evaluations (" in texts[0]
     event: Any = SimpleNamespace(index=2)
     prompt, seed, random, tabs = tab.open_in_compare(outcome, event)
     assert (prompt, seed, random, tabs.selected) == ("red apple", SEEDS[2], False, "compare")
@@ -32,5 +32,5 @@ def test_the_tab_shows_each_methods_row_with_its_metrics() -> None:
 
 def test_the_cost_is_stated_before_a_run() -> None:
     text = tab.show_cost(DeviceWorker(), 8, ["LatentCRF", "few steps"])
-    assert "3 methods, 8 seeds: 704 denoiser calls, 1,408 network evaluations" in text
+    assert "3 methods, 8 seeds: 1,408 network evaluations, 704 denoiser calls" in text
     assert "Seeds must be" in tab.show_cost(DeviceWorker(), 3, [])

@@ -49,6 +49,9 @@ WRONG = [
     ("finisher", [1], "Finisher", "list"),
     ("few_steps", 51, "Few steps", "0 to 50"),
     ("few_steps", 2.5, "Few steps", "whole number"),
+    ("guidance_cutoff", 0.95, "Guidance cut-off", "0.0 to 0.9"),
+    ("guidance_cutoff", -0.1, "Guidance cut-off", "0.0 to 0.9"),
+    ("guidance_cutoff", "half", "Guidance cut-off", "'half'"),
 ]
 
 
@@ -112,7 +115,7 @@ def test_unknown_names_are_ignored_and_missing_ones_take_the_default() -> None:
 def test_settings_survive_a_link() -> None:
     from urllib.parse import parse_qsl, urlencode
 
-    settings = Settings("red & blue=green ü", 7, 20, 2.5, 3, 8, 20, False, 0)
+    settings = Settings("red & blue=green ü", 7, 20, 2.5, 3, 8, 20, False, 0, 0.33)
     assert parse(dict(parse_qsl(urlencode(settings.as_dict())))) == settings
 
 
@@ -134,8 +137,20 @@ def test_the_finisher_is_read_from_page_link_and_older_files(value: object, expe
 
 
 def test_a_guided_call_is_two_network_evaluations() -> None:
-    assert parse({"prompt": "a"}).evaluations_per_call == 2
-    assert parse({"prompt": "a", "guidance": 1}).evaluations_per_call == 1
+    assert parse({"prompt": "a"}).network_evaluations == {"full": 100, "latentcrf": 68}
+    assert parse({"prompt": "a", "guidance": 1}).network_evaluations == {"full": 50, "latentcrf": 34}
+    cut_off = parse({"prompt": "a", "few_steps": 12, "guidance_cutoff": 0.33})
+    assert cut_off.denoiser_calls == {"full": 50, "latentcrf": 12}
+    assert cut_off.network_evaluations == {"full": 100, "latentcrf": 20}
+
+
+@pytest.mark.parametrize("few_steps", [1, 2, 3, 8, 12, 25])
+@pytest.mark.parametrize("share", [0, 0.1, 0.33, 0.5, 0.9])
+def test_the_guidance_cutoff_counts_as_the_library_does(few_steps: int, share: float) -> None:
+    from latentcrf.guidance import cutoff
+
+    settings = parse({"prompt": "a", "few_steps": few_steps, "guidance_cutoff": share})
+    assert settings.guided_calls["latentcrf"] == cutoff(share).guided_calls(few_steps)
 
 
 def test_form_api_and_link_follow_the_declarations() -> None:

@@ -89,7 +89,7 @@ def test_tab_shows_what_ships_and_says_where_nothing_does(tmp_path: Path, monkey
     assert "3 runs" in figure.layout.title.text and "<b>2 to 5</b>" in words
     assert "3 runs, the table that comes with the project" in note and "--from assets/results/variance" in note
     assert "Threshold must be a number from 0.2 to 10" in tab.draw(worker, outcome, *LOOK[:3], float("nan"), False)[2]
-    assert tab.use_in_compare(worker, outcome, 2)[:5] == [50, 2, 5, 0, (2 / 50, 5 / 50)]
+    assert tab.use_in_compare(worker, outcome, 2)[:6] == [50, 2, 5, 0, 0.0, (2 / 50, 5 / 50)]
     assert tab.use_in_compare(worker, None, 2) == tab.use_in_compare(worker, outcome, None)  # type: ignore[arg-type]
     own = tab.Outcome(summary, {"seed": 1, "text": ["<b>"], "guidance": 3.0}, False)
     assert "&lt;b&gt;" in tab.describe_computation(EMOJI, own)

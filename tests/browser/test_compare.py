@@ -41,7 +41,7 @@ def test_a_prompt_and_enter_bring_both_images_and_their_figures(page: Page, url:
         assert page.locator(f"{where} img").first.get_attribute("alt")
     assert page.locator("#slider img").count() == 2
     outputs = page.locator("#figures output").all_inner_texts()
-    assert outputs[:2] == ["12", "7"]
+    assert outputs[:2] == ["24", "14"]
     full, latentcrf = (float(text.removesuffix(" s")) for text in outputs[2:4])
     assert float(outputs[4].removesuffix("×")) == pytest.approx(full / latentcrf, rel=0.1)
     assert 0 < float(outputs[5]) < 1
@@ -50,16 +50,18 @@ def test_a_prompt_and_enter_bring_both_images_and_their_figures(page: Page, url:
 
 
 def test_few_steps_are_a_click_away(page: Page, url: str) -> None:
-    visit(page, url)
+    visit(page, url, QUICK.replace("steps=12", "steps=14"))
     page.click("#modes label:has-text('Few steps')")
-    page.wait_for_function("document.querySelector('#strip').innerText.includes('8 of a faster solver')")
+    page.wait_for_function("document.querySelector('#strip').innerText.includes('last 4 calls without guidance')")
+    assert "12 of a faster solver" in page.inner_text("#strip")
     ask(page, "red apple")
     wait_until_done(page)
-    assert page.locator("#figures output").all_inner_texts()[:2] == ["12", "8"]
-    assert "12 steps and 8 of UniPC" in page.inner_text("#compare-status")
+    assert page.locator("#figures output").all_inner_texts()[:2] == ["28", "20"]
+    assert "14 steps and 12 of UniPC" in page.inner_text("#compare-status")
     assert not np.array_equal(shown(page, "#before"), shown(page, "#after"))
     page.click("#modes label:has-text('bypass')")
     page.wait_for_function("document.querySelector('#strip').innerText.includes('in place of 5')")
+    assert page.input_value("#guidance-cutoff input") == "0"
     visit(page, url, f"{QUICK}&few_steps=4")
     page.wait_for_function("document.querySelector('#modes input:checked').value.startsWith('Few steps')")
 
