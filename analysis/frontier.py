@@ -9,7 +9,6 @@ figure and the methods' rows of images.
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -17,24 +16,22 @@ import pandas as pd
 from analysis.arguments import build_parser
 from analysis.export import Results, parse, write_figure, write_results
 from analysis.figures.frontier import draw_frontier
-from analysis.studies.frontier import FAMILIES, METRICS, SHIPPED, name_file, read_samples, read_table
+from analysis.studies.frontier import METRICS, SHIPPED, name_file, read_samples, read_table
 
 
-def build_results(
-    table: pd.DataFrame, metric: str, families: Sequence[str] | None = None, folder: Path | None = None
-) -> Results:
+def build_results(table: pd.DataFrame, metric: str, all_methods: bool = False, folder: Path | None = None) -> Results:
     """Put together what is exported: the table, its figure, and the methods' rows of images.
 
     Args:
         table: as of `analysis.studies.frontier.read_table`.
         metric: a key of `METRICS`.
-        families: those of `FAMILIES` to show; None (default): all.
+        all_methods: as of `analysis.studies.frontier.select_rows`.
         folder: of the images; None (default): no images.
     """
     images = read_samples(folder, list(table["method"])) if folder else {}
-    options = {"measure": metric, "families": None if families is None else list(families)}
+    options = {"measure": metric, "all": all_methods}
     return Results(
-        "frontier", options, {"benchmark": table}, {"frontier": draw_frontier(table, metric, families)},
+        "frontier", options, {"benchmark": table}, {"frontier": draw_frontier(table, metric, all_methods)},
         {name_file(method): image for method, image in images.items()},
     )  # fmt: skip
 
@@ -55,8 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     )  # fmt: skip
     add("--out", required=True, metavar="PATH", help="of the figure, without ending; or a folder, for everything")
     add("--measure", choices=sorted(METRICS), default="kid", help="the quality drawn (default kid)")
-    add("--families", action="extend", nargs="+", metavar="FAMILY",
-        help=f"those shown, of {', '.join(FAMILIES)} (default: all)")  # fmt: skip
+    add("--all", action="store_true", help="show all methods of the table, without names (default: at most 25)")
     options = parse(parser, "frontier", arguments)
     shipped = SHIPPED / "benchmark.csv"
     beside = options.settings_file.with_name("benchmark.csv") if options.settings_file else shipped
@@ -67,11 +63,11 @@ def main(arguments: list[str] | None = None) -> int:
         if is_folder:
             # in the benchmark's folder the images are in `samples`, in an export beside the table
             samples = folder if (folder := source.with_name("samples")).is_dir() else source.parent
-            names = write_results(build_results(table, options.measure, options.families, samples), out)
+            names = write_results(build_results(table, options.measure, options.all, samples), out)
             print(f"written: {out}/{', '.join(names)}")
         else:
             out.parent.mkdir(parents=True, exist_ok=True)
-            write_figure(draw_frontier(table, options.measure, options.families), out)
+            write_figure(draw_frontier(table, options.measure, options.all), out)
             print(f"written: {out}.html")  # `write_figure` says where there is no PNG
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

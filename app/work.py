@@ -168,9 +168,9 @@ def export_diversity(rows: list[diversity.MethodImages], seeds: list[int], optio
 # ---------------------------------------------------------------------------------------- frontier
 
 
-def export_frontier(table: pd.DataFrame, metric: str, families: Sequence[str], folder: Path) -> Results:
+def export_frontier(table: pd.DataFrame, metric: str, all_methods: bool, folder: Path) -> Results:
     """Collect the frontier tab's export."""
-    return frontier_export.build_results(table, metric, families, folder)
+    return frontier_export.build_results(table, metric, all_methods, folder)
 
 
 # ------------------------------------------------------------------------------------------ method

@@ -11,9 +11,9 @@ prompts are not those of `analysis.quality`, on which choices may be made; --val
 
 Written to --out: benchmark.csv (a row a method), comparisons.csv (paired differences: to the full run; of those with a
 CRF also to the best baseline that takes no more time and to their variants), floors.csv (real images, and those through
-the autoencoder), frontier.html and frontier.png, benchmark.md, a row of images a method in `samples`, and in `methods`
-what each method has been measured to: a stopped benchmark goes on from there, and with another CRF only that CRF's
-methods are measured again.
+the autoencoder), frontier.html and frontier.png, benchmark.md, a row of images a method in `samples`, pairs.webp (64
+images of the full run beside those of UniPC-12 with cut-off and finisher), and in `methods` what each method has been
+measured to: a stopped benchmark goes on from there, and with another CRF only that CRF's methods are measured again.
 """
 
 import argparse

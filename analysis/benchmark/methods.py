@@ -122,6 +122,7 @@ FULL_RUN = Method("DDIM", 50)
 PAPER_BYPASS = Method("DDIM", 50, (33, 49), "conditional")
 UNIPC_12, UNIPC_8 = Method("UniPC", 12), Method("UniPC", 8)
 UNIPC_12_CUTOFF = replace(UNIPC_12, guidance="cut-off 1/3")
+HEADLINE = replace(UNIPC_12_CUTOFF, finisher="finisher")
 DEEPCACHE_3 = replace(FULL_RUN, cache_interval=3)
 
 
@@ -129,7 +130,7 @@ def list_core_methods() -> list[Method]:
     """List the methods that a conclusion rests on, the full run first: measured on all prompts."""
     runs = [FULL_RUN, Method("DDIM", 34), UNIPC_12, UNIPC_8, UNIPC_12_CUTOFF, DEEPCACHE_3, PAPER_BYPASS]
     runs += [replace(PAPER_BYPASS, crf_form=form) for form in ("zero-parameter", "plain")]
-    runs += with_finisher([FULL_RUN, PAPER_BYPASS, UNIPC_12, UNIPC_12_CUTOFF, UNIPC_8])
+    runs += [HEADLINE, *with_finisher([FULL_RUN, PAPER_BYPASS, UNIPC_12, UNIPC_8])]
     return [*runs, replace(UNIPC_12_CUTOFF, finisher="plain finisher")]
 
 
@@ -149,7 +150,7 @@ def list_default_methods() -> list[Method]:
 
 def list_methods() -> list[Method]:
     """List all methods, the default ones first."""
-    runs = [Method("DDIM", steps) for steps in (34, 25, 20, 12, 8)]
+    runs = [Method("DDIM", steps) for steps in (34, 25, 20, 12, 8, 4)]
     runs += [Method("DPM-Solver++", steps) for steps in (20, 15, 12, 8, 6)]
     runs += [Method("UniPC", steps) for steps in (20, 15, 12, 10, 8, 6, 4)]
     runs += [Method("DPM-Solver++", steps, spacing="AYS") for steps in (10, 8, 6)]

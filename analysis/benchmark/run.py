@@ -21,6 +21,8 @@ from analysis.benchmark.floors import measure_floors
 from analysis.benchmark.measure import Metrics, Task, measure
 from analysis.benchmark.methods import (
     FINISHERS,
+    FULL_RUN,
+    HEADLINE,
     Method,
     build_scheduler,
     list_core_methods,
@@ -31,6 +33,7 @@ from analysis.benchmark.tables import build_table, compare, format_overview
 from analysis.benchmark.timing import measure_time_ratios
 from analysis.export import write_figure
 from analysis.figures.frontier import draw_frontier
+from analysis.figures.grid import draw_captioned_sheet
 from analysis.metrics.distributions import RealFeatures
 from analysis.metrics.pixels import to_images, to_pixels
 from analysis.prompts import remaining_prompts, validation_prompts
@@ -45,6 +48,7 @@ from latentcrf.utils.files import replace_file
 
 RESAMPLES = 2000
 SAMPLES = 6  # images shown of each method
+PAIRS = 64  # prompts on the sheet of the full run and the headline method
 TIMED_TOGETHER = 8  # methods beside one full run
 
 Arrays = dict[str, np.ndarray]
@@ -220,6 +224,7 @@ def run_benchmark(options: argparse.Namespace) -> pd.DataFrame:
         draw_prompts(rows, options.prompts, options.seed), options.seeds, options.seed, options.guidance,
         options.batch_size, options.precision,
     )  # fmt: skip
+    few = min(options.few_prompts, options.prompts)
     precision = precision_name(task.precision)
     methods = choose_methods(options.only, options.all)
     networks = Networks.load(options)
@@ -229,6 +234,7 @@ def run_benchmark(options: argparse.Namespace) -> pd.DataFrame:
     folder.mkdir(parents=True, exist_ok=True)
     settings = asdict(task) | {
         "precision": precision,
+        "few_prompts": few,
         "prompt": task.prompt.tolist(),
         "images": [row["pixels_sha256"] for row in rows],
     }
@@ -250,7 +256,6 @@ def run_benchmark(options: argparse.Namespace) -> pd.DataFrame:
         real_images=to_images(pixels[core[::8]]),
         resamples=RESAMPLES,
     )
-    few = min(options.few_prompts, options.prompts)
     arrays = measure_methods(methods, task, few, networks, metrics, folder)
     # Timed apart from the rest, so that all are timed under the same conditions.
     ratios = time_methods(methods, task, networks, options.rounds, folder)
@@ -266,6 +271,8 @@ def run_benchmark(options: argparse.Namespace) -> pd.DataFrame:
     with replace_file(options.out / "benchmark.md") as temporary:
         temporary.write_text(format_overview(table))
     write_samples(methods, arrays, task, pipeline, options.out / "samples")
+    if HEADLINE in methods:
+        write_pairs(arrays, task, pipeline, options.out / "pairs.webp")
     write_figure(draw_frontier(table, "kid"), options.out / "frontier")
     return table
 
@@ -363,3 +370,22 @@ def write_samples(
         row = np.concatenate(list(to_pixels(decode(pipeline, latents, precision=task.precision))), axis=1)
         with replace_file(folder / f"{name_file(method.name)}.webp") as temporary:
             Image.fromarray(row).save(temporary, "WEBP", quality=80, method=6)
+
+
+def write_pairs(arrays: Mapping[str, Arrays], task: Task, pipeline: StableDiffusionPipeline, path: Path) -> None:
+    """Write a sheet of pairs: of the first `PAIRS` prompts the full run's first image, and the headline method's.
+
+    Args:
+        arrays: by name, with `latents`.
+        task: of the latents.
+        pipeline: decodes them.
+        path: of the WebP file.
+    """
+    firsts = [int(np.flatnonzero(task.prompt == prompt)[0]) for prompt in range(min(PAIRS, task.prompts))]
+    both = [
+        to_pixels(decode(pipeline, torch.from_numpy(arrays[method.name]["latents"][firsts]), precision=task.precision))
+        for method in (FULL_RUN, HEADLINE)
+    ]
+    sheet = draw_captioned_sheet(np.concatenate(both, axis=2), [task.captions[first] for first in firsts])
+    with replace_file(path) as temporary:
+        sheet.save(temporary, "WEBP", quality=85, method=6)

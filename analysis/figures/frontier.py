@@ -1,5 +1,6 @@
 """The figure of the speed/quality frontier: quality against time of the benchmark's methods."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,59 +8,63 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.colors import hex_to_rgb
 
-from analysis.figures.style import BELOW, apply_style
-from analysis.studies.frontier import FACTORS, FAMILIES, FULL_METHOD, METRICS, find_pareto_front, select_rows
-
-PALE = 0.4  # opacity of the intervals
-# Okabe and Ito's palette, a grey and a violet that are seen on light and dark, and a symbol each.
-MARKS = dict(
-    zip(
-        FAMILIES,
-        (
-            ("#0072b2", "circle"),
-            ("#009e73", "square"),
-            ("#56b4e9", "diamond"),
-            ("#8c8c8c", "x"),
-            ("#cc79a7", "triangle-down"),
-            ("#9467bd", "cross"),
-            ("#d55e00", "star"),
-            ("#e69f00", "star-triangle-up"),
-            ("#f0e442", "star-diamond"),
-        ),
-        strict=True,
-    )
+from analysis.figures.style import BELOW, FONT_SIZE, PRESENTATION_FONT_SIZE, apply_style
+from analysis.studies.frontier import (
+    BYPASS,
+    CACHING,
+    CUT_OFF,
+    FACTORS,
+    FEW_STEPS,
+    FINISHED,
+    FULL_METHOD,
+    METRICS,
+    OTHERS,
+    choose_column,
+    find_pareto_front,
+    select_rows,
 )
+
+PALE = 0.35  # opacity of the intervals
+# After Okabe and Ito's palette, for type on white and on black, and a symbol each. The colours of the full run and of
+# LatentCRF are those of the other figures.
+MARKS = {
+    FEW_STEPS: ("#0072b2", "circle"),
+    CUT_OFF: ("#009e73", "square"),
+    CACHING: ("#b97a00", "diamond"),
+    BYPASS: ("#d55e00", "star"),
+    FINISHED: ("#b85a90", "triangle-up"),
+    OTHERS: ("#8c8c8c", "x"),
+}
 BYPASSES = {  # crf_form -> what acts at the bypass
     "zero-parameter": "zero parameters",
     "plain": "plain network",
     "conditional": "LatentCRF",
     "static": "LatentCRF, static form",
 }
+WIDTH, HEIGHT = 1010, 400  # px of the plot inside a figure of the usual size, for which labels are placed
+LABELLED = 30  # at most so many marks have labels; of more, the pointer asks for them
 
 
-def draw_frontier(
-    table: pd.DataFrame, metric: str = "kid", families: Sequence[str] | None = None, **style: bool
-) -> go.Figure:
+def draw_frontier(table: pd.DataFrame, metric: str = "kid", all_methods: bool = False, **style: bool) -> go.Figure:
     """Draw quality against time, with 95 % intervals of both.
 
     Args:
         table: as of `analysis.studies.frontier.read_table`.
         metric: a key of `METRICS`, default "kid".
-        families: those of `FAMILIES` to show; None (default): all. The front is that of the shown ones.
+        all_methods: as of `select_rows`; default False, at most 25 marks, each with its name.
         style: presentation and on_page, as of `apply_style`.
 
     Raises:
         ValueError: as of `select_rows`.
     """
-    rows = select_rows(table, metric, families)
-    higher_is_better = METRICS[metric][1]
-    factor = FACTORS.get(metric, 1.0)
-    value = factor * rows[metric]
+    rows = select_rows(table, metric, all_methods)
+    column, factor = choose_column(table, metric), FACTORS.get(metric, 1.0)
+    value = factor * rows[column]
     figure = go.Figure()
-    front = find_pareto_front(rows["time_ratio"].to_numpy(), value.to_numpy(), higher_is_better)
+    front = find_pareto_front(rows["time_ratio"].to_numpy(), value.to_numpy(), METRICS[metric][1])
     figure.add_scatter(
         x=rows["time_ratio"].iloc[front], y=value.iloc[front], mode="lines", name="Pareto front",
-        line={"color": "#666666", "dash": "dot", "width": 2}, hoverinfo="skip",
+        line={"color": "#8c8c8c", "dash": "dot", "width": 2}, hoverinfo="skip",
     )  # fmt: skip
     for name, (colour, symbol) in MARKS.items():
         members = rows["family"] == name
@@ -68,24 +73,19 @@ def draw_frontier(
         shown = rows[members]
         figure.add_scatter(
             x=shown["time_ratio"], y=value[members], mode="markers", name=name,
-            marker={"color": colour, "symbol": symbol, "size": 16 if name.startswith("LatentCRF") else 11,
+            marker={"color": colour, "symbol": symbol, "size": 15 if symbol == "star" else 11,
                     "line": {"color": "#333333", "width": 1}},
-            error_x=_error_bars(shown, "time_ratio", 1.0, colour), error_y=_error_bars(shown, metric, factor, colour),
+            error_x=_error_bars(shown, "time_ratio", 1.0, colour), error_y=_error_bars(shown, column, factor, colour),
             ids=list(shown["method"]),
-            customdata=[[_hover_text(row, metric, factor), row["method"]] for _, row in shown.iterrows()],
+            customdata=[[_hover_text(row, metric, column, factor), row["method"]] for _, row in shown.iterrows()],
             hovertemplate="%{customdata[0]}<extra></extra>",
         )  # fmt: skip
-    full = table[table["method"] == FULL_METHOD]
-    if len(full) and not metric.endswith("_full") and pd.notna(full[metric].iloc[0]):
-        figure.add_hline(
-            y=factor * full[metric].iloc[0], line={"color": MARKS["DDIM"][0], "width": 1, "dash": "dash"},
-            annotation_text="full run", annotation_position="top left",
-        )  # fmt: skip
+    if column != metric:
+        figure.add_hline(y=0, line={"color": MARKS[FEW_STEPS][0], "width": 1, "dash": "dash"})
     figure.update_layout(legend=BELOW)
-    count = ""
-    if "prompts" in rows and "seeds" in rows:
-        count = f" ({int(rows['prompts'].iloc[0])} prompts x {int(rows['seeds'].iloc[0])} seeds, 95 % intervals)"
-    return _add_axes(figure, metric, count, **style)
+    if len(rows) <= LABELLED:
+        _add_labels(figure, rows, value, PRESENTATION_FONT_SIZE if style.get("presentation") else FONT_SIZE)
+    return _add_axes(figure, metric, column, **style)
 
 
 def draw_empty_frontier(metric: str = "kid", **style: bool) -> go.Figure:
@@ -97,10 +97,10 @@ def draw_empty_frontier(metric: str = "kid", **style: bool) -> go.Figure:
     """
     figure = go.Figure().add_annotation(text="no table", showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
     figure.update_yaxes(showticklabels=False)
-    return _add_axes(figure, metric, "", **style).update_xaxes(range=[-1.3, 0.1])  # powers of ten
+    return _add_axes(figure, metric, metric, **style).update_xaxes(range=[-1.3, 0.1])  # powers of ten
 
 
-def _add_axes(figure: go.Figure, metric: str, count: str, **style: bool) -> go.Figure:
+def _add_axes(figure: go.Figure, metric: str, column: str, **style: bool) -> go.Figure:
     words, direction = METRICS[metric][0].rsplit(", ", 1)
     large = style.get("presentation")
     figure.update_xaxes(
@@ -110,9 +110,10 @@ def _add_axes(figure: go.Figure, metric: str, count: str, **style: bool) -> go.F
         tickvals=[0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0],
         tickangle=0,
     )
-    figure.update_yaxes(title={"text": f"{words}<br>{direction}", "font": {"size": 18 if large else 15}})
+    title = f"{words}<br>{direction}" if column == metric else f"{words}<br>difference to the full run; {direction}"
+    figure.update_yaxes(title={"text": title, "font": {"size": 18 if large else 15}})
     height = 480 if large else 560  # all of it in sight at 1280 x 720
-    return apply_style(figure, f"Quality against time: {words.split(',')[0]}{count}", height=height, **style)
+    return apply_style(figure, f"Quality against time: {words.split(',')[0]} (95 % intervals)", height=height, **style)
 
 
 def _error_bars(rows: pd.DataFrame, name: str, factor: float, colour: str) -> dict[str, Any]:
@@ -124,7 +125,7 @@ def _error_bars(rows: pd.DataFrame, name: str, factor: float, colour: str) -> di
             "thickness": 1, "width": 0, "color": f"rgba{(*hex_to_rgb(colour), PALE)}"}  # fmt: skip
 
 
-def _hover_text(row: pd.Series, metric: str, factor: float) -> str:
+def _hover_text(row: pd.Series, metric: str, column: str, factor: float) -> str:
     """A point's settings and values, line by line."""
 
     def format_interval(name: str, factor: float) -> str:
@@ -133,9 +134,97 @@ def _hover_text(row: pd.Series, metric: str, factor: float) -> str:
             text += f" ({factor * row[f'{name}_low']:.3g} to {factor * row[f'{name}_high']:.3g})"
         return text
 
-    calls = f"{row['denoiser_calls']} denoiser calls, {row['network_evaluations']} network evaluations"
+    calls = f"{row['network_evaluations']} network evaluations, {row['denoiser_calls']} denoiser calls"
     lines = [f"<b>{row['method']}</b>", f"{row['solver']}, {row['steps']} steps, {calls}"]
     if row["bypass"]:
         lines.append(f"steps {row['bypass']} bypassed: {BYPASSES.get(row['crf_form'], row['crf_form'])}")
     lines.append(f"time {format_interval('time_ratio', 1.0)} of the full run")
-    return "<br>".join([*lines, f"{metric} {format_interval(metric, factor)}"])
+    if column != metric:
+        lines.append(f"{metric} less the full run's: {format_interval(column, factor)}")
+    lines.append(f"{metric} {format_interval(metric, factor)}")
+    if "prompts" in row and "seeds" in row:
+        lines.append(f"{row['prompts']} prompts x {row['seeds']} seeds")
+    return "<br>".join(lines)
+
+
+# ------------------------------------------------------------------------------------------ labels
+
+
+def shorten_name(row: pd.Series) -> str:
+    """Shorten a method's name to what its mark does not say already.
+
+    Args:
+        row: with its family.
+    """
+    name = row["method"].replace("DPM-Solver++", "DPM++").replace("DeepCache ", "cache ")
+    name = name.replace(" + finisher", "") if row["family"] == FINISHED else name
+    return "full run" if row["method"] == FULL_METHOD else name
+
+
+def place_labels(
+    points: Sequence[tuple[float, float]], texts: Sequence[str], size: float, room: tuple[float, float]
+) -> list[tuple[float, float]]:
+    """Place labels beside points so that they cover each other and the points as little as possible.
+
+    Greedy: each label takes, in turn, the best of some places around its point.
+
+    Args:
+        points: (x, y) in px from the upper left corner.
+        texts: one a point.
+        size: of the type, in px.
+        room: width and height in px.
+
+    Returns:
+        Of each label's centre the distance (x, y) to its point, in px.
+    """
+    taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in points]
+    placed = []
+    for (x, y), text in zip(points, texts, strict=True):
+        half_width, half_height = 0.28 * size * len(text) + 2, 0.6 * size
+        best, least = (0.0, -2 * size), math.inf
+        for distance in (10, 24, 40, 60, 84):
+            for angle in range(0, 360, 30):
+                across, along = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+                dx, dy = across * (half_width + distance), along * (half_height + distance)
+                box = (x + dx - half_width, y + dy - half_height, x + dx + half_width, y + dy + half_height)
+                outside = max(0, -box[0], -box[1], box[2] - room[0], box[3] - room[1])
+                cost = sum(_overlap(box, other) for other in taken) + 100 * outside + 2 * distance
+                if cost < least:
+                    best, least = (dx, dy), cost
+        taken.append((x + best[0] - half_width, y + best[1] - half_height,
+                      x + best[0] + half_width, y + best[1] + half_height))  # fmt: skip
+        placed.append(best)
+    return placed
+
+
+def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    """The area in which two boxes (left, upper, right, lower) overlap."""
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+
+
+def _add_labels(figure: go.Figure, rows: pd.DataFrame, value: pd.Series, font_size: float) -> None:
+    """Label each mark with its method's name, and fix the axes' ranges, for which the labels are placed."""
+    size = round(0.8 * font_size)
+    x = rows["time_ratio"].map(math.log10)
+    lows = [trace.y - (trace.error_y.arrayminus if trace.error_y.arrayminus is not None else 0)
+            for trace in figure.data[1:]]  # fmt: skip
+    highs = [trace.y + (trace.error_y.array if trace.error_y.array is not None else 0) for trace in figure.data[1:]]
+    bottom, top = min(map(min, lows)), max(map(max, highs))
+    edge = 0.04 * (top - bottom or 1)
+    ranges = ((x.min() - 0.08, x.max() + 0.08), (bottom - edge, top + edge))
+    (left, right), (bottom, top) = ranges
+    figure.update_xaxes(range=ranges[0])
+    figure.update_yaxes(range=ranges[1])
+    points = [
+        (WIDTH * (across - left) / (right - left), HEIGHT * (top - along) / (top - bottom))
+        for across, along in zip(x, value, strict=True)
+    ]
+    texts = [shorten_name(row) for _, row in rows.iterrows()]
+    for place, text, (_, row), across, along in zip(
+        place_labels(points, texts, size, (WIDTH, HEIGHT)), texts, rows.iterrows(), x, value, strict=True
+    ):
+        figure.add_annotation(
+            x=across, y=along, ax=place[0], ay=place[1], text=text, showarrow=True, arrowhead=0, arrowwidth=1,
+            arrowcolor="rgba(128, 128, 128, 0.6)", standoff=6, borderpad=0,
+            font={"size": size, "color": MARKS[row["family"]][0]},
+        )  # fmt: skip

@@ -92,15 +92,15 @@ def draw_captioned_sheet(pixels: np.ndarray, captions: Sequence[str], columns: i
         captions: one an image; those that are too long are cut.
         columns: images a row, default 8.
     """
-    size, line, margin = pixels.shape[1], 16, 6
+    (size, width), line, margin = pixels.shape[1:3], 16, 6
     height = -(-len(pixels) // columns) * (size + line + margin)
-    sheet = Image.new("RGB", (columns * (size + margin) + margin, height + margin), "white")
+    sheet = Image.new("RGB", (columns * (width + margin) + margin, height + margin), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
     for index, (image, caption) in enumerate(zip(pixels, captions, strict=True)):
         row, column = divmod(index, columns)
-        x, y = margin + column * (size + margin), margin + row * (size + line + margin)
+        x, y = margin + column * (width + margin), margin + row * (size + line + margin)
         sheet.paste(Image.fromarray(image), (x, y))
-        while draw.textlength(caption, font) > size:
+        while draw.textlength(caption, font) > width:
             caption = caption.rstrip("…")[:-1].rstrip() + "…"
-        draw.text((x + size // 2, y + size + 1), caption, "black", font, anchor="ma")
+        draw.text((x + width // 2, y + size + 1), caption, "black", font, anchor="ma")
     return sheet

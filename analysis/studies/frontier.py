@@ -22,36 +22,38 @@ METRICS = {
     "vendi": ("Vendi score over seeds, higher is more diverse", True),
 }
 FACTORS = {"kid": 1000.0}
-ROUND_TRIP = "VAE round trip"
-FAMILIES = (
-    *("DDIM", "DPM-Solver++", "UniPC", "Zero-parameter bypass", "Plain network", ROUND_TRIP),
-    *("LatentCRF", "LatentCRF, static form", "LatentCRF as finisher"),
+FEW_STEPS, CUT_OFF, CACHING, BYPASS, FINISHED, OTHERS = FAMILIES = (
+    "Few-step solvers", "Guidance cut-off", "Step caching", "LatentCRF bypass", "Finished runs", "Other baselines",
+)  # fmt: skip
+REQUIRED = (
+    *("method", "solver", "steps", "guidance", "cache_interval", "bypass", "crf_form", "finisher"),
+    *("denoiser_calls", "network_evaluations", "time_ratio", "default"),
 )
-OF_BYPASS = {  # crf_form -> family
-    "zero-parameter": "Zero-parameter bypass",
-    "plain": "Plain network",
-    "conditional": "LatentCRF",
-    "static": "LatentCRF, static form",
-}
-OF_FINISHER = {"finisher": "LatentCRF as finisher", "plain finisher": "Plain network", "VAE round trip": ROUND_TRIP}
-REQUIRED = ("method", "solver", "steps", "bypass", "crf_form", "denoiser_calls", "network_evaluations", "time_ratio")
 
 
 def find_family(row: pd.Series) -> str:
-    """Find the family of a method: that of its finisher, unless a CRF acts at the bypass only.
+    """Find the family of a method.
 
     Args:
         row: of the benchmark's table, without empty cells.
 
     Returns:
-        One of `FAMILIES`.
+        One of `FAMILIES`. Any run with the finisher is a finished run. Other baselines: a bypass without the
+        conditional form, a plain finisher, the VAE round trip, lower guidance.
     """
-    bypass, finisher = OF_BYPASS.get(row["crf_form"], row["solver"]), OF_FINISHER.get(row.get("finisher", ""))
-    return bypass if finisher is None or finisher == ROUND_TRIP and bypass.startswith("LatentCRF") else finisher
+    if row["finisher"]:
+        return FINISHED if row["finisher"] == "finisher" else OTHERS
+    if row["crf_form"]:
+        return BYPASS if row["crf_form"] == "conditional" else OTHERS
+    if row["cache_interval"] > 1:
+        return CACHING
+    if row["guidance"]:
+        return CUT_OFF if row["guidance"].startswith(("cut-off", "interval")) else OTHERS
+    return FEW_STEPS
 
 
 def add_families(table: pd.DataFrame) -> pd.DataFrame:
-    """Add a column `family`, and fill empty cells of bypass, crf_form and finisher with "" (a CSV gives NaN).
+    """Add a column `family`, and fill the empty cells of the columns of text with "" (a CSV gives NaN).
 
     Args:
         table: as of `read_table`.
@@ -59,20 +61,9 @@ def add_families(table: pd.DataFrame) -> pd.DataFrame:
     Returns:
         A new table.
     """
-    names = ("bypass", "crf_form", "finisher")
-    filled = {name: table[name].astype(object).fillna("") for name in names if name in table}
+    filled = {name: table[name].astype(object).fillna("") for name in ("bypass", "crf_form", "finisher", "guidance")}
     rows = table.assign(**filled).reset_index(drop=True)
     return rows.assign(family=rows.apply(find_family, axis=1))
-
-
-def list_families(table: pd.DataFrame) -> list[str]:
-    """List those of `FAMILIES` that the table has, in their order.
-
-    Args:
-        table: as of `read_table`.
-    """
-    present = set(add_families(table)["family"])
-    return [name for name in FAMILIES if name in present]
 
 
 def list_metrics(table: pd.DataFrame) -> list[str]:
@@ -153,61 +144,78 @@ def find_pareto_front(times: np.ndarray, values: np.ndarray, higher_is_better: b
     return np.array(front, dtype=int)
 
 
-def select_rows(table: pd.DataFrame, metric: str, families: Sequence[str] | None = None) -> pd.DataFrame:
+def choose_column(table: pd.DataFrame, metric: str) -> str:
+    """Choose the column in which the figure shows a metric.
+
+    Args:
+        table: as of `read_table`.
+        metric: one of `METRICS`.
+
+    Returns:
+        The paired difference to the full run, which is known more exactly and compares methods that were measured on
+        different numbers of prompts; the metric itself where it is a distance to the full run, or the table has no
+        differences.
+    """
+    difference = f"{metric}_difference"
+    return difference if difference in table else metric
+
+
+def select_rows(table: pd.DataFrame, metric: str, all_methods: bool = False) -> pd.DataFrame:
     """Select the rows that the figure shows. The full run's distance to itself is not shown.
 
     Args:
         table: as of `read_table`.
         metric: one of `METRICS`.
-        families: those of `FAMILIES` to show; None (default): all.
+        all_methods: also what nobody would choose, and baselines that only explain others; default False.
 
     Returns:
         The rows, with their `family`.
 
     Raises:
-        ValueError: the table lacks `metric` or one of `families`, or nothing is left to show.
+        ValueError: the table lacks `metric`, or nothing is left to show.
     """
     accepted = list_metrics(table)
     if metric not in accepted:
         raise ValueError(f"metric {metric!r} is not in the table; accepted are {', '.join(accepted)}.")
     rows = add_families(table).dropna(subset=[metric])
-    if families is not None:
-        present = list_families(table)
-        if unknown := [name for name in families if name not in present]:
-            raise ValueError(f"family {unknown[0]!r} is not in the table; accepted are {', '.join(present)}.")
-        rows = rows[rows["family"].isin(families)]
+    if not all_methods:
+        rows = rows[rows["default"].astype(bool) & (rows["family"] != OTHERS)]
     if metric.endswith("_full"):
         rows = rows[rows["method"] != FULL_METHOD]
     if rows.empty:
-        raise ValueError("no method is left to show; choose at least one family of methods.")
+        raise ValueError("no method is left to show.")
     return rows.reset_index(drop=True)
 
 
-def list_rows(table: pd.DataFrame, metric: str, families: Sequence[str] | None = None) -> pd.DataFrame:
+def list_rows(table: pd.DataFrame, metric: str, all_methods: bool = False) -> pd.DataFrame:
     """List the figure's rows as a table to read, by time.
 
     Args:
         table: as of `read_table`.
         metric: one of `METRICS`.
-        families: as of `select_rows`.
+        all_methods: as of `select_rows`.
 
     Returns:
-        Columns Method, Family, Denoiser calls, Network evaluations, Time / full run, the metric and its interval.
+        Columns Method, Family, Network evaluations, Time / full run, the metric, what the figure shows of it with its
+        interval, and Prompts.
 
     Raises:
         ValueError: as of `select_rows`.
     """
-    rows = select_rows(table, metric, families)
-    factor = FACTORS.get(metric, 1.0)
+    rows = select_rows(table, metric, all_methods)
+    factor, shown = FACTORS.get(metric, 1.0), choose_column(table, metric)
     columns = {
         "Method": rows["method"],
         "Family": rows["family"],
-        "Denoiser calls": rows["denoiser_calls"],
         "Network evaluations": rows["network_evaluations"],
         "Time / full run": rows["time_ratio"].round(3),
         METRICS[metric][0].split(",")[0]: (factor * rows[metric]).round(4),
     }
-    if f"{metric}_low" in rows:
-        low, high = (factor * rows[f"{metric}_{end}"] for end in ("low", "high"))
+    if shown != metric:
+        columns["Difference to the full run"] = (factor * rows[shown]).round(4)
+    if f"{shown}_low" in rows:
+        low, high = (factor * rows[f"{shown}_{end}"] for end in ("low", "high"))
         columns["95 % interval"] = pd.Series([f"{a:.4g} to {b:.4g}" for a, b in zip(low, high, strict=True)])
+    if "prompts" in rows:
+        columns["Prompts"] = rows["prompts"]
     return pd.DataFrame(columns).sort_values("Time / full run", ignore_index=True)

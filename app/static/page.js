@@ -86,6 +86,10 @@
         const notes = was.annotations || [], rows = {};
         for (const note of notes) rows[note.y] = (rows[note.y] || 0) + 1;
         notes.forEach((note, k) => {  // the titles of subplots, side by side
+            if (note.xref !== 'paper' && note.yref !== 'paper') {  // labels of marks: a phone has no room for them
+                change(`annotations[${k}].visible`, !narrow, layout.annotations[k].visible !== false);
+                return;
+            }
             if (note.xref !== 'paper' || note.yref !== 'paper' || note.textangle) return;
             const now = shrink(note.font && note.font.size || base);
             change(`annotations[${k}].text`, wrap(note.text, now, room.x / rows[note.y]), layout.annotations[k].text);

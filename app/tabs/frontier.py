@@ -6,7 +6,7 @@ import gradio as gr
 import pandas as pd
 
 from analysis.figures.frontier import draw_empty_frontier, draw_frontier
-from analysis.studies.frontier import SHIPPED, list_families, list_metrics, list_rows, read_samples, read_table
+from analysis.studies.frontier import SHIPPED, list_metrics, list_rows, read_samples, read_table
 from app.components import html
 from app.components.exports import build_export
 from app.components.figures import attach_listener_js, build_figure, show_figures
@@ -14,10 +14,7 @@ from app.runs import AT_ONCE
 from app.tabs import TabContext
 from app.text import FRONTIER_COMPUTATION, FRONTIER_READING
 
-COMMAND = (
-    "python -m analysis.benchmark --data data/emoji --prompts 50 --seeds 4 --batch-size 25 --rounds 5 "
-    "--out results/benchmark"
-)
+COMMAND = "python -m analysis.benchmark --data data/emoji --all --batch-size 25 --rounds 5 --out results/benchmark"
 
 
 class Metric(NamedTuple):
@@ -89,7 +86,7 @@ class Outcome(NamedTuple):
     """What is shown."""
 
     metric: str
-    families: list[str]
+    all_methods: bool
 
 
 # ---------------------------------------------------------------------------------------- handlers
@@ -114,28 +111,27 @@ def list_choices() -> list[Any]:
     """List the choices that the shipped table admits.
 
     Returns:
-        Updates for metric, families and method.
+        Updates for metric and method.
     """
     table, _ = read_shipped()
     if table is None:
-        return [gr.skip(), gr.skip(), gr.skip()]
-    columns, families = list_metrics(table), list_families(table)
+        return [gr.skip(), gr.skip()]
+    columns = list_metrics(table)
     metrics = [label for label, metric in METRICS.items() if metric.column in columns]
     methods = list(table["method"])
     first = next((name for name in methods if "LatentCRF" in name), methods[0])
     return [
         gr.update(choices=metrics, value=metrics[0]),
-        gr.update(choices=families, value=families, visible=True),
         gr.update(choices=methods, value=first, visible=True),
     ]
 
 
-def draw(label: str, families: list[str], presentation: bool) -> list[Any]:
+def draw(label: str, all_methods: bool, presentation: bool) -> list[Any]:
     """Draw the figure.
 
     Args:
         label: of a metric, of `METRICS`.
-        families: of methods.
+        all_methods: as of `select_rows`.
         presentation: whether the page is in presentation mode.
 
     Returns:
@@ -148,15 +144,15 @@ def draw(label: str, families: list[str], presentation: bool) -> list[Any]:
         empty = show_figures("frontier", ["figure"], {"figure": (draw_empty_frontier(metric.column, **style), None)})
         return [html.format_message(problem), *empty, gr.update(visible=False), None]
     try:
-        rows = list_rows(table, metric.column, families)
-        figures = {"figure": (draw_frontier(table, metric.column, families, **style), rows)}
+        rows = list_rows(table, metric.column, all_methods)
+        figures = {"figure": (draw_frontier(table, metric.column, all_methods, **style), rows)}
     except ValueError as error:
         return [html.format_message(str(error).capitalize(), "error"), *[gr.skip()] * 4]
     return [
         html.format_message(f"{metric.help} {len(rows)} methods."),
         *show_figures("frontier", ["figure"], figures),
         gr.update(value=rows, visible=True),
-        Outcome(metric.column, families),
+        Outcome(metric.column, all_methods),
     ]
 
 
@@ -203,7 +199,12 @@ def build(context: TabContext) -> None:
     """
     with gr.Row(elem_classes="controls"):
         metric = gr.Dropdown(list(METRICS), value=next(iter(METRICS)), label="Quality", elem_id="frontier-metric")
-        families = gr.CheckboxGroup([], label="Methods", scale=3, visible=False, elem_id="frontier-families")
+        all_methods = gr.Checkbox(
+            False,
+            label="All methods",
+            info="also those that nobody would choose, and baselines that only explain others",
+            elem_id="frontier-all",
+        )
     status = gr.HTML(elem_id="frontier-status", padding=False)
     place = build_figure("frontier-figure")
     gr.HTML(html.format_note(FRONTIER_READING, FRONTIER_COMPUTATION.format(command=COMMAND)), padding=False)
@@ -230,17 +231,17 @@ def build(context: TabContext) -> None:
     outcome: gr.State = gr.State(None)
 
     def list_export(last: Outcome) -> list[Any]:
-        return ["export_frontier", read_shipped()[0], last.metric, last.families, SHIPPED / "samples"]
+        return ["export_frontier", read_shipped()[0], last.metric, last.all_methods, SHIPPED / "samples"]
 
     with gr.Row(elem_classes="controls"):
         build_export(context.worker, "frontier", outcome, list_export)
 
-    choices: list[Any] = [metric, families, context.presentation]
+    choices: list[Any] = [metric, all_methods, context.presentation]
     outputs = [status, *place.outputs, rows, outcome]
     # `input` and not `change`: what `list_choices` fills in is drawn once, after it.
-    ready = gr.on(None, list_choices, None, [metric, families, method], **AT_ONCE)
+    ready = gr.on(None, list_choices, None, [metric, method], **AT_ONCE)
     ready.then(draw, choices, outputs, **AT_ONCE).then(show_samples, method, [images, sentence], **AT_ONCE)
-    changes = [metric.input, families.input, context.presentation.change]
+    changes = [metric.input, all_methods.input, context.presentation.change]
     gr.on(changes, draw, choices, outputs, trigger_mode="always_last", **AT_ONCE)
     method.input(show_samples, method, [images, sentence], **AT_ONCE)
     # `change`, as gradio sees no `input` of a hidden field

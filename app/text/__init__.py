@@ -61,16 +61,18 @@ DIVERSITY_NOTES = {
 }
 
 FRONTIER_READING = (
-    "Each point is a way to sample: the further left, the faster. The vertical axis says whether higher or lower is "
-    "better. Bars are 95 % intervals over the prompts. All methods share the prompts, so the paired differences are "
-    "known more exactly than the bars show. No method here beats those on the dotted line in both time and quality. "
-    "Dashed: the full run. A finisher corrects the final latents of a run. A VAE round trip decodes and encodes them: "
-    "violet crosses show it without a CRF. Point at a mark for its settings, click it for its images."
+    "Each mark is a way to sample: the further left, the faster. The vertical axis shows how it differs from the full "
+    "run (dashed) on the same prompts and noise, and says whether higher or lower is better. Bars are 95 % intervals "
+    "of that difference: where a bar does not touch the dashed line, the difference is significant. No method here "
+    "beats those on the dotted line in both time and quality. Guidance cut-off: no unconditional evaluation in the "
+    "last part of a run. Step caching (DeepCache): most calls reuse the U-Net's deep features. Finished runs: a CRF "
+    "corrects the final latents. Point at a mark for its settings, click it for its images."
 )
 FRONTIER_COMPUTATION = (
-    "All methods drew the same prompts from the same noise. Intervals by bootstrap over the prompts. Times are "
-    "medians of runs interleaved with the full run's. <code>{command}</code> writes such a table; "
-    "assets/results/README.md says what was run."
+    "All methods drew from the same noise, 4 seeds a prompt: those that a conclusion rests on 200 prompts, the others "
+    "the first 50 of them. Intervals by bootstrap over the prompts. Times are CPU seconds of one thread, medians of "
+    "runs interleaved with the full run's. <code>{command}</code> writes such a table; assets/results/README.md says "
+    "what was run."
 )
 
 

@@ -9,13 +9,20 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from analysis.benchmark.methods import CRF_FORMS, FINISHERS, Method, list_methods
+from analysis.benchmark.methods import Method, list_methods
 from analysis.export import write_results
-from analysis.figures.frontier import draw_empty_frontier, draw_frontier
+from analysis.figures.frontier import MARKS, draw_empty_frontier, draw_frontier, place_labels
 from analysis.frontier import build_results, main
 from analysis.studies import frontier
 
-METHODS = [Method("DDIM", 50), Method("DDIM", 8), Method("UniPC", 6), Method("DDIM", 9, (8, 9), "conditional")]
+METHODS = [
+    Method("DDIM", 50),
+    Method("DDIM", 20),
+    Method("UniPC", 8, guidance="cut-off 1/3"),
+    Method("DDIM", 50, (33, 49), "conditional"),
+    Method("DDIM", 50, (33, 49), "plain"),
+    Method("UniPC", 4),
+]
 
 
 @pytest.fixture
@@ -23,72 +30,97 @@ def table(tmp_path: Path) -> pd.DataFrame:
     """A small benchmark.csv, written and read again."""
     rows: list[dict[str, Any]] = []
     for method, time, kid, psnr in zip(
-        METHODS, (1.0, 0.16, 0.12, 0.18), (0.1, 0.5, 0.6, 0.05), (100, 20, 18, 25), strict=True
-    ):
-        row = {"method": method.name, "solver": method.solver, "steps": method.steps, "crf_form": method.crf_form,
-               "bypass": "" if method.bypass is None else str(method.bypass), "denoiser_calls": 8,
-               "network_evaluations": 16,
-               "prompts": 50, "seeds": 8, "vendi": np.nan}  # fmt: skip
-        for name, value in (("time_ratio", time), ("kid", kid), ("psnr_full", psnr)):
-            row |= {name: value, f"{name}_low": 0.9 * value, f"{name}_high": 1.2 * value}
+        METHODS, (1.0, 0.4, 0.12, 0.68, 0.68, 0.08), (0.1, 0.5, 0.6, 0.05, 0.2, 0.9), (100, 20, 18, 25, 24, 9),
+        strict=True,
+    ):  # fmt: skip
+        row = asdict(method) | {"method": method.name, "bypass": "" if method.bypass is None else str(method.bypass)}
+        row |= {"denoiser_calls": 8, "network_evaluations": 16, "prompts": 50, "seeds": 8, "vendi": np.nan}
+        row["default"] = method.steps != 4
+        values = (("time_ratio", time), ("kid", kid), ("kid_difference", kid - 0.1), ("psnr_full", psnr))
+        for name, value in values:
+            row |= {name: value, f"{name}_low": value - 0.01, f"{name}_high": value + 0.02}
         rows.append(row)
     folder = tmp_path / "benchmark"
     (folder / "samples").mkdir(parents=True)
     pd.DataFrame(rows).to_csv(folder / "benchmark.csv", index=False)
-    Image.new("RGB", (24, 8), "red").save(folder / "samples" / "DDIM-9_LatentCRF__8__9_.webp")
+    Image.new("RGB", (24, 8), "red").save(folder / "samples" / "DDIM-50_LatentCRF__33__49_.webp")
     return frontier.read_table(folder / "benchmark.csv")
 
 
 def test_figure_has_intervals_front_and_each_points_settings(table: pd.DataFrame) -> None:
     figure = draw_frontier(table, "kid", presentation=True)
     traces = {trace.name: trace for trace in figure.data}
-    assert set(traces) == {"Pareto front", "DDIM", "UniPC", "LatentCRF"}
-    assert list(traces["Pareto front"].x) == [0.12, 0.16, 0.18]
-    ours = traces["LatentCRF"]
-    assert ours.y[0] == pytest.approx(50)
-    assert (ours.error_y.arrayminus[0], ours.error_y.array[0]) == (pytest.approx(5), pytest.approx(10))
-    assert (ours.error_x.arrayminus[0], ours.error_x.array[0]) == (pytest.approx(0.018), pytest.approx(0.036))
+    assert set(traces) == {"Pareto front", "Few-step solvers", "Guidance cut-off", "LatentCRF bypass"}
+    assert list(traces["Pareto front"].x) == [0.12, 0.4, 0.68]
+    ours = traces["LatentCRF bypass"]
+    assert ours.y[0] == pytest.approx(-50)  # 50 less the full run's 100
+    assert (ours.error_y.arrayminus[0], ours.error_y.array[0]) == (pytest.approx(10), pytest.approx(20))
+    assert (ours.error_x.arrayminus[0], ours.error_x.array[0]) == (pytest.approx(0.01), pytest.approx(0.02))
     hover = ours.customdata[0][0]
     for words in (
-        "DDIM-9 LatentCRF (8, 9)",
-        "8 denoiser calls, 16 network evaluations",
-        "steps (8, 9) bypassed",
-        "0.18 (0.162 to 0.216)",
-        "50 (45",
+        "DDIM-50 LatentCRF (33, 49)",
+        "16 network evaluations, 8 denoiser calls",
+        "steps (33, 49) bypassed",
+        "0.68 (0.67 to 0.7)",
+        "kid less the full run's: -50 (-60 to -30)",
+        "kid 50 (40 to 70)",
+        "50 prompts x 8 seeds",
     ):
         assert words in hover
-    assert "bypassed" not in traces["UniPC"].customdata[0][0]
-    assert "KID" in figure.layout.title.text and "50 prompts x 8 seeds" in figure.layout.title.text
+    assert "bypassed" not in traces["Few-step solvers"].customdata[0][0]
+    assert "KID" in figure.layout.title.text and "difference to the full run" in figure.layout.yaxis.title.text
     assert figure.layout.xaxis.type == "log" and "lower is better" in figure.layout.yaxis.title.text
-    assert figure.layout.shapes[0].y0 == pytest.approx(100)  # the full run's KID x 1000
+    assert figure.layout.shapes[0].y0 == 0  # the full run
 
 
-def test_a_finished_run_is_a_family_of_its_own(table: pd.DataFrame) -> None:
-    assert "finisher" not in table  # tables written before there was one are read as well
-    table = table.assign(finisher=["", np.nan, "finisher", ""])
-    assert frontier.list_families(table) == ["DDIM", "LatentCRF", "LatentCRF as finisher"]
-    assert list(frontier.add_families(table)["finisher"]) == ["", "", "finisher", ""]
-    finished = {trace.name: trace for trace in draw_frontier(table, "kid").data}["LatentCRF as finisher"]
-    assert list(finished.ids) == ["UniPC-6"] and "bypassed" not in finished.customdata[0][0]
+def test_every_mark_has_its_name_in_its_familys_colour_and_none_covers_another(table: pd.DataFrame) -> None:
+    figure = draw_frontier(table, "kid")
+    labels = {note.text: note for note in figure.layout.annotations}
+    assert set(labels) == {"full run", "DDIM-20", "UniPC-8 cut-off 1/3", "DDIM-50 LatentCRF (33, 49)"}
+    assert labels["UniPC-8 cut-off 1/3"].font.color == MARKS[frontier.CUT_OFF][0]
+    low, high = figure.layout.xaxis.range
+    assert all(low < note.x < high for note in labels.values())
+    assert not draw_frontier(pd.concat([table] * 8), "kid", all_methods=True).layout.annotations  # too many
+    texts, random = ["DDIM-50 LatentCRF (33, 49)", "UniPC-12"] * 12, np.random.default_rng(0)
+    points = [(float(x), float(y)) for x, y in random.uniform((100, 50), (900, 350), (24, 2))]
+    boxes = []
+    for (x, y), (dx, dy), text in zip(points, place_labels(points, texts, 12, (1010, 400)), texts, strict=True):
+        width, height = 0.28 * 12 * len(text), 0.6 * 12
+        boxes.append((x + dx - width, y + dy - height, x + dx + width, y + dy + height))
+    covered = sum(
+        a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+        for index, a in enumerate(boxes) for b in boxes[:index]
+    )  # fmt: skip
+    assert covered <= 1  # of 276 pairs
 
 
 def test_families_and_measures(table: pd.DataFrame) -> None:
-    assert frontier.list_families(table) == ["DDIM", "UniPC", "LatentCRF"]
+    assert list(frontier.add_families(table)["family"]) == [
+        frontier.FEW_STEPS, frontier.FEW_STEPS, frontier.CUT_OFF, frontier.BYPASS, frontier.OTHERS, frontier.FEW_STEPS,
+    ]  # fmt: skip
     assert frontier.list_metrics(table) == ["kid", "psnr_full"]  # a column without values is no measure
-    assert {trace.name for trace in draw_frontier(table, "kid", ["UniPC"]).data} == {"Pareto front", "UniPC"}
+    every = {trace.name for trace in draw_frontier(table, "kid", all_methods=True).data}
+    assert every >= {"Other baselines", "Few-step solvers"}
     # the full run is not compared with itself
     to_full = frontier.select_rows(table, "psnr_full")
     assert "DDIM-50" not in set(to_full["method"]) and len(to_full) == 3
     assert not draw_frontier(table, "psnr_full").layout.shapes
-    for families, words in ((["Euler"], "'Euler' is not in the table; accepted are DDIM"), ([], "no method is left")):
-        with pytest.raises(ValueError, match=words):
-            draw_frontier(table, "kid", families)
     with pytest.raises(ValueError, match="'vendi' is not in the table; accepted are kid, psnr_full"):
         draw_frontier(table, "vendi")
-    rows = frontier.list_rows(table, "kid", ["DDIM", "LatentCRF"])
-    assert rows["Method"].tolist() == ["DDIM-8", "DDIM-9 LatentCRF (8, 9)", "DDIM-50"]
-    assert rows["KID to real images x 1000"].tolist() == [500, 50, 100]
-    assert rows["95 % interval"][2] == "90 to 120"
+    rows = frontier.list_rows(table, "kid")
+    assert rows["Method"].tolist() == ["UniPC-8 cut-off 1/3", "DDIM-20", "DDIM-50 LatentCRF (33, 49)", "DDIM-50"]
+    assert rows["KID to real images x 1000"].tolist() == [600, 500, 50, 100]
+    assert rows["Difference to the full run"].tolist() == [500, 400, -50, 0]
+    assert rows["95 % interval"][3] == "-10 to 20" and rows["Prompts"].tolist() == [50] * 4
+    assert len(frontier.list_rows(table, "kid", all_methods=True)) == 6
+
+
+def test_the_shipped_figure_has_at_most_25_marks_of_five_families() -> None:
+    table = frontier.read_table(frontier.SHIPPED / "benchmark.csv")
+    rows = frontier.select_rows(table, "kid")
+    assert len(rows) <= 25 and set(rows["family"]) == set(frontier.FAMILIES) - {frontier.OTHERS}
+    assert len(draw_frontier(table, "kid").layout.annotations) == len(rows)
+    assert len(frontier.select_rows(table, "kid", all_methods=True)) == len(table)
 
 
 def test_the_shipped_samples_are_found_by_their_methods_names() -> None:
@@ -107,24 +139,32 @@ def test_an_export_is_made_again(
     table: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("analysis.export.draw_png", lambda figure, name: None)  # Chrome is tested elsewhere
-    results = build_results(table, "kid", ["DDIM", "LatentCRF"], tmp_path / "benchmark" / "samples")
+    results = build_results(table, "kid", True, tmp_path / "benchmark" / "samples")
     names = write_results(results, tmp_path / "first")
-    assert {"settings.json", "benchmark.csv", "frontier.html", "DDIM-9_LatentCRF__8__9_.png"} <= set(names)
+    assert {"settings.json", "benchmark.csv", "frontier.html", "DDIM-50_LatentCRF__33__49_.png"} <= set(names)
     again = ["--from", str(tmp_path / "first" / "settings.json"), "--out", f"{tmp_path}/second/"]
     assert main(again) == 0
     assert "written" in capsys.readouterr().out
-    for name in ("settings.json", "benchmark.csv", "DDIM-9_LatentCRF__8__9_.png"):
+    for name in ("settings.json", "benchmark.csv", "DDIM-50_LatentCRF__33__49_.png"):
         assert (tmp_path / "second" / name).read_bytes() == (tmp_path / "first" / name).read_bytes()
-    assert main([*again, "--families", "Euler"]) == 1
-    assert "error: family 'Euler' is not in the table" in capsys.readouterr().err
+    assert '"all": true' in (tmp_path / "second" / "settings.json").read_text()
 
 
-def test_no_run_with_a_crf_is_called_one_without() -> None:
-    methods = list_methods(tuple(CRF_FORMS), FINISHERS)
-    table = pd.DataFrame([asdict(method) | {"name": method.name} for method in methods])
-    families = frontier.add_families(table)["family"]
+def test_a_crf_takes_part_in_bypasses_and_finished_runs_alone() -> None:
+    methods = list_methods()
+    families = frontier.add_families(pd.DataFrame([asdict(method) for method in methods]))["family"]
     for method, family in zip(methods, families, strict=True):
-        assert family.startswith("LatentCRF") == method.uses_crf, method.name
+        assert (family in (frontier.BYPASS, frontier.FINISHED)) <= method.uses_crf, method.name
+    by_name = dict(zip((method.name for method in methods), families, strict=True))
+    for name, family in {
+        "UniPC-12": frontier.FEW_STEPS, "DPM-Solver++-10 AYS": frontier.FEW_STEPS,
+        "UniPC-12 interval 1/4-2/3": frontier.CUT_OFF, "DDIM-50 DeepCache 3": frontier.CACHING,
+        "UniPC-12 cut-off 1/3 + finisher": frontier.FINISHED,
+        "DDIM-50 LatentCRF (33, 49) + finisher": frontier.FINISHED,
+        "UniPC-12 + plain finisher": frontier.OTHERS, "DDIM-50 guidance 2": frontier.OTHERS,
+        "DDIM-50 zero-parameter bypass (33, 49)": frontier.OTHERS,
+    }.items():  # fmt: skip
+        assert by_name[name] == family, name
 
 
 def test_pareto_front() -> None:

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from torch.utils.flop_counter import FlopCounterMode
 
 from analysis.sampling import (
+    cache_deep_features,
     cache_denoiser_calls,
     count_calls,
     decode,
@@ -97,6 +99,59 @@ def test_network_evaluations_of_guided_and_unguided_runs(pipeline: StableDiffusi
         with count_calls(pipeline.unet) as calls:
             sample(pipeline, PROMPTS[:2], [0, 1], steps=4, guidance=guidance)
         assert len(calls) == 4 and sum(calls) / 2 == evaluations
+
+
+def test_guidance_acts_in_its_range_alone(pipeline: StableDiffusionPipeline) -> None:
+    """Outside of it a call is one network evaluation: the work is saved, for each of several prompts."""
+    settings: dict[str, Any] = {"steps": 12, "batch_size": 2}
+    results, sizes = {}, {}
+    for span in ((0, 1), (0, 2 / 3), (0, 0.5), (0.25, 2 / 3)):
+        with count_calls(pipeline.unet) as calls:
+            results[span] = sample(pipeline, PROMPTS[:2], [0, 1], guidance_range=span, **settings)
+        sizes[span] = calls
+    assert sizes[0, 1] == [4] * 12
+    assert sizes[0, 2 / 3] == [4] * 8 + [2] * 4
+    assert sizes[0, 0.5] == [4] * 6 + [2] * 6
+    assert sizes[0.25, 2 / 3] == [2] * 3 + [4] * 5 + [2] * 4
+    assert len({tuple(each.flatten().tolist()) for each in results.values()}) == 4
+    # one image at a time gives the same as both together
+    for span, both in results.items():
+        single = sample(pipeline, PROMPTS[:2], [0, 1], guidance_range=span, steps=12, batch_size=1)
+        assert torch.allclose(single, both, atol=2e-3), span
+    # what is unguided is as a run without guidance, from the same latents
+    states: dict[str, list[torch.Tensor]] = {"none": [], "late": []}
+    embeds = encode(pipeline, PROMPTS[:2])
+    for name, how in (("none", {"guidance": 1.0}), ("late", {"guidance_range": (0.5, 1)})):
+        run_sampler(
+            pipeline, embeds, [0, 1], steps=6, on_step=lambda _, x, name=name: states[name].append(x.clone()), **how
+        )  # fmt: skip
+    assert all(torch.equal(a, b) for a, b in zip(states["none"][:3], states["late"][:3], strict=True))
+    assert not torch.equal(states["none"][3], states["late"][3])
+
+
+def test_a_range_goes_with_a_bypass_and_with_chosen_timesteps(pipeline: StableDiffusionPipeline) -> None:
+    bypass = LatentCRFScheduler(pipeline.scheduler, None, bypass=(6, 9))
+    with count_calls(pipeline.unet) as calls:
+        sample(pipeline, PROMPTS[:1], [0], steps=10, scheduler=bypass, guidance_range=(0, 0.5))
+    assert calls == [2] * 3 + [1] * 4  # half of the seven kept calls, rounded: four
+    solver = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+    chosen = [999, 700, 400, 100]
+    with count_calls(pipeline.unet) as calls:
+        spaced = sample(pipeline, PROMPTS[:1], [0], timesteps=chosen, scheduler=solver)
+    assert len(calls) == 4 and solver.timesteps.tolist() == chosen
+    assert not torch.equal(spaced, sample(pipeline, PROMPTS[:1], [0], steps=4, scheduler=solver))
+
+
+def test_deep_features_are_reused_and_the_unet_is_as_before(pipeline: StableDiffusionPipeline) -> None:
+    expected = sample(pipeline, PROMPTS[:2], [0, 1], steps=9)
+    flops, results = {}, {}
+    for interval in (1, 3):
+        with cache_deep_features(pipeline, interval), FlopCounterMode(display=False) as counter:
+            results[interval] = sample(pipeline, PROMPTS[:2], [0, 1], steps=9)
+        flops[interval] = counter.get_total_flops()
+    assert torch.equal(results[1], expected) and not torch.equal(results[3], expected)
+    assert 1 / 3 < flops[3] / flops[1] < 0.7
+    assert torch.equal(sample(pipeline, PROMPTS[:2], [0, 1], steps=9), expected)
 
 
 def test_a_cached_call_is_computed_once_and_answered_alike(pipeline: StableDiffusionPipeline) -> None:

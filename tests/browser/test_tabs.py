@@ -126,7 +126,7 @@ def test_a_click_on_a_mark_of_the_frontier_shows_its_images(page: Page, url: str
         const trace = data.findIndex(each => (each.customdata || []).some(point => point[1] === name));
         return [trace, data[trace].customdata.findIndex(point => point[1] === name)];
     }"""
-    trace, point = page.evaluate(find, "UniPC-5")  # a mark that no other covers
+    trace, point = page.evaluate(find, "UniPC-6")  # a mark that no other covers
     mark = page.locator("#frontier-figure .scatterlayer .trace").nth(trace).locator(".points path").nth(point)
     mark.scroll_into_view_if_needed()
     box = mark.bounding_box()
@@ -135,9 +135,9 @@ def test_a_click_on_a_mark_of_the_frontier_shows_its_images(page: Page, url: str
     page.wait_for_timeout(300)
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     rows = {row["Method"]: row for row in saved_rows(page, "frontier-figure")}
-    assert rows["DDIM-50"]["Family"] == "DDIM" and " to " in rows["DPM-Solver++-8"]["95 % interval"]
+    assert rows["DDIM-50"]["Family"] == "Few-step solvers" and " to " in rows["UniPC-12 cut-off 1/3"]["95 % interval"]
     expect(words).not_to_have_text(before)
-    expect(words).to_contain_text("UniPC-5: the first images of its prompts")
+    expect(words).to_contain_text("UniPC-6: the first images of its prompts")
 
 
 def test_two_visitors_take_turns_and_both_get_their_figures(page: Page, url: str) -> None:

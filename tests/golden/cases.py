@@ -627,7 +627,7 @@ METHODS = (
 UNSTORED = ("precision", "network_evaluations", "time_ratio", "time_ratio_low", "time_ratio_high", "time_ratio_against")
 
 
-def count_instead_of_timing(methods: Any, task: Any, pipeline: Any, schedulers: Any, rounds: int, threads: int) -> Any:
+def count_instead_of_timing(methods: Any, task: Any, pipeline: Any, schedulers: Any, rounds: int) -> Any:
     """Stands in for the benchmark's clock: the share of denoiser calls, so that tables do not depend on the machine."""
     ratios = []
     for method, scheduler in zip(methods, schedulers, strict=True):
@@ -658,7 +658,15 @@ def benchmark_tables(out: Path) -> Values:
     values = {"methods": columns(tables["benchmark"])}
     for measure, rows_of_it in tables["comparisons"].groupby("measure"):
         values[f"against others: {measure}"] = columns(rows_of_it)
-    return values
+    return {name: pick(values[name], stored) for name, stored in stored_tables().items()}
+
+
+def pick(found: Values, stored: Values) -> Values:
+    """Those columns and rows of a table that are stored; it has more by now. A KeyError for one that it lacks."""
+    keys = [name for name in ("method", "against") if name in stored]
+    rows = {tuple(each): index for index, each in enumerate(zip(*(found[key] for key in keys), strict=True))}
+    order = [rows[tuple(each)] for each in zip(*(stored[key] for key in keys), strict=True)]
+    return {name: [found[name][index] for index in order] for name in stored}
 
 
 def stored_tables() -> Values:

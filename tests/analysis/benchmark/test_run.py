@@ -31,20 +31,46 @@ def test_a_small_benchmark_goes_on_where_it_stopped(
     small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    arguments = ["--data", str(small_data), "--out", str(out), "--prompts", "2", "--seeds", "2"]
-    arguments += ["--rounds", "1", "--threads", "1", "--only", "DDIM-4", "DDIM-5 LatentCRF (4, 5)"]
+    crf_method, cut_off = "DPM-Solver++-12 LatentCRF (8, 12)", "UniPC-12 cut-off 1/3"
+    arguments = ["--data", str(small_data), "--out", str(out), "--prompts", "3", "--few-prompts", "2", "--seeds", "2"]
+    arguments += [
+        "--rounds",
+        "1",
+        "--only",
+        "DDIM-4",
+        crf_method,
+        cut_off,
+        f"{cut_off} + finisher",
+        "UniPC-12 DeepCache 2",
+    ]
     assert main(arguments) == 0
     table = pd.read_csv(out / "benchmark.csv").set_index("method")
-    assert (table["network_evaluations"] == 2 * table["denoiser_calls"]).all()  # guided
-    assert table["denoiser_calls"].to_dict() == {FULL_METHOD: 50, "DDIM-4": 4, "DDIM-5 LatentCRF (4, 5)": 4}
+    finished, cached = f"{cut_off} + finisher", "UniPC-12 DeepCache 2"
+    calls = {FULL_METHOD: 50, cut_off: 12, finished: 12, "DDIM-4": 4, cached: 12, crf_method: 8}
+    assert table["denoiser_calls"].to_dict() == calls
+    evaluations = table["network_evaluations"].to_dict()
+    assert 12 < evaluations.pop(cached) < 20  # of 24 without the cache; half of the calls are whole
+    assert evaluations == {FULL_METHOD: 100, cut_off: 20, finished: 20, "DDIM-4": 8, crf_method: 16}
+    # what a conclusion rests on is measured on all prompts, and on those of the others too
+    assert table["prompts"].to_dict() == {
+        FULL_METHOD: 3, cut_off: 3, finished: 3, "DDIM-4": 2, cached: 2, crf_method: 2,
+    }  # fmt: skip
+    compared = pd.read_csv(out / "comparisons.csv").set_index(["method", "against", "measure"])["prompts"]
+    assert (
+        compared[finished, cut_off, "kid, difference"] == 3
+        and compared[crf_method, FULL_METHOD, "kid, difference"] == 2
+    )
+    floors = pd.read_csv(out / "floors.csv").set_index("images")
+    assert floors["count"].tolist() == [9, 9] and (floors["kid_low"] <= floors["kid"]).all()
     assert (
         table.loc[FULL_METHOD, "lpips_full"] == pytest.approx(0, abs=1e-6)
         and table.loc["DDIM-4", "latent_mse_full"] > 0
     )
     assert table.loc["DDIM-4", "time_ratio"] < 0.5
     assert {"comparisons.csv", "benchmark.md", "frontier.html"} <= {path.name for path in out.iterdir()}
+    assert Image.open(out / "pairs.webp").size[0] > 8 * 256
     rows = [Image.open(path) for path in (out / "samples").iterdir()]
-    assert [row.size for row in rows] == [(2 * 128, 128)] * 3
+    assert [row.size for row in rows] == [(2 * 128, 128)] * 6
 
     def never(*_: Any) -> None:
         raise AssertionError("what has been measured is measured again")
@@ -62,13 +88,9 @@ def test_a_small_benchmark_goes_on_where_it_stopped(
     monkeypatch.setattr(run, "measure", lambda method, *rest: measured.append(method.name) or measure(method, *rest))
     monkeypatch.setattr(run, "measure_time_ratios", measure_time_ratios)
     assert main([*arguments, "--crf", str(tmp_path / "crf")]) == 0
-    assert measured == ["DDIM-5 LatentCRF (4, 5)"]  # the others do not depend on it
+    assert measured == [crf_method]  # the others do not depend on it
     again = pd.read_csv(out / "benchmark.csv").set_index("method")
-    assert (again["lpips_full"] != table["lpips_full"]).to_dict() == {
-        FULL_METHOD: False,
-        "DDIM-4": False,
-        measured[0]: True,
-    }
+    assert (again["lpips_full"] != table["lpips_full"]).to_dict() == {name: name == crf_method for name in calls}
     assert main([*arguments, "--guidance", "2"]) == 1
     assert "holds a benchmark of other settings" in capsys.readouterr().err
     assert main([*arguments, "DDIM-3"]) == 1

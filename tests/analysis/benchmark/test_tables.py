@@ -3,20 +3,22 @@
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from analysis.benchmark.methods import Method
-from analysis.benchmark.tables import build_row, compare, format_overview
+from analysis.benchmark.tables import build_table, compare, format_overview
 from analysis.figures.frontier import draw_frontier
 from analysis.studies.frontier import FULL_METHOD
 
 
-def build_arrays(ratio: float, kid: float, r_at_5: float) -> dict[str, np.ndarray]:
+def build_arrays(ratio: float, kid: float, r_at_5: float, prompts: tuple[int, ...] = (20,)) -> dict[str, np.ndarray]:
+    """What `measure` finds; on more prompts than 20 KID is ten times as large."""
     spread = np.linspace(-0.1, 0.1, 201)
     draws = {
-        name: np.concatenate([[value], value + spread * value])
+        f"{name}_{count}": factor * np.concatenate([[value], value + spread * value])
         for name, value in (("kid", kid), ("r_at_5", r_at_5), ("pairwise_lpips", 0.3), ("vendi", 3.0))
+        for count in prompts
+        for factor in [10 if name == "kid" and count > 20 else 1]
     }
     return {
         **{f"draws_{name}": values for name, values in draws.items()},
@@ -56,10 +58,14 @@ def test_latentcrf_is_compared_with_the_best_that_takes_no_more_time() -> None:
         )
     )
     table = compare(methods, arrays)
-    others = table[table["method"] != ours.name]  # only with the full run
+    # UniPC-8 and the full run are core methods: compared with each other
+    others = table[(table["method"] != ours.name) & (table["against"] != "UniPC-8")]
     assert set(others["method"]) == {method.name for method in methods} - {FULL_METHOD, ours.name}
     assert set(others["against"]) == {FULL_METHOD}
-    assert set(others["measure"]) == {"kid, difference", "r_at_5, difference"}
+    assert set(others["measure"]) == {
+        "kid, difference", "r_at_5, difference", "pairwise_lpips, ratio", "vendi, ratio",
+    }  # fmt: skip
+    assert set(table["prompts"]) == {20}
     table = table[table["method"] == ours.name]
     kid = table[table["measure"] == "kid, difference"].set_index("against")
     assert set(kid.index) == {
@@ -100,7 +106,7 @@ def test_a_finished_run_is_compared_with_the_same_run_and_other_endings() -> Non
     assert set(table["method"]) == {ours.name, round_trip.name, plain.name, bypass.name}
     kid = table[table["measure"] == "kid, difference"]
     of_round_trip = kid[kid["method"] == round_trip.name]
-    assert of_round_trip["against"].tolist() == [FULL_METHOD, plain.name]
+    assert of_round_trip["against"].tolist() == [FULL_METHOD, plain.name]  # the round trip is no core method
     assert of_round_trip["value"].tolist() == pytest.approx([-0.01, -0.01])
     kid = kid[kid["method"] == ours.name].set_index("against")
     # the best of all is that with the round trip, of the others the plain
@@ -115,20 +121,49 @@ def test_a_finished_run_is_compared_with_the_same_run_and_other_endings() -> Non
     assert kid.loc[bypassed[0].name, "value"] == pytest.approx(-0.02)
 
 
+def test_methods_are_compared_on_the_prompts_that_both_have() -> None:
+    full, core, other = Method("DDIM", 50), Method("UniPC", 12), Method("UniPC", 10)
+    arrays = {
+        full.name: build_arrays(1, 0.1, 0.6, (20, 80)),
+        core.name: build_arrays(0.2, 0.2, 0.5, (20, 80)),
+        other.name: build_arrays(0.15, 0.3, 0.4),
+    }
+    table = compare([full, core, other], arrays)
+    kid = table[table["measure"] == "kid, difference"].set_index(["method", "against"])
+    assert kid.loc[(core.name, full.name), "prompts"] == 80
+    assert kid.loc[(core.name, full.name), "value"] == pytest.approx(10 * 0.1)
+    assert kid.loc[(other.name, full.name), "prompts"] == 20
+    assert kid.loc[(other.name, full.name), "value"] == pytest.approx(0.2)
+    rows = build_table([full, core, other], arrays, "float32", 4).set_index("method")
+    assert rows["prompts"].tolist() == [80, 80, 20]
+    assert rows["kid"].tolist() == pytest.approx([1.0, 2.0, 0.3])
+    assert rows["kid_difference"].tolist() == pytest.approx([0, 1.0, 0.2])  # each on its own prompts
+    assert rows["core"].tolist() == [True, True, False] and rows["default"].tolist() == [True, True, False]
+
+
+def test_a_cut_off_is_compared_with_the_run_that_is_guided_to_its_end() -> None:
+    cut_off = Method("UniPC", 10, guidance="cut-off 1/2")
+    methods = [Method("DDIM", 50), Method("UniPC", 10), cut_off]
+    arrays = {each.name: build_arrays(r, 0.1 * r, 0.5) for each, r in zip(methods, (1, 0.2, 0.15), strict=True)}
+    table = compare(methods, arrays)
+    against = table[(table["method"] == cut_off.name) & (table["measure"] == "kid, difference")]
+    assert against["against"].tolist() == [FULL_METHOD, "UniPC-10"]
+
+
 def test_table_markdown_and_figure() -> None:
-    methods = [Method("DDIM", 50), Method("UniPC", 6), Method("DDIM", 9, (8, 9), "conditional")]
-    table = pd.DataFrame(
-        [
-            build_row(method, build_arrays(r, k, 0.5), "float32", 20, 4)
-            for method, r, k in zip(methods, (1, 0.2, 0.1), (0.1, 0.3, 0.2), strict=True)
-        ]
-    )
+    methods = [Method("DDIM", 50), Method("UniPC", 6), Method("DDIM", 50, (33, 49), "conditional")]
+    arrays = {
+        method.name: build_arrays(r, k, 0.5)
+        for method, r, k in zip(methods, (1, 0.2, 0.1), (0.1, 0.3, 0.2), strict=True)
+    }
+    table = build_table(methods, arrays, "float32", 4)
     text = format_overview(table)
-    assert "| DDIM-9 LatentCRF (8, 9) | 8 | 16 | 0.10 (0.10 to 0.10) | 200.0 (181.0 to 219.0) |" in text
+    assert "| DDIM-50 LatentCRF (33, 49) | 8 | 16 | 0.10 (0.10 to 0.10) | 200.0 (181.0 to 219.0) |" in text
     figure = draw_frontier(table, "kid")
     traces = {trace.name: trace for trace in figure.data}
-    assert set(traces) == {"Pareto front", "DDIM", "UniPC", "LatentCRF"}
-    assert traces["LatentCRF"].y[0] == pytest.approx(200) and traces["LatentCRF"].error_y.array[0] == pytest.approx(19)
+    assert set(traces) == {"Pareto front", "Few-step solvers", "LatentCRF bypass"}
+    bypass = traces["LatentCRF bypass"]
+    assert bypass.y[0] == pytest.approx(100) and bypass.error_y.array[0] == pytest.approx(9.5)  # 200 less 100
     assert list(traces["Pareto front"].x) == [0.1, 1.0]  # UniPC-6 is slower and worse than LatentCRF
     assert "KID" in figure.layout.yaxis.title.text and "time" in figure.layout.xaxis.title.text.lower()
     with pytest.raises(ValueError, match="'lpips_full' is not in the table; accepted are kid, r_at_5"):

@@ -21,7 +21,7 @@ def test_retrieval_against_sorting() -> None:
 
 def test_a_real_image_does_not_find_itself() -> None:
     gallery = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9], [0.7, 0.7]])
-    ranks = retrieval_ranks(gallery, list("aabbc"), gallery, list("aabbc"), itself=True)
+    ranks = retrieval_ranks(gallery, list("aabbc"), gallery, list("aabbc"), excluded=range(5))
     assert ranks.tolist() == [1, 1, 1, 1, 6]  # the only "c" has no other
     with pytest.raises(ValueError, match="5 queries with 1 labels"):
         retrieval_ranks(gallery, ["a"], gallery, list("aabbc"))
