@@ -34,19 +34,26 @@ LPIPS, LATENT_MSE = "lpips_full, difference", "latent_mse_full, difference"
 PAIRWISE_LPIPS, VENDI = "pairwise_lpips, ratio", "vendi, ratio"
 CRF_FORMS = ("conditional", "static")  # the values of the column crf_form in which a CRF acts at the bypass
 
+HEADLINE = "UniPC-12 cut-off 1/3 + finisher"
+
 # the README's rows: title -> method
 SUMMARY = {
     "full run (DDIM, 50 steps)": FULL_RUN,
     "DDIM, 34 steps": "DDIM-34",
     "LatentCRF, bypass (33, 49)": BYPASS_33_49,
-    "LatentCRF, bypass (33, 49) + finisher": f"{BYPASS_33_49} + finisher",
-    "UniPC, 8 steps + finisher": "UniPC-8 + finisher",
+    "UniPC, 12 steps, guidance cut-off": "UniPC-12 cut-off 1/3",
+    "UniPC, 12 steps, guidance cut-off + finisher": HEADLINE,
 }
-# the docs' choice of runs without bypass
+# the docs' choice of runs without bypass, cut-off and cache
 WHOLE_RUNS = (
-    *(f"DDIM-{steps}" for steps in (50, 34, 25, 20, 12, 8, 4)),
-    *(f"{solver}-{steps}" for solver in ("DPM-Solver++", "UniPC") for steps in (20, 15, 12, 10, 8, 6, 5, 4)),
+    *(f"DDIM-{steps}" for steps in (34, 25, 20, 12, 8)),
+    *(f"DPM-Solver++-{steps}" for steps in (20, 15, 12, 10, 8, 6)),
+    *(f"DPM-Solver++-{steps} AYS" for steps in (10, 8, 6)),
+    *(f"UniPC-{steps}" for steps in (20, 15, 12, 10, 8, 6, 4)),
 )
+GUIDED_RUNS = ("DDIM-50", "DPM-Solver++-12", "UniPC-12", "UniPC-8")
+GUIDANCES = ("cut-off 1/3", "cut-off 1/2", "interval 1/4-2/3", "guidance 2")
+CACHED = (*(f"DDIM-50 DeepCache {interval}" for interval in (2, 3, 5)), "UniPC-20 DeepCache 2", "UniPC-12 DeepCache 2")
 # the docs' choice of finished runs
 FINISHED = (
     FULL_RUN,
@@ -56,9 +63,12 @@ FINISHED = (
         for bypass in ("(33, 49)", "(17, 42)")
         for form in ("LatentCRF", "static LatentCRF", "zero-parameter bypass")
     ),
-    *(f"{solver}-{steps}" for solver in ("UniPC", "DPM-Solver++") for steps in (20, 15, 12, 10, 8, 6, 5, 4)),
-)
-CARD_FINISHED = (FULL_RUN, "UniPC-12", "UniPC-8", "UniPC-6", "UniPC-4", BYPASS_33_49)
+    *(f"UniPC-{steps}" for steps in (20, 15, 12, 10, 8, 6, 4)),
+    *(f"DPM-Solver++-{steps}" for steps in (20, 12, 8)),
+    *(f"{run} cut-off 1/3" for run in GUIDED_RUNS),
+    "UniPC-12 cut-off 1/2", "UniPC-12 guidance 2", "DDIM-50 DeepCache 3", "DPM-Solver++-10 AYS",
+)  # fmt: skip
+CARD_FINISHED = (FULL_RUN, "UniPC-12", "UniPC-12 cut-off 1/3", "UniPC-8", "UniPC-6", BYPASS_33_49)
 CARD_BYPASSES = (BYPASS_33_49, "DDIM-50 LatentCRF (17, 42)")
 
 # the ablation's columns and models; a model that is not here keeps its name
@@ -97,14 +107,14 @@ class Results:
     Attributes:
         benchmark: benchmark/benchmark.csv, a row a method.
         comparisons: benchmark/comparisons.csv, a row a paired difference or ratio.
-        timing: timing/timing.csv, methods that were timed alone.
+        floors: benchmark/floors.csv, the data set's own images measured like generated ones.
         diversity: diversity/comparisons.csv, of 12 prompts x 16 seeds.
         ablation: ablation/ablation.csv, a row a model and iteration count.
     """
 
     benchmark: pd.DataFrame
     comparisons: pd.DataFrame
-    timing: pd.DataFrame
+    floors: pd.DataFrame
     diversity: pd.DataFrame
     ablation: pd.DataFrame
 
@@ -115,7 +125,7 @@ class Results:
         Raises:
             OSError, ValueError: a table is missing, or is none.
         """
-        names = ("benchmark/benchmark", "benchmark/comparisons", "timing/timing", "diversity/comparisons")
+        names = ("benchmark/benchmark", "benchmark/comparisons", "benchmark/floors", "diversity/comparisons")
         return cls(*(pd.read_csv(folder / f"{name}.csv") for name in (*names, "ablation/ablation")))
 
     def row(self, method: str) -> pd.Series:
@@ -191,14 +201,6 @@ def time_ratio(row: pd.Series) -> str:
     return f"{row['time_ratio']:.2f}"
 
 
-def diversity_ratio(results: Results, method: str) -> str:
-    """Pairwise LPIPS over the full run's: with its interval where comparisons.csv has it."""
-    compared = Comparisons(results.comparisons)
-    if compared.has(method, FULL_RUN, PAIRWISE_LPIPS):
-        return compared(method, FULL_RUN, PAIRWISE_LPIPS, 3)
-    return f"{results.row(method)['pairwise_lpips'] / results.row(FULL_RUN)['pairwise_lpips']:.3f}"
-
-
 def zero_parameter_of(method: str) -> str:
     """The zero-parameter bypass of the same run."""
     return re.sub(r" (static )?LatentCRF \(", " zero-parameter bypass (", method)
@@ -218,44 +220,81 @@ def bypass_title(row: pd.Series) -> str:
 
 def summary_table(results: Results) -> str:
     """The README's five rows."""
-    timed = results.timing.set_index("method")
-    rows = []
+    compared, rows = Comparisons(results.comparisons), []
     for title, method in SUMMARY.items():
         row = results.row(method)
-        timed_row = timed.loc[method] if method in timed.index else row
-        digits = 3 if method in timed.index and method.endswith("finisher") else 2
-        time = "1" if method == FULL_RUN else with_interval(timed_row, "time_ratio", digits)
-        diversity = "1" if method == FULL_RUN else diversity_ratio(results, method)
-        rows.append([title, evaluations(row), time, with_interval(row, "kid", 1, 1000), diversity])
-    titles = ["method", "network evaluations", "time / full run", "KID x 1000", "diversity / full run"]
-    return markdown_table(titles, rows)
+        cells = [title, evaluations(row)]
+        if method == FULL_RUN:
+            cells += ["1", with_interval(row, "kid", 1, 1000), "", "1"]
+        else:
+            cells += [with_interval(row, "time_ratio", 2), with_interval(row, "kid", 1, 1000)]
+            cells += [compared(method, FULL_RUN, KID, 1, 1000), compared(method, FULL_RUN, PAIRWISE_LPIPS, 3)]
+        rows.append(cells)
+    titles = ["method", "network evaluations", "time / full run", "KID x 1000", "to the full run"]
+    return markdown_table([*titles, "diversity / full run"], rows)
+
+
+RUN_TITLES = [
+    *("run", "NFE", "time / full run", "KID x 1000, to the full run", "R@5, to the full run"),
+    *("pairwise LPIPS / full run", "prompts"),
+]
+
+
+def _run_cells(results: Results, compared: Comparisons, method: str) -> list[str]:
+    """Cells of a run under `RUN_TITLES`, without its name."""
+    row = results.row(method)
+    return [
+        evaluations(row), time_ratio(row), compared(method, FULL_RUN, KID, 1, 1000),
+        compared(method, FULL_RUN, R_AT_5, 3), compared(method, FULL_RUN, PAIRWISE_LPIPS, 3), str(row["prompts"]),
+    ]  # fmt: skip
+
+
+def _runs_table(results: Results, methods: Iterable[str]) -> str:
+    compared = Comparisons(results.comparisons)
+    return markdown_table(RUN_TITLES, [[method, *_run_cells(results, compared, method)] for method in methods])
+
+
+def core_table(results: Results) -> str:
+    """The methods that a conclusion rests on."""
+    table = results.benchmark
+    return _runs_table(results, [name for name in table["method"][table["core"]] if name != FULL_RUN])
+
+
+def floors_table(results: Results) -> str:
+    """The data set's own images, and the full run and the headline method beside them."""
+    rows = []
+    named = [(row["images"], row) for _, row in results.floors.iterrows()]
+    named += [(method, results.row(method)) for method in (FULL_RUN, HEADLINE)]
+    for name, row in named:
+        rows.append([name, with_interval(row, "kid", 1, 1000), with_interval(row, "r_at_1", 2),
+                     with_interval(row, "r_at_5", 2), with_interval(row, "edges", 4)])  # fmt: skip
+    return markdown_table(["images", "KID x 1000", "R@1", "R@5", "edge strength"], rows)
 
 
 def whole_runs_table(results: Results) -> str:
-    """Runs without bypass and without finisher."""
-    compared, rows = Comparisons(results.comparisons), []
-    for method in WHOLE_RUNS:
-        row = results.row(method)
-        difference = "" if method == FULL_RUN else compared(method, FULL_RUN, KID, 1, 1000)
-        rows.append(
-            [method, evaluations(row), time_ratio(row), with_interval(row, "kid", 1, 1000), difference,
-             f"{row['r_at_5']:.3f}", diversity_ratio(results, method)]
-        )  # fmt: skip
-    titles = ["run", "NFE", "time / full run", "KID x 1000", "to the full run", "R@5", "pairwise LPIPS / full run"]
-    return markdown_table(titles, rows)
+    """Runs with fewer steps."""
+    return _runs_table(results, WHOLE_RUNS)
+
+
+def guidance_table(results: Results) -> str:
+    """Runs that are guided in a part only, or less."""
+    return _runs_table(results, [name for run in GUIDED_RUNS for name in (run, *(f"{run} {how}" for how in GUIDANCES))
+                                 if name != FULL_RUN])  # fmt: skip
+
+
+def caching_table(results: Results) -> str:
+    """Runs with DeepCache."""
+    return _runs_table(results, CACHED)
 
 
 def bypass_cost_table(results: Results) -> str:
     """The bypass CRF against the full run."""
-    compared, rows = Comparisons(results.comparisons), []
-    for method in results.methods(["conditional"]):
-        row = results.row(method)
-        rows.append(
-            [bypass_title(row), evaluations(row), time_ratio(row), compared(method, FULL_RUN, KID, 1, 1000),
-             compared(method, FULL_RUN, R_AT_5, 3), compared(method, FULL_RUN, PAIRWISE_LPIPS, 3)]
-        )  # fmt: skip
-    titles = ["bypass", "NFE", "time / full run", "KID x 1000", "R@5", "pairwise LPIPS / full run"]
-    return markdown_table(titles, rows)
+    compared = Comparisons(results.comparisons)
+    rows = [
+        [bypass_title(results.row(method)), *_run_cells(results, compared, method)]
+        for method in results.methods(["conditional"])
+    ]
+    return markdown_table(["bypass", *RUN_TITLES[1:]], rows)
 
 
 def _bypass_against(results: Results, methods: Iterable[str], baseline_of: Callable[[str], str]) -> str:
@@ -318,28 +357,23 @@ def diversity_table(results: Results) -> str:
     return markdown_table(["method", "pairwise LPIPS / full run", "Vendi score / full run"], rows)
 
 
-def timing_table(results: Results) -> str:
-    """Methods that were timed alone."""
-    rows = []
-    for _, row in results.timing.iterrows():
-        digits = 3 if row["method"].endswith("finisher") else 2
-        rows.append([row["method"], str(row["rounds"]), with_interval(row, "time_ratio", digits)])
-    return markdown_table(["method", "pairs", "time / full run"], rows)
-
-
-def best_baseline(results: Results, method: str, column: str = "kid", higher_is_better: bool = False) -> str:
+def best_baseline(results: Results, method: str, measure: str = KID, higher_is_better: bool = False) -> str:
     """The best run without CRF and without finisher that takes no more time than `method`.
+
+    Of those that comparisons.csv has: the one to which `method` compares worst.
 
     Raises:
         ReportError: there is none.
     """
     table = results.benchmark
-    unfinished = table[table["finisher"].isna() & ~table["crf_form"].isin(CRF_FORMS)]
-    quick = unfinished[unfinished["time_ratio"] <= results.row(method)["time_ratio"]]
+    unfinished = set(table["method"][table["finisher"].isna() & ~table["crf_form"].isin(CRF_FORMS)])
+    rows = results.comparisons
+    rows = rows[(rows["method"] == method) & (rows["measure"] == measure) & rows["against"].isin(unfinished)]
+    quick = rows[rows["time_ratio_against"] <= rows["time_ratio"]]
     if quick.empty:
-        raise ReportError(f"benchmark.csv has no baseline that takes no more time than {method}.")
-    order = quick[column] if higher_is_better else -quick[column]
-    return str(quick.loc[order.idxmax(), "method"])
+        raise ReportError(f"comparisons.csv has no baseline that takes no more time than {method}.")
+    order = -quick["value"] if higher_is_better else quick["value"]
+    return str(quick.loc[order.idxmax(), "against"])
 
 
 def finisher_table(results: Results, runs: Sequence[str] | None = None) -> str:
@@ -349,11 +383,11 @@ def finisher_table(results: Results, runs: Sequence[str] | None = None) -> str:
         method = f"{run} + finisher"
         row = results.row(method)
         rows.append(
-            [run, evaluations(row), time_ratio(row), f"{1000 * row['kid']:.1f}",
-             compared(method, FULL_RUN, KID, 1, 1000), compared(method, run, KID, 1, 1000)]
+            [run, evaluations(row), time_ratio(row), compared(method, FULL_RUN, KID, 1, 1000),
+             compared(method, run, KID, 1, 1000), str(row["prompts"])]
         )  # fmt: skip
-    titles = ["run + finisher", "NFE", "time / full run", "KID x 1000", "to the full run", "to the same run without"]
-    return markdown_table(titles, rows)
+    titles = ["run + finisher", "NFE", "time / full run", "KID x 1000, to the full run", "to the same run without"]
+    return markdown_table([*titles, "prompts"], rows)
 
 
 def finisher_baselines_table(results: Results) -> str:
@@ -361,7 +395,7 @@ def finisher_baselines_table(results: Results) -> str:
     compared, rows = Comparisons(results.comparisons), []
     for run in FINISHED:
         method = f"{run} + finisher"
-        by_kid, by_r = best_baseline(results, method), best_baseline(results, method, "r_at_5", True)
+        by_kid, by_r = best_baseline(results, method), best_baseline(results, method, R_AT_5, True)
         rows.append(
             [run, by_kid, compared(method, by_kid, KID, 1, 1000), by_r, compared(method, by_r, R_AT_5, 3)]
         )  # fmt: skip
@@ -388,11 +422,11 @@ def finisher_images_table(results: Results) -> str:
         method = f"{run} + finisher"
         row = results.row(method)
         rows.append(
-            [run, f"{row['r_at_1']:.3f}", f"{row['r_at_5']:.3f}", compared(method, FULL_RUN, R_AT_5, 3),
-             compared(method, FULL_RUN, PAIRWISE_LPIPS, 3), f"{row['edges']:.4f}"]
+            [run, compared(method, FULL_RUN, R_AT_5, 3), compared(method, run, R_AT_5, 3) if run != FULL_RUN else "",
+             compared(method, FULL_RUN, PAIRWISE_LPIPS, 3), with_interval(row, "edges_difference", 4, sign="+")]
         )  # fmt: skip
-    titles = ["run + finisher", "R@1", "R@5", "R@5, to the full run", "pairwise LPIPS / full run", "edge strength"]
-    return markdown_table(titles, rows)
+    titles = ["run + finisher", "R@5, to the full run", "to the same run without", "pairwise LPIPS / full run"]
+    return markdown_table([*titles, "edge strength, to the full run"], rows)
 
 
 def round_trip_table(results: Results) -> str:
@@ -403,11 +437,11 @@ def round_trip_table(results: Results) -> str:
     for method in table["method"][table["method"].str.endswith(ending)]:
         run, row = method.removesuffix(ending), results.row(method)
         rows.append(
-            [run, time_ratio(row), f"{1000 * row['kid']:.1f}", compared(method, FULL_RUN, KID, 1, 1000),
-             f"{row['r_at_5']:.3f}", diversity_ratio(results, method)]
+            [run, time_ratio(row), compared(method, FULL_RUN, KID, 1, 1000), compared(method, run, KID, 1, 1000),
+             compared(method, FULL_RUN, R_AT_5, 3), compared(method, FULL_RUN, PAIRWISE_LPIPS, 3)]
         )  # fmt: skip
-    titles = ["run + VAE round trip", "time / full run", "KID x 1000", "to the full run", "R@5"]
-    return markdown_table([*titles, "pairwise LPIPS / full run"], rows)
+    titles = ["run + VAE round trip", "time / full run", "KID x 1000, to the full run", "to the same run without"]
+    return markdown_table([*titles, "R@5, to the full run", "pairwise LPIPS / full run"], rows)
 
 
 def _ablation(table: pd.DataFrame, kinds: dict[str, str], digits: int) -> str:
@@ -457,13 +491,16 @@ def card_finisher_table(results: Results) -> str:
 
 TABLES: dict[str, Callable[[Results], str]] = {
     "summary": summary_table,
+    "core": core_table,
+    "floors": floors_table,
     "whole-runs": whole_runs_table,
+    "guidance": guidance_table,
+    "caching": caching_table,
     "bypass-cost": bypass_cost_table,
     "bypass-gain": bypass_gain_table,
     "bypass-plain": bypass_plain_table,
     "bypass-counts": bypass_counts_table,
     "diversity": diversity_table,
-    "timing": timing_table,
     "finisher": finisher_table,
     "finisher-baselines": finisher_baselines_table,
     "finisher-endings": finisher_endings_table,

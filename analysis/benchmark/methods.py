@@ -151,7 +151,7 @@ def list_default_methods() -> list[Method]:
 def list_methods() -> list[Method]:
     """List all methods, the default ones first."""
     runs = [Method("DDIM", steps) for steps in (34, 25, 20, 12, 8, 4)]
-    runs += [Method("DPM-Solver++", steps) for steps in (20, 15, 12, 8, 6)]
+    runs += [Method("DPM-Solver++", steps) for steps in (20, 15, 12, 10, 8, 6)]
     runs += [Method("UniPC", steps) for steps in (20, 15, 12, 10, 8, 6, 4)]
     runs += [Method("DPM-Solver++", steps, spacing="AYS") for steps in (10, 8, 6)]
     guided = [FULL_RUN, Method("DPM-Solver++", 12), UNIPC_12, UNIPC_8]
@@ -170,7 +170,8 @@ def list_methods() -> list[Method]:
     ended = [run for run in bypasses if run.bypass in ((33, 49), (17, 42)) and run.crf_form != "plain"]
     compared = [FULL_RUN, *(Method("UniPC", steps) for steps in (12, 8, 6)), UNIPC_12_CUTOFF]
     rest = runs + bypasses + with_finisher([FULL_RUN, *runs, *ended])
-    rest += with_finisher(compared, "plain finisher") + with_finisher([*compared, PAPER_BYPASS], "VAE round trip")
+    trips = [*compared, PAPER_BYPASS, replace(PAPER_BYPASS, bypass=(17, 42))]
+    rest += with_finisher(compared, "plain finisher") + with_finisher(trips, "VAE round trip")
     return list(dict.fromkeys([*list_default_methods(), *rest]))
 
 

@@ -12,7 +12,13 @@ import pytest
 from analysis import report
 
 RESULTS = report.ROOT / "assets" / "results"
-CSVS = ("benchmark/benchmark", "benchmark/comparisons", "timing/timing", "diversity/comparisons", "ablation/ablation")
+CSVS = (
+    "benchmark/benchmark",
+    "benchmark/comparisons",
+    "benchmark/floors",
+    "diversity/comparisons",
+    "ablation/ablation",
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +52,13 @@ def test_a_changed_figure_changes_its_documents_alone(copy: Path, capsys: pytest
     assert run(copy) == 0 and capsys.readouterr().out == ""  # nothing to write
     path = copy / "assets" / "results" / "benchmark" / "benchmark.csv"
     table = pd.read_csv(path)
-    table.loc[table["method"] == "UniPC-8 + finisher", "kid"] = 0.0123
+    table.loc[table["method"] == report.HEADLINE, "kid"] = 0.0123
     table.to_csv(path, index=False)
     readme = copy / "README.md"
     readme.write_text(readme.read_text(encoding="utf-8") + "last words", encoding="utf-8")
     assert run(copy) == 0
     text = readme.read_text(encoding="utf-8")
-    row = next(line for line in text.splitlines() if line.startswith("| UniPC, 8 steps + finisher"))
+    row = next(line for line in text.splitlines() if line.startswith("| UniPC, 12 steps, guidance cut-off + finisher"))
     assert cells_of(row)[3].startswith("12.3 (") and text.endswith("last words")
     assert "docs/ablation.md" not in capsys.readouterr().out
 
@@ -67,7 +73,7 @@ def test_marks_that_are_not_there_once_are_refused(text: str) -> None:
     ("change", "message"),
     [
         (lambda text: text.replace("<!-- summary -->\n", ""), "'summary' has 0 places"),
-        (lambda text: text + "\n<!-- timing -->\n<!-- /timing -->\n", "'timing' has 2 places"),
+        (lambda text: text + "\n<!-- floors -->\n<!-- /floors -->\n", "'floors' has 2 places"),
         (lambda text: text + "\n<!-- nothing -->\n<!-- /nothing -->\n", "'nothing', which is no table"),
         (lambda text: text.replace("<!-- /summary -->", ""), "README.md: the document needs the lines"),
     ],
@@ -110,7 +116,7 @@ def benchmark_of(*rows: tuple[str, str | None, str | None, float, float]) -> pd.
 def comparisons_of(*rows: tuple[str, str, str, float]) -> pd.DataFrame:
     """comparisons.csv's table of (method, against, measure, value); each interval reaches 1 to either side."""
     table = pd.DataFrame(rows, columns=["method", "against", "measure", "value"])
-    return table.assign(low=table["value"] - 1, high=table["value"] + 1)
+    return table.assign(low=table["value"] - 1, high=table["value"] + 1, time_ratio=0.18, time_ratio_against=0.17)
 
 
 METHOD = "DDIM-9 LatentCRF (8, 9)"
@@ -150,25 +156,30 @@ def test_counts_are_of_intervals_that_exclude_0(results: report.Results) -> None
 
 def test_the_best_baseline_takes_no_more_time_and_has_no_crf(results: report.Results) -> None:
     method = "UniPC-8 + finisher"
-    baselines = [
-        ("UniPC-8", None, None, 0.17, 0.3), ("DDIM-20", None, None, 0.4, 0.1),
-        (ZERO, "zero-parameter", None, 0.16, 0.2),
-        (METHOD, "conditional", None, 0.16, 0.05), ("UniPC-4", "static", None, 0.1, 0.04),
-        ("UniPC-6 + VAE round trip", None, "VAE round trip", 0.15, 0.03),
-    ]  # fmt: skip
-    table = benchmark_of((method, None, "finisher", 0.18, 0.1), *baselines)
-    assert report.best_baseline(replace(results, benchmark=table), method) == ZERO
-    with pytest.raises(report.ReportError, match="benchmark.csv has no baseline that takes no more time than UniPC-8"):
-        report.best_baseline(replace(results, benchmark=table.iloc[[0, 2]]), method)
+    baselines = {  # to which the method compares by so much
+        ("UniPC-8", None, None): -0.2, (ZERO, "zero-parameter", None): -0.1, ("DDIM-20", None, None): 0.0,
+        (METHOD, "conditional", None): 0.1, ("UniPC-6 + VAE round trip", None, "VAE round trip"): 0.2,
+    }  # fmt: skip
+    table = benchmark_of((method, None, "finisher", 0.18, 0.1), *((*each, 0.1, 0.1) for each in baselines))
+    rows = comparisons_of(*((method, name, report.KID, value) for (name, *_), value in baselines.items()))
+    rows.loc[rows["against"] == "DDIM-20", "time_ratio_against"] = 0.4
+    small = replace(results, benchmark=table, comparisons=rows)
+    assert report.best_baseline(small, method) == ZERO
+    assert report.best_baseline(small, method, higher_is_better=True) == "UniPC-8"
+    with pytest.raises(report.ReportError, match="has no baseline that takes no more time than UniPC-8"):
+        report.best_baseline(replace(small, comparisons=rows.iloc[2:]), method)
 
 
-def test_the_summary_prefers_methods_timed_alone(results: report.Results) -> None:
+def test_the_summary_counts_a_cut_off_as_fewer_network_evaluations(results: report.Results) -> None:
     rows = {cells[0]: cells for cells in map(cells_of, report.summary_table(results).splitlines()[2:])}
-    assert list(rows) == list(report.SUMMARY)
+    assert list(rows) == list(report.SUMMARY) and len(rows) == 5
     assert rows["full run (DDIM, 50 steps)"][1:3] == ["100", "1"]
-    timed = results.timing.set_index("method").loc["UniPC-8 + finisher"]
-    assert rows["UniPC, 8 steps + finisher"][2].startswith(f"{timed['time_ratio']:.3f} (")
-    assert all(int(cells[1]) == 2 * results.row(report.SUMMARY[name])["denoiser_calls"] for name, cells in rows.items())
+    evaluations = {report.SUMMARY[name]: int(cells[1]) for name, cells in rows.items()}
+    calls = {method: results.row(method)["denoiser_calls"] for method in evaluations}
+    guided = {method: evaluations[method] - calls[method] for method in evaluations}  # two for a guided call
+    assert calls["UniPC-12 cut-off 1/3"] == 12 and guided["UniPC-12 cut-off 1/3"] == guided[report.HEADLINE] == 8
+    assert all(guided[method] == calls[method] for method in calls if "cut-off" not in method)
+    assert all(results.row(method)["prompts"] >= 200 for method in evaluations)
 
 
 def test_a_star_marks_a_significant_difference(results: report.Results) -> None:
