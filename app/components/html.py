@@ -55,18 +55,21 @@ def format_plan(settings: Settings, done: dict[str, int] | None = None) -> str:
     calls_done = {"full": 0, "latentcrf": 0} | (done or {})
     calls, guided, evaluations = settings.denoiser_calls, settings.guided_calls, settings.network_evaluations
     made, whole = calls_done["latentcrf"], guided["latentcrf"]
+    unguided = calls["latentcrf"] - whole if settings.guidance > 1 else 0
+    cut = f", the last {unguided} without guidance" if unguided else ""
     if few:
-        sentence = f"{few} of a faster solver (UniPC), then a small conditional random field (CRF) corrects the result"
+        sentence = (
+            f"{few} of a faster solver (UniPC){cut}, then a small conditional random field (CRF) corrects the result"
+        )
         cells = _format_cells(few, made, whole) + _format_crf("0 0 28px", made >= few)
         cells += f'<span style="flex:{max(steps - few - 1, 0)} 1 0"></span>'  # the calls that are saved
     else:
         rest = "which ends the run" if end == steps else f"then {steps - end} more"
+        rest += cut
         finish = "; a second CRF corrects the result" if settings.finisher else ""
         sentence = f"{start}, a small conditional random field (CRF) in place of {end - start}, {rest}{finish}"
         cells = _format_cells(start, made, whole) + _format_crf(f"{end - start} 1 0", made >= start)
         cells += _format_cells(steps - end, made - start, whole - start)
-    if unguided := calls["latentcrf"] - whole if settings.guidance > 1 else 0:
-        sentence += f"; its last {unguided} call{'s' * (unguided != 1)} without guidance"
     return (
         f'<p class="reading">Same noise for both. Full run: {steps} denoiser calls. LatentCRF: {sentence}.</p>'
         '<div class="timelines">'

@@ -188,7 +188,10 @@ def test_the_guidance_cutoff_saves_network_evaluations_of_latentcrf_alone(
     whole = list(worker.stream("compare", replace(settings, guidance_cutoff=0), False))[-1]
     assert not np.array_equal(pixels(cut_off.latentcrf.image), pixels(whole.latentcrf.image))
     planned = html.format_plan(settings, {"full": 8, "latentcrf": 4})
-    assert planned.count('class="done half"') == 2 and "its last 2 calls without guidance" in planned
+    assert (
+        planned.count('class="done half"') == 2
+        and "4 of a faster solver (UniPC), the last 2 without guidance, then" in planned
+    )
     assert "6 NFE" in planned and "16 NFE" in planned
     assert "not in the last 50% of its calls" in compare.summarize_comparison(cut_off, EMOJI)
     # the paper's bypass has no cut-off

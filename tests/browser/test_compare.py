@@ -52,7 +52,7 @@ def test_a_prompt_and_enter_bring_both_images_and_their_figures(page: Page, url:
 def test_few_steps_are_a_click_away(page: Page, url: str) -> None:
     visit(page, url, QUICK.replace("steps=12", "steps=14"))
     page.click("#modes label:has-text('Few steps')")
-    page.wait_for_function("document.querySelector('#strip').innerText.includes('last 4 calls without guidance')")
+    page.wait_for_function("document.querySelector('#strip').innerText.includes('the last 4 without guidance')")
     assert "12 of a faster solver" in page.inner_text("#strip")
     ask(page, "red apple")
     wait_until_done(page)
