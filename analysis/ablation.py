@@ -21,7 +21,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from analysis.arguments import add_arguments, build_parser, load_features_argument
-from analysis.benchmark.tables import format_markdown_table
+from analysis.markdown import format_markdown_table
 from analysis.metrics.distributions import RealFeatures
 from analysis.reference_features import load_gallery
 from analysis.sampling import load_pipeline

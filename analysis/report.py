@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.markdown import format_markdown_table
+
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
     "README.md",
@@ -187,12 +189,6 @@ class Comparisons:
         return (method, against, measure) in self.rows.index
 
 
-def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table: a line of titles, then the rows' cells."""
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def evaluations(row: pd.Series) -> str:
     return str(row["network_evaluations"])
 
@@ -231,7 +227,7 @@ def summary_table(results: Results) -> str:
             cells += [compared(method, FULL_RUN, KID, 1, 1000), compared(method, FULL_RUN, PAIRWISE_LPIPS, 3)]
         rows.append(cells)
     titles = ["method", "network evaluations", "time / full run", "KID x 1000", "to the full run"]
-    return markdown_table([*titles, "diversity / full run"], rows)
+    return format_markdown_table([*titles, "diversity / full run"], rows)
 
 
 RUN_TITLES = [
@@ -251,7 +247,7 @@ def _run_cells(results: Results, compared: Comparisons, method: str) -> list[str
 
 def _runs_table(results: Results, methods: Iterable[str]) -> str:
     compared = Comparisons(results.comparisons)
-    return markdown_table(RUN_TITLES, [[method, *_run_cells(results, compared, method)] for method in methods])
+    return format_markdown_table(RUN_TITLES, [[method, *_run_cells(results, compared, method)] for method in methods])
 
 
 def core_table(results: Results) -> str:
@@ -268,7 +264,7 @@ def floors_table(results: Results) -> str:
     for name, row in named:
         rows.append([name, with_interval(row, "kid", 1, 1000), with_interval(row, "r_at_1", 2),
                      with_interval(row, "r_at_5", 2), with_interval(row, "edges", 4)])  # fmt: skip
-    return markdown_table(["images", "KID x 1000", "R@1", "R@5", "edge strength"], rows)
+    return format_markdown_table(["images", "KID x 1000", "R@1", "R@5", "edge strength"], rows)
 
 
 def whole_runs_table(results: Results) -> str:
@@ -294,7 +290,7 @@ def bypass_cost_table(results: Results) -> str:
         [bypass_title(results.row(method)), *_run_cells(results, compared, method)]
         for method in results.methods(["conditional"])
     ]
-    return markdown_table(["bypass", *RUN_TITLES[1:]], rows)
+    return format_markdown_table(["bypass", *RUN_TITLES[1:]], rows)
 
 
 def _bypass_against(results: Results, methods: Iterable[str], baseline_of: Callable[[str], str]) -> str:
@@ -305,7 +301,7 @@ def _bypass_against(results: Results, methods: Iterable[str], baseline_of: Calla
             [bypass_title(results.row(method)), compared(method, baseline, KID, 1, 1000),
              compared(method, baseline, LPIPS, 4), compared(method, baseline, LATENT_MSE, 4)]
         )  # fmt: skip
-    return markdown_table(["bypass", "KID x 1000", "LPIPS to the full run", "latent MSE to the full run"], rows)
+    return format_markdown_table(["bypass", "KID x 1000", "LPIPS to the full run", "latent MSE to the full run"], rows)
 
 
 def bypass_gain_table(results: Results) -> str:
@@ -327,7 +323,7 @@ def bypass_counts_table(results: Results) -> str:
             found = [compared.row(method, baseline_of(method), measure) for method in methods]
             better, worse = sum(row["high"] < 0 for row in found), sum(row["low"] > 0 for row in found)
             rows.append([title, name, str(better), str(worse), str(len(methods) - better - worse)])
-    return markdown_table(["against", "measure", "better", "worse", "no significant difference"], rows)
+    return format_markdown_table(["against", "measure", "better", "worse", "no significant difference"], rows)
 
 
 def static_table(results: Results) -> str:
@@ -342,7 +338,7 @@ def static_table(results: Results) -> str:
         )  # fmt: skip
     titles = ["bypass", "KID x 1000, to the full run", "KID x 1000, to the zero-parameter bypass"]
     titles += ["LPIPS to the full run, to the zero-parameter bypass", "pairwise LPIPS / full run"]
-    return markdown_table(titles, rows)
+    return format_markdown_table(titles, rows)
 
 
 def diversity_table(results: Results) -> str:
@@ -354,26 +350,20 @@ def diversity_table(results: Results) -> str:
         [method, compared(method, FULL_RUN, PAIRWISE_LPIPS, 3), compared(method, FULL_RUN, VENDI, 3)]
         for method in methods
     ]
-    return markdown_table(["method", "pairwise LPIPS / full run", "Vendi score / full run"], rows)
+    return format_markdown_table(["method", "pairwise LPIPS / full run", "Vendi score / full run"], rows)
 
 
-def best_baseline(results: Results, method: str, measure: str = KID, higher_is_better: bool = False) -> str:
-    """The best run without CRF and without finisher that takes no more time than `method`.
-
-    Of those that comparisons.csv has: the one to which `method` compares worst.
+def best_baseline(results: Results, method: str, measure: str = KID) -> pd.Series:
+    """The comparison with the best run without CRF and without finisher that takes no more time than `method`.
 
     Raises:
         ReportError: there is none.
     """
-    table = results.benchmark
-    unfinished = set(table["method"][table["finisher"].isna() & ~table["crf_form"].isin(CRF_FORMS)])
     rows = results.comparisons
-    rows = rows[(rows["method"] == method) & (rows["measure"] == measure) & rows["against"].isin(unfinished)]
-    quick = rows[rows["time_ratio_against"] <= rows["time_ratio"]]
-    if quick.empty:
+    rows = rows[(rows["method"] == method) & (rows["measure"] == measure) & rows["best_baseline"]]
+    if rows.empty:
         raise ReportError(f"comparisons.csv has no baseline that takes no more time than {method}.")
-    order = -quick["value"] if higher_is_better else quick["value"]
-    return str(quick.loc[order.idxmax(), "against"])
+    return rows.iloc[0]
 
 
 def finisher_table(results: Results, runs: Sequence[str] | None = None) -> str:
@@ -387,20 +377,21 @@ def finisher_table(results: Results, runs: Sequence[str] | None = None) -> str:
              compared(method, run, KID, 1, 1000), str(row["prompts"])]
         )  # fmt: skip
     titles = ["run + finisher", "NFE", "time / full run", "KID x 1000, to the full run", "to the same run without"]
-    return markdown_table([*titles, "prompts"], rows)
+    return format_markdown_table([*titles, "prompts"], rows)
 
 
 def finisher_baselines_table(results: Results) -> str:
     """Finished runs against the best baseline that takes no more time."""
     compared, rows = Comparisons(results.comparisons), []
     for run in FINISHED:
-        method = f"{run} + finisher"
-        by_kid, by_r = best_baseline(results, method), best_baseline(results, method, R_AT_5, True)
-        rows.append(
-            [run, by_kid, compared(method, by_kid, KID, 1, 1000), by_r, compared(method, by_r, R_AT_5, 3)]
-        )  # fmt: skip
-    titles = ["run + finisher", "best in KID", "KID x 1000, to it", "best in R@5", "R@5, to it"]
-    return markdown_table(titles, rows)
+        method, cells = f"{run} + finisher", [run]
+        for measure, digits, factor in ((KID, 1, 1000), (R_AT_5, 3, 1)):
+            best = best_baseline(results, method, measure)
+            cells += [best["against"], compared(method, best["against"], measure, digits, factor)]
+            cells.append(str(best["prompts"]))
+        rows.append(cells)
+    titles = ["run + finisher", "best in KID", "KID x 1000, to it", "prompts", "best in R@5", "R@5, to it", "prompts"]
+    return format_markdown_table(titles, rows)
 
 
 def finisher_endings_table(results: Results) -> str:
@@ -409,10 +400,13 @@ def finisher_endings_table(results: Results) -> str:
     for run in FINISHED:
         method, cells = f"{run} + finisher", []
         for other in (f"{run} + plain finisher", f"{run} + VAE round trip"):
-            cells.append(compared(method, other, KID, 1, 1000) if compared.has(method, other, KID) else "")
+            has = compared.has(method, other, KID)
+            cells.append(compared(method, other, KID, 1, 1000) if has else "")
+            cells.append(str(compared.row(method, other, KID)["prompts"]) if has else "")
         if any(cells):
             rows.append([run, *cells])
-    return markdown_table(["run", "to the plain finisher", "to the VAE round trip"], rows)
+    titles = ["run", "to the plain finisher", "prompts", "to the VAE round trip", "prompts"]
+    return format_markdown_table(titles, rows)
 
 
 def finisher_images_table(results: Results) -> str:
@@ -426,7 +420,7 @@ def finisher_images_table(results: Results) -> str:
              compared(method, FULL_RUN, PAIRWISE_LPIPS, 3), with_interval(row, "edges_difference", 4, sign="+")]
         )  # fmt: skip
     titles = ["run + finisher", "R@5, to the full run", "to the same run without", "pairwise LPIPS / full run"]
-    return markdown_table([*titles, "edge strength, to the full run"], rows)
+    return format_markdown_table([*titles, "edge strength, to the full run"], rows)
 
 
 def round_trip_table(results: Results) -> str:
@@ -441,7 +435,7 @@ def round_trip_table(results: Results) -> str:
              compared(method, FULL_RUN, R_AT_5, 3), compared(method, FULL_RUN, PAIRWISE_LPIPS, 3)]
         )  # fmt: skip
     titles = ["run + VAE round trip", "time / full run", "KID x 1000, to the full run", "to the same run without"]
-    return markdown_table([*titles, "R@5, to the full run", "pairwise LPIPS / full run"], rows)
+    return format_markdown_table([*titles, "R@5, to the full run", "pairwise LPIPS / full run"], rows)
 
 
 def _ablation(table: pd.DataFrame, kinds: dict[str, str], digits: int) -> str:
@@ -458,7 +452,7 @@ def _ablation(table: pd.DataFrame, kinds: dict[str, str], digits: int) -> str:
             significant = row[f"{kind}_difference_low"] > 0 or row[f"{kind}_difference_high"] < 0
             cells.append("" if pd.isna(row[kind]) else f"{row[kind]:.{digits}f}{'*' * significant}")
         rows.append(cells)
-    return markdown_table(["model", "parameters", *kinds.values()], rows)
+    return format_markdown_table(["model", "parameters", *kinds.values()], rows)
 
 
 def ablation_errors_table(results: Results) -> str:
@@ -481,7 +475,7 @@ def card_bypass_table(results: Results) -> str:
              compared(method, zero, LPIPS, 4), compared(method, zero, LATENT_MSE, 4)]
         )  # fmt: skip
     titles = ["bypass", "NFE", "KID x 1000, to the full run", "LPIPS to the full run, to the zero-parameter bypass"]
-    return markdown_table([*titles, "latent MSE, to the zero-parameter bypass"], rows)
+    return format_markdown_table([*titles, "latent MSE, to the zero-parameter bypass"], rows)
 
 
 def card_finisher_table(results: Results) -> str:

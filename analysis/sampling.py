@@ -14,12 +14,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from latentcrf import LatentCRFScheduler
-from latentcrf.guidance import cutoff
+from latentcrf.guidance import GuidanceCutoff, cutoff
 from latentcrf.precision import autocast
 from latentcrf.utils.weights import MODELS
 
 STEPS, BYPASS, GUIDANCE = 50, (33, 49), 3.0
-WHOLE_RUN = (0.0, 1.0)  # guided from the first denoiser call to the last
 
 
 def load_pipeline(folder: str | Path = MODELS / "emoji-ldm", device: str = "cpu") -> StableDiffusionPipeline:
@@ -134,17 +133,18 @@ class CachedUNet(torch.nn.Module):
 
 
 @contextlib.contextmanager
-def cache_denoiser_calls(pipeline: StableDiffusionPipeline) -> Iterator[StableDiffusionPipeline]:
-    """Give the pipeline a `CachedUNet` within the context.
+def use_unet(pipeline: StableDiffusionPipeline, unet: torch.nn.Module) -> Iterator[StableDiffusionPipeline]:
+    """Give the pipeline another U-Net, such as a `CachedUNet`, within the context.
 
     Args:
         pipeline: gets its own U-Net back at the end.
+        unet: the other one.
 
     Yields:
         The pipeline.
     """
     own = pipeline.unet
-    pipeline.unet = CachedUNet(own)
+    pipeline.unet = unet
     try:
         yield pipeline
     finally:
@@ -166,6 +166,21 @@ def encode(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> dict[st
     return {"prompt_embeds": embeds, "negative_prompt_embeds": empty}
 
 
+def import_deep_cache() -> Any:
+    """Import the class that puts DeepCache into a pipeline.
+
+    Raises:
+        ValueError: the package is not installed.
+    """
+    try:
+        from DeepCache import DeepCacheSDHelper
+    except ImportError as error:
+        raise ValueError(
+            "DeepCache is not installed: pip install -r requirements-train.txt -c constraints.txt"
+        ) from error
+    return DeepCacheSDHelper
+
+
 @contextlib.contextmanager
 def cache_deep_features(pipeline: StableDiffusionPipeline, interval: int) -> Iterator[StableDiffusionPipeline]:
     """Reuse the deep features of the U-Net within the context: DeepCache (arXiv 2312.00858), by its own package.
@@ -173,7 +188,8 @@ def cache_deep_features(pipeline: StableDiffusionPipeline, interval: int) -> Ite
     Args:
         pipeline: gets its own U-Net's blocks back at the end.
         interval: every so many denoiser calls the whole U-Net is evaluated, the calls between evaluate the outermost
-            layers alone; 1: nothing is cached.
+            layers alone; 1: nothing is cached. Not for runs whose guidance begins late or is cut off: the stored
+            features have the batch of the call that made them.
 
     Yields:
         The pipeline.
@@ -184,36 +200,30 @@ def cache_deep_features(pipeline: StableDiffusionPipeline, interval: int) -> Ite
     if interval == 1:
         yield pipeline
         return
-    try:
-        from DeepCache import DeepCacheSDHelper
-    except ImportError as error:
-        raise ValueError(
-            "DeepCache is not installed: pip install -r requirements-train.txt -c constraints.txt"
-        ) from error
-    helper = DeepCacheSDHelper(pipe=pipeline)
+    helper = import_deep_cache()(pipe=pipeline)
     helper.set_params(cache_interval=interval, cache_branch_id=0)
-    helper.enable()
     try:
+        helper.enable()
         yield pipeline
     finally:
         helper.disable()
 
 
 class GuidanceInterval(PipelineCallback):
-    """Guidance from one denoiser call to another only (arXiv 2404.07724), for a run that begins without guidance.
+    """Guidance in the middle of a run only (arXiv 2404.07724): `run_sampler` begins such a run without guidance.
 
     Args:
-        begin: share of the denoiser calls before guidance begins, above 0.
-        end: share of the calls after which it ends.
+        begin: share of the denoiser calls before guidance begins; at least one call is before it.
+        cutoff: share of the calls after it ends, as of `latentcrf.guidance.cutoff`.
         guidance: scale in between.
         embeds: as from `encode`.
     """
 
     tensor_inputs = ["prompt_embeds"]
 
-    def __init__(self, begin: float, end: float, guidance: float, embeds: dict[str, Tensor]) -> None:
+    def __init__(self, begin: float, cutoff: GuidanceCutoff, guidance: float, embeds: dict[str, Tensor]) -> None:
         super().__init__()
-        self.begin, self.end, self.guidance, self.embeds = begin, end, guidance, embeds
+        self.begin, self.cutoff, self.guidance, self.embeds = begin, cutoff, guidance, embeds
 
     def callback_fn(self, pipeline: Any, step_index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         """Switch guidance on or off for the next denoiser call.
@@ -225,13 +235,22 @@ class GuidanceInterval(PipelineCallback):
             tensors: `prompt_embeds`.
 
         Returns:
-            `prompt_embeds`, doubled from begin to end.
+            `prompt_embeds`, doubled while the run is guided.
+
+        Raises:
+            ValueError: no call is left between begin and cut-off.
         """
-        calls, following = pipeline.num_timesteps, step_index + 1
-        if following == max(1, round(self.begin * calls)):
+        calls = pipeline.num_timesteps
+        first, end = max(1, round(self.begin * calls)), self.cutoff.guided_calls(calls)
+        if first >= end:
+            raise ValueError(
+                f"guidance would begin at call {first} and end at call {end} of {calls}: take more steps, an earlier "
+                "begin or a smaller cut-off."
+            )
+        if step_index + 1 == first:
             pipeline._guidance_scale = self.guidance
             return {"prompt_embeds": torch.cat([self.embeds["negative_prompt_embeds"], self.embeds["prompt_embeds"]])}
-        if following == round(self.end * calls):
+        if step_index + 1 == end:
             pipeline._guidance_scale = 1.0
             return {"prompt_embeds": self.embeds["prompt_embeds"]}
         return tensors
@@ -245,7 +264,8 @@ def run_sampler(
     steps: int = STEPS,
     timesteps: Sequence[int] | None = None,
     guidance: float = GUIDANCE,
-    guidance_range: tuple[float, float] = WHOLE_RUN,
+    guidance_begin: float = 0.0,
+    guidance_cutoff: float = 0.0,
     scheduler: Any = None,
     precision: torch.dtype = torch.float32,
     on_step: Callable[[int, Tensor], bool | None] | None = None,
@@ -259,8 +279,9 @@ def run_sampler(
         steps: of the full run.
         timesteps: of the full run, in place of `steps`; None (default): the scheduler's own choice.
         guidance: scale of classifier-free guidance; 1 is none.
-        guidance_range: (begin, end), shares of the denoiser calls between which guidance acts. Default (0, 1), all of
-            them; (0, 2/3) is `latentcrf.guidance.cutoff(1/3)`. Outside, a call is one network evaluation, not two.
+        guidance_begin: share of the denoiser calls, the first ones, without guidance, 0 (default) to below 1. Such a
+            call is one network evaluation, not two.
+        guidance_cutoff: share of the calls, the last ones, without guidance, as of `latentcrf.guidance.cutoff`.
         scheduler: stands in for the pipeline's own, e.g. a `LatentCRFScheduler`, which is given the prompts here.
         precision: in which the networks compute, default float32.
         on_step: called after each denoiser call with its number, from 0, and the latents (B, C, h, w) as the scheduler
@@ -268,15 +289,18 @@ def run_sampler(
 
     Returns:
         The final latents (B, C, h, w), float32; of a stopped run, those at which it stopped.
+
+    Raises:
+        ValueError: shares out of their ranges, or that leave no guided call.
     """
+    if not 0 <= guidance_begin < 1:
+        raise ValueError(f"guidance_begin is {guidance_begin}; accepted are 0 to below 1.")
     if isinstance(scheduler, LatentCRFScheduler):
         scheduler.prompt_embeds = embeds["prompt_embeds"]
-    begin, end = guidance_range
-    switch: PipelineCallback | None = None
-    if begin > 0:
-        switch = GuidanceInterval(begin, end, guidance, embeds)
-    elif end < 1:
-        switch = cutoff(1 - end)
+    switch: PipelineCallback | None = cutoff(guidance_cutoff) if guidance_cutoff else None
+    begins_late = guidance_begin > 0 and guidance > 1
+    if begins_late:
+        switch = GuidanceInterval(guidance_begin, cutoff(guidance_cutoff), guidance, embeds)
 
     def on_step_end(pipe: Any, step: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if on_step is not None and on_step(step, tensors["latents"]):
@@ -289,7 +313,7 @@ def run_sampler(
             latents=noise if isinstance(noise, Tensor) else initial_noise(pipeline, noise),
             num_inference_steps=steps,
             timesteps=timesteps,
-            guidance_scale=guidance if begin == 0 else 1.0,
+            guidance_scale=1.0 if begins_late else guidance,
             output_type="latent",
             callback_on_step_end=on_step_end,
             callback_on_step_end_tensor_inputs=["latents", "prompt_embeds"],

@@ -154,7 +154,7 @@ def _generate(
             noise,
             steps=settings.few_steps if method == "latentcrf" and settings.few_steps else settings.steps,
             guidance=settings.guidance,
-            guidance_range=(0.0, 1.0 - settings.guidance_cutoff if method == "latentcrf" else 1.0),
+            guidance_cutoff=settings.guidance_cutoff if method == "latentcrf" else 0.0,
             scheduler=scheduler,
             precision=models.precision,
             on_step=on_step,

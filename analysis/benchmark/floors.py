@@ -9,7 +9,7 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from analysis.benchmark.measure import Metrics, Task
-from analysis.metrics.distributions import kid_draws
+from analysis.metrics.distributions import RealFeatures, kid_draws
 from analysis.metrics.intervals import cluster_weights, interval, mean_draws
 from analysis.metrics.pixels import edge_strength, to_images
 from analysis.metrics.retrieval import retrieval_ranks
@@ -44,8 +44,9 @@ def measure_floors(
 ) -> pd.DataFrame:
     """Measure the data set's own images of the prompted subjects as if they had been generated.
 
-    They are among the real images that KID compares with, which favours them a little. In retrieval each is looked up
-    among the other images.
+    KID is to the same real images as that of generated ones, these images among them, which favours them: `kid_others`
+    leaves them out. In retrieval each is looked up among the other images, where there are fewer of its subject than a
+    generated image has: a pessimistic R@5. Subjects with a single image have none.
 
     Args:
         task: whose subjects are taken.
@@ -55,26 +56,33 @@ def measure_floors(
         metrics: what they are measured with.
 
     Returns:
-        Columns images, prompts, count, kid, r_at_1, r_at_5 and edges, each with its 95 % interval.
+        Columns images, prompts, count, kid, kid_others (where there are other subjects), r_at_5 and edges, the last
+        four with their 95 % intervals.
     """
     subjects = dict(zip(task.labels, task.prompt, strict=True))
     chosen = [index for index, row in enumerate(rows) if row["core"] and row["code_point"] in subjects]
     labels = [rows[index]["code_point"] for index in chosen]
     prompt = np.array([subjects[label] for label in labels])
     real = to_images(pixels[chosen])
-    weights = cluster_weights(task.prompts, metrics.resamples)
+    weights = cluster_weights(task.num_prompts, metrics.resamples)
+    references = {"kid": metrics.real}
+    remaining = [index for index, row in enumerate(rows) if row["core"] and row["code_point"] not in subjects]
+    if len(remaining) > 1:
+        references["kid_others"] = RealFeatures(metrics.gallery[remaining])
+    members = [prompt == number for number in range(task.num_prompts)]
+    has_neighbour = np.array([each.sum() > 1 for each in members])
     table = []
     for name in (REAL, RECONSTRUCTED):
         images = real if name == REAL else reconstruct(pipeline, real, task.batch_size, task.precision)
         features = embed(metrics.features, images)
         ranks = retrieval_ranks(features, labels, metrics.gallery, metrics.labels, excluded=chosen)
-        draws = {"kid": kid_draws(features, prompt, metrics.real, weights)}
-        values = {"r_at_1": ranks <= 1, "r_at_5": ranks <= 5, "edges": edge_strength(images).numpy()}
-        for metric, each in values.items():
-            means = np.array([np.mean(each[prompt == number]) for number in range(task.prompts)])
-            draws[metric] = mean_draws(means, weights)
-        row: dict[str, Any] = {"images": name, "prompts": task.prompts, "count": len(chosen)}
-        for metric, each in draws.items():
-            row[metric], row[f"{metric}_low"], row[f"{metric}_high"] = interval(each, metric == "kid")
+        found = np.array([np.mean(ranks[each] <= 5) for each in members])
+        edges = edge_strength(images).numpy()
+        draws = {key: kid_draws(features, prompt, reference, weights) for key, reference in references.items()}
+        draws["r_at_5"] = mean_draws(found[has_neighbour], weights[:, has_neighbour])
+        draws["edges"] = mean_draws(np.array([edges[each].mean() for each in members]), weights)
+        row: dict[str, Any] = {"images": name, "prompts": task.num_prompts, "count": len(chosen)}
+        for metric, values in draws.items():
+            row[metric], row[f"{metric}_low"], row[f"{metric}_high"] = interval(values, metric.startswith("kid"))
         table.append(row)
     return pd.DataFrame(table)

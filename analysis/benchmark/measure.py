@@ -63,7 +63,7 @@ class Task:
         )
 
     @property
-    def prompts(self) -> int:
+    def num_prompts(self) -> int:
         """Number of prompts."""
         return int(self.prompt.max()) + 1
 
@@ -126,7 +126,7 @@ def average_by_prompt(values: Tensor | np.ndarray, task: Task) -> np.ndarray:
     Returns:
         (C,).
     """
-    return np.asarray(values, dtype=float).reshape(task.prompts, -1).mean(1)
+    return np.asarray(values, dtype=float).reshape(task.num_prompts, -1).mean(1)
 
 
 def name_draws(metric: str, prompts: int) -> str:
@@ -150,7 +150,7 @@ def compute_metrics(
         full: images and latents of the full run, from the same noise: N or more.
         task: of the images.
         metrics: what they are measured with.
-        counts: numbers of prompts on which to compute them, each at most the task's: the first so many.
+        counts: numbers of prompts, each at most the task's. The metrics are computed on that many of the first prompts.
 
     Returns:
         By `name_draws`: (1 + resamples,), the estimate, then its bootstrap over prompts.
@@ -166,7 +166,7 @@ def compute_metrics(
         "latent_mse_full": average_by_prompt(latent_mse(latents, full_latents), task),
         "edges": average_by_prompt(edge_strength(images), task),
     }
-    groups = [np.flatnonzero(task.prompt == prompt) for prompt in range(task.prompts)]
+    groups = [np.flatnonzero(task.prompt == prompt) for prompt in range(task.num_prompts)]
     if len(groups[0]) > 1:
         values["pairwise_lpips"] = np.array([pairwise_lpips(metrics.lpips, images[group]) for group in groups])
         values["vendi"] = np.array([vendi(features[group]) for group in groups])
@@ -182,10 +182,13 @@ def compute_metrics(
     return arrays
 
 
-def count_work(method: Method, task: Task, pipeline: StableDiffusionPipeline, settings: dict[str, Any]) -> list[float]:
+def count_work(
+    method: Method, task: Task, pipeline: StableDiffusionPipeline, settings: dict[str, Any]
+) -> tuple[int, float]:
     """Count a run's denoiser calls and network evaluations on the task's first image.
 
-    A call with the deep features of an earlier one (DeepCache) counts by its share of the U-Net's multiplications.
+    A call with the deep features of an earlier one (DeepCache) counts by its share of the multiplications in the
+    U-Net's convolutions and matrix products.
 
     Args:
         method: of the run.
@@ -208,9 +211,9 @@ def count_work(method: Method, task: Task, pipeline: StableDiffusionPipeline, se
         for interval in (method.cache_interval, 1):
             with cache_deep_features(pipeline, interval), FlopCounterMode(display=False) as counter:
                 run()
-            work.append(counter.get_total_flops())
+            work.append(sum(counter.get_flop_counts()[type(pipeline.unet).__name__].values()))
         evaluations *= work[0] / work[1]
-    return [calls, evaluations]
+    return calls, evaluations
 
 
 def measure(

@@ -13,7 +13,6 @@ from diffusers import (
 )
 from diffusers.schedulers import AysSchedules
 
-from analysis.sampling import WHOLE_RUN
 from latentcrf import Finisher, LatentCRF, LatentCRFScheduler, VAERoundTrip
 from latentcrf.training.recording import DPM_SOLVER_2M
 
@@ -30,14 +29,13 @@ CRF_FORMS = {
     "plain": "plain network",
 }
 FINISHERS = ("finisher", "plain finisher", "VAE round trip")
-# How a run is guided, if not by the benchmark's scale at every call: name -> (scale or None for the benchmark's, range
-# as of `run_sampler`).
-GUIDANCES: dict[str, tuple[float | None, tuple[float, float]]] = {
-    "": (None, WHOLE_RUN),
-    "cut-off 1/3": (None, (0, 2 / 3)),
-    "cut-off 1/2": (None, (0, 1 / 2)),
-    "interval 1/4-2/3": (None, (1 / 4, 2 / 3)),
-    "guidance 2": (2.0, WHOLE_RUN),
+# How a run is guided, if not by the benchmark's scale at every call: name -> what `run_sampler` is given.
+GUIDANCES: dict[str, dict[str, float]] = {
+    "": {},
+    "cut-off 1/3": {"guidance_cutoff": 1 / 3},
+    "cut-off 1/2": {"guidance_cutoff": 1 / 2},
+    "interval 1/4-2/3": {"guidance_begin": 1 / 4, "guidance_cutoff": 1 / 3},
+    "guidance 2": {"guidance": 2.0},
 }
 AYS = tuple(AysSchedules["StableDiffusionTimesteps"])  # ten timesteps (arXiv 2404.14507)
 
@@ -83,26 +81,22 @@ class Method:
         """Whether a CRF takes part: at the bypass or as the finisher."""
         return self.crf_form in ("conditional", "static") or self.finisher == "finisher"
 
-    def sampler_settings(self, guidance: float) -> dict[str, Any]:
+    def sampler_settings(self, scale: float) -> dict[str, Any]:
         """List what `run_sampler` is given, beside the scheduler and the precision.
 
         Args:
-            guidance: the benchmark's scale.
+            scale: of the benchmark's guidance.
         """
-        scale, guidance_range = GUIDANCES[self.guidance]
-        return {
-            "steps": self.steps,
-            "timesteps": space_ays_timesteps(self.steps) if self.spacing else None,
-            "guidance": guidance if scale is None else scale,
-            "guidance_range": guidance_range,
-        }
+        timesteps = space_ays_timesteps(self.steps) if self.spacing else None
+        return {"steps": self.steps, "timesteps": timesteps, "guidance": scale, **GUIDANCES[self.guidance]}
 
 
 def space_ays_timesteps(steps: int) -> list[int]:
-    """Space the timesteps of "Align Your Steps" for Stable Diffusion 1.5, interpolated to another number of steps.
+    """Space the timesteps of "Align Your Steps" for Stable Diffusion 1.5.
 
     Args:
-        steps: 10 gives the published ones.
+        steps: 10 gives the published ones. Other numbers are interpolated linearly between them, which is our own way:
+            the paper interpolates noise levels.
     """
     places = np.linspace(0, len(AYS) - 1, steps)
     return [int(timestep) for timestep in np.interp(places, np.arange(len(AYS)), AYS).round()]
@@ -135,7 +129,11 @@ def list_core_methods() -> list[Method]:
 
 
 def list_default_methods() -> list[Method]:
-    """List the methods that somebody might choose, the core methods first: those of the default table and figure."""
+    """List the methods that are measured by default, the core methods first.
+
+    Those that somebody might choose, which the page's figure shows, and the baselines among the core methods that only
+    explain others: zero-parameter bypass, plain network, plain finisher.
+    """
     dpm_solver = Method("DPM-Solver++", 12)
     return [
         *list_core_methods(),

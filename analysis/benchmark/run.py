@@ -38,7 +38,7 @@ from analysis.metrics.distributions import RealFeatures
 from analysis.metrics.pixels import to_images, to_pixels
 from analysis.prompts import remaining_prompts, validation_prompts
 from analysis.reference_features import load_gallery
-from analysis.sampling import CachedUNet, decode, load_pipeline
+from analysis.sampling import CachedUNet, decode, import_deep_cache, load_pipeline, use_unet
 from analysis.studies.frontier import name_file
 from latentcrf import Finisher, LatentCRF, VAERoundTrip
 from latentcrf.precision import precision_name
@@ -161,12 +161,8 @@ class Networks:
         Yields:
             The pipeline.
         """
-        own = self.pipeline.unet
-        self.pipeline.unet = own if method.cache_interval > 1 else self.unet
-        try:
+        with use_unet(self.pipeline, self.pipeline.unet if method.cache_interval > 1 else self.unet):
             yield self.pipeline
-        finally:
-            self.pipeline.unet = own
 
     def build_scheduler(self, method: Method) -> Any:
         """Build a method's scheduler.
@@ -176,15 +172,17 @@ class Networks:
         """
         return build_scheduler(method, self.pipeline, self.crfs, self.finishers)
 
-    def hash_method(self, method: Method) -> str:
-        """Hash what a method's images depend on beside the LDM: its CRF and its finisher.
+    def hash_method(self, method: Method, scale: float) -> str:
+        """Hash what a method's images depend on beside the LDM: its settings, its CRF and its finisher.
 
         Args:
             method: one of `list_methods`.
+            scale: of the benchmark's guidance.
         """
         finisher = self.finishers.get(method.finisher)
         crfs = (self.crfs.get(method.crf_form), finisher.crf if isinstance(finisher, Finisher) else None)
-        return content_hash({"crf_form": method.crf_form, "finisher": method.finisher}, *crfs)
+        settings = {"crf_form": method.crf_form, "finisher": method.finisher, "cache_interval": method.cache_interval}
+        return content_hash(settings | method.sampler_settings(scale), *crfs)
 
 
 def choose_methods(only: Sequence[str] | None, all_methods: bool = False) -> list[Method]:
@@ -227,6 +225,8 @@ def run_benchmark(options: argparse.Namespace) -> pd.DataFrame:
     few = min(options.few_prompts, options.prompts)
     precision = precision_name(task.precision)
     methods = choose_methods(options.only, options.all)
+    if any(method.cache_interval > 1 for method in methods):
+        import_deep_cache()  # a missing package is told now, not after hours
     networks = Networks.load(options)
     pipeline = networks.pipeline
 
@@ -273,7 +273,7 @@ def run_benchmark(options: argparse.Namespace) -> pd.DataFrame:
     write_samples(methods, arrays, task, pipeline, options.out / "samples")
     if HEADLINE in methods:
         write_pairs(arrays, task, pipeline, options.out / "pairs.webp")
-    write_figure(draw_frontier(table, "kid"), options.out / "frontier")
+    write_figure(draw_frontier(table, "kid", all_methods=bool(options.only)), options.out / "frontier")
     return table
 
 
@@ -296,10 +296,10 @@ def measure_methods(
     """
     arrays: dict[str, Arrays] = {}
     full: tuple[Tensor, Tensor] | None = None
-    core, counts = list_core_methods(), sorted({few, task.prompts})
+    core, counts = list_core_methods(), sorted({few, task.num_prompts})
     progress = Progress(len(methods), "measured")
     for method in methods:
-        path, key = folder / f"{name_file(method.name)}.npz", networks.hash_method(method)
+        path, key = folder / f"{name_file(method.name)}.npz", networks.hash_method(method, task.guidance)
         stored = read_stored(path, key)
         if stored is None:
             part, parts = (task, counts) if method in core else (task.first(few), counts[:1])
@@ -333,7 +333,8 @@ def time_methods(
     """
     paths = {method.name: folder / f"{name_file(method.name)}-time.npz" for method in methods}
     settings = {"rounds": rounds, "together": TIMED_TOGETHER}
-    keys = {method.name: content_hash(settings | {"network": networks.hash_method(method)}) for method in methods}
+    hashes = {method.name: networks.hash_method(method, task.guidance) for method in methods}
+    keys = {name: content_hash(settings | {"network": hashed}) for name, hashed in hashes.items()}
     stored = {method.name: read_stored(paths[method.name], keys[method.name]) for method in methods}
     arrays = {name: each for name, each in stored.items() if each is not None}
     due = [method for method in methods if method.name not in arrays]
@@ -363,7 +364,7 @@ def write_samples(
     """
     folder.mkdir(exist_ok=True)
     measured = min(len(each["latents"]) for each in arrays.values())
-    firsts = [int(np.flatnonzero(task.prompt == prompt)[0]) for prompt in range(min(SAMPLES, task.prompts))]
+    firsts = [int(np.flatnonzero(task.prompt == prompt)[0]) for prompt in range(min(SAMPLES, task.num_prompts))]
     first = [index for index in firsts if index < measured]
     for method in methods:
         latents = torch.from_numpy(arrays[method.name]["latents"][first])
@@ -381,7 +382,7 @@ def write_pairs(arrays: Mapping[str, Arrays], task: Task, pipeline: StableDiffus
         pipeline: decodes them.
         path: of the WebP file.
     """
-    firsts = [int(np.flatnonzero(task.prompt == prompt)[0]) for prompt in range(min(PAIRS, task.prompts))]
+    firsts = [int(np.flatnonzero(task.prompt == prompt)[0]) for prompt in range(min(PAIRS, task.num_prompts))]
     both = [
         to_pixels(decode(pipeline, torch.from_numpy(arrays[method.name]["latents"][firsts]), precision=task.precision))
         for method in (FULL_RUN, HEADLINE)

@@ -9,6 +9,7 @@ import pandas as pd
 
 from analysis.benchmark.measure import name_draws
 from analysis.benchmark.methods import FINISHERS, Method, list_core_methods, list_default_methods
+from analysis.markdown import format_markdown_table
 from analysis.metrics.intervals import bootstrap, interval
 from analysis.studies.frontier import METRICS
 
@@ -78,9 +79,10 @@ def build_row(method: Method, arrays: Arrays, full: Arrays, precision: str, seed
 
     Returns:
         The row. A metric has a column of its own name, on all of the method's prompts, and `METRIC_difference`, to the
-        full run on the same prompts, each with its 95 % interval.
+        full run on the same prompts, each with its 95 % interval. A distance to the full run (`..._full`) is on the few
+        prompts that all methods have, as it is compared among methods.
     """
-    prompts = count_prompts(arrays)[-1]
+    few, prompts = count_prompts(arrays)[0], count_prompts(arrays)[-1]
     row: dict[str, Any] = {
         "method": method.name,
         "solver": method.solver,
@@ -99,7 +101,7 @@ def build_row(method: Method, arrays: Arrays, full: Arrays, precision: str, seed
     }
     row["time_ratio"], row["time_ratio_low"], row["time_ratio_high"] = bootstrap(arrays["ratios"], np.median)
     for name in TABULATED:
-        if (key := name_draws(name, prompts)) in arrays:
+        if (key := name_draws(name, few if name.endswith("_full") else prompts)) in arrays:
             ends = interval(arrays[key], name in DISTANCES)
             row[name], row[f"{name}_low"], row[f"{name}_high"] = ends
         if not name.endswith("_full") and (pair := read_draws(arrays, full, name)):
@@ -114,7 +116,8 @@ def list_variants(method: Method) -> list[str]:
     """List the methods that differ from this one in one part only.
 
     Args:
-        method: of which another finisher or none, guidance at every call, and no CRF at the bypass are variants.
+        method: of which another finisher or none, the benchmark's guidance at every call, and no CRF at the bypass are
+            variants.
 
     Returns:
         Their names.
@@ -133,9 +136,7 @@ def list_variants(method: Method) -> list[str]:
 def find_best_baselines(
     method: Method, metric: str, methods: Sequence[Method], arrays: Mapping[str, Arrays]
 ) -> list[str]:
-    """Find the best baseline that takes no more time than a method: of all, and of those without finisher.
-
-    The best on the prompts that all methods are measured on.
+    """Find the best baselines that take no more time than a method, on the prompts that all methods are measured on.
 
     Args:
         method: a method with a CRF.
@@ -144,7 +145,8 @@ def find_best_baselines(
         arrays: by name, as of `build_table`.
 
     Returns:
-        None, one or two names.
+        The best of all methods without a CRF (plain finishers and VAE round trips are such), then the best of those
+        that end without either; none, where none is quick enough.
     """
     time = np.median(arrays[method.name]["ratios"])
     sign = 1 if METRICS[metric][1] else -1
@@ -161,9 +163,9 @@ def find_best_baselines(
 def compare(methods: Sequence[Method], arrays: Mapping[str, Arrays]) -> pd.DataFrame:
     """Compare each method with others, paired by prompt, on the prompts that both are measured on.
 
-    Every method is compared with the full run in KID and R@5, and one with a CRF with the best baselines that take no
-    more time. Methods are compared in every metric with their variants that were measured, core methods with the other
-    core methods in KID and R@5.
+    Every method is compared with the full run in KID, R@5 and diversity, and one with a CRF with the best baselines
+    that take no more time in KID and R@5. Methods are compared in every metric with their variants that were measured,
+    core methods with the other core methods in KID and R@5.
 
     Args:
         methods: the full run first.
@@ -171,15 +173,15 @@ def compare(methods: Sequence[Method], arrays: Mapping[str, Arrays]) -> pd.DataF
 
     Returns:
         Columns method, against, measure, value, low, high (95 % interval), better (whether the interval says so),
-        prompts, time_ratio, time_ratio_against. Differences are `method` minus `against`; ratios of diversity are to
-        the full run.
+        prompts, time_ratio, time_ratio_against, best_baseline (whether `against` is the best baseline without a
+        finisher by this metric). Differences are `method` minus `against`; ratios of diversity are to the full run.
     """
     rows: list[dict[str, Any]] = []
     times = {method.name: float(np.median(arrays[method.name]["ratios"])) for method in methods}
     full = methods[0].name
     core = [method.name for method in methods if method in list_core_methods()]
 
-    def add_row(name: str, other: str, metric: str, *, ratio: bool = False) -> None:
+    def add_row(name: str, other: str, metric: str, *, ratio: bool = False, is_best: bool = False) -> None:
         pair = read_draws(arrays[name], arrays[other], metric)
         if pair is None:
             return
@@ -191,7 +193,7 @@ def compare(methods: Sequence[Method], arrays: Mapping[str, Arrays]) -> pd.DataF
             {"method": name, "against": other, "measure": f"{metric}, {'ratio' if ratio else 'difference'}",
              "value": value, "low": low, "high": high,
              "better": bool(sign * (low - even) > 0 and sign * (high - even) > 0), "prompts": prompts,
-             "time_ratio": times[name], "time_ratio_against": times[other]}
+             "time_ratio": times[name], "time_ratio_against": times[other], "best_baseline": is_best}
         )  # fmt: skip
 
     for method in methods:
@@ -202,24 +204,15 @@ def compare(methods: Sequence[Method], arrays: Mapping[str, Arrays]) -> pd.DataF
             if metric in ("kid", "r_at_5") and name != full:
                 best = find_best_baselines(method, metric, methods, arrays) if method.uses_crf else []
                 against = [full, *best, *variants, *(core if name in core else ())]
+            else:
+                best = []
             for other in dict.fromkeys(against):
                 if other != name:
-                    add_row(name, other, metric)
+                    add_row(name, other, metric, is_best=other in best[1:])
         for metric in ("pairwise_lpips", "vendi"):
             if name != full:
                 add_row(name, full, metric, ratio=True)
     return pd.DataFrame(rows)
-
-
-def format_markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Format a Markdown table.
-
-    Args:
-        titles: of the columns.
-        rows: their cells.
-    """
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def format_overview(table: pd.DataFrame) -> str:
@@ -228,20 +221,21 @@ def format_overview(table: pd.DataFrame) -> str:
     Args:
         table: as of `build_table`.
     """
-    titles = ["method", "denoiser calls", "network evaluations", "time / full run", "KID x 1000", "R@5"]
-    titles += ["pairwise LPIPS", "LPIPS to the full run"]
+    titles = ["method", "network evaluations", "time / full run", "prompts", "KID x 1000, to the full run"]
+    titles += ["R@5, to the full run", "pairwise LPIPS, to the full run", "LPIPS to the full run"]
 
     def format_interval(row: pd.Series, name: str, digits: int, factor: float = 1) -> str:
         if name not in row or pd.isna(row[name]):
             return ""
-        value, low, high = (factor * row[column] for column in (name, f"{name}_low", f"{name}_high"))
-        return f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+        sign = "+" if name.endswith("_difference") else ""
+        value, low, high = (f"{factor * row[name + end]:{sign}.{digits}f}" for end in ("", "_low", "_high"))
+        return f"{value} ({low} to {high})"
 
     rows = [
         [
-            str(row["method"]), str(row["denoiser_calls"]), str(row["network_evaluations"]),
-            format_interval(row, "time_ratio", 2), format_interval(row, "kid", 1, 1000),
-            format_interval(row, "r_at_5", 2), format_interval(row, "pairwise_lpips", 3),
+            str(row["method"]), str(row["network_evaluations"]), format_interval(row, "time_ratio", 2),
+            str(row["prompts"]), format_interval(row, "kid_difference", 1, 1000),
+            format_interval(row, "r_at_5_difference", 3), format_interval(row, "pairwise_lpips_difference", 3),
             format_interval(row, "lpips_full", 3),
         ]
         for _, row in table.iterrows()

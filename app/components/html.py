@@ -65,9 +65,9 @@ def format_plan(settings: Settings, done: dict[str, int] | None = None) -> str:
         cells += f'<span style="flex:{max(steps - few - 1, 0)} 1 0"></span>'  # the calls that are saved
     else:
         rest = "which ends the run" if end == steps else f"then {steps - end} more"
-        rest += cut
         finish = "; a second CRF corrects the result" if settings.finisher else ""
         sentence = f"{start}, a small conditional random field (CRF) in place of {end - start}, {rest}{finish}"
+        sentence += f"; the last {unguided} call{'s' * (unguided != 1)} without guidance" if unguided else ""
         cells = _format_cells(start, made, whole) + _format_crf(f"{end - start} 1 0", made >= start)
         cells += _format_cells(steps - end, made - start, whole - start)
     return (

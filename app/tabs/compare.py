@@ -131,7 +131,8 @@ def summarize_comparison(result: Comparison, model_set: ModelSet) -> str:
     text = f"“{s.prompt}”, seed {s.seed}, {s.steps} steps"
     text += f" and {s.few_steps} of UniPC" if s.few_steps else ""
     text += f", guidance {s.guidance:g}"
-    text += f" (LatentCRF: not in the last {s.guidance_cutoff:.0%} of its calls)" if s.guidance_cutoff else ""
+    if s.guidance > 1 and s.guidance_cutoff:
+        text += f" (LatentCRF: not in the last {s.guidance_cutoff:.0%} of its calls)"
     text += f", {s.iterations} CRF iterations"
     text += ", with the finisher." if s.finisher else "."
     if result.unread:

@@ -101,8 +101,7 @@ def show_cost(worker: DeviceWorker, count: Any, others: Sequence[str]) -> str:
     except SettingsError as error:
         return html.format_message(str(error), "error")
     calls = worker.call("count_diversity_calls", methods, len(seeds))
-    defaults = worker.model_set.defaults
-    evaluations = calls * defaults.network_evaluations["full"] // defaults.steps
+    evaluations = calls * (2 if worker.model_set.defaults.guidance > 1 else 1)
     return (
         f'<p class="reading">{len(methods)} methods, {len(seeds)} seeds: {evaluations:,} network evaluations, '
         f"{calls:,} denoiser calls.</p>"

@@ -38,7 +38,7 @@ METRICS = {
     "Frechet distance to real images": Metric(
         "frechet",
         "How far mean and spread of the images' features lie from those of real images. It is biased upwards in small "
-        "samples: only compare methods here.",
+        "samples: compare the differences to the full run, not the values.",
     ),
     "Prompted subject nearest (R@1)": Metric(
         "r_at_1", "How often the real image that looks most like the drawn one shows the prompted subject."

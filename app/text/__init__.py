@@ -61,18 +61,19 @@ DIVERSITY_NOTES = {
 }
 
 FRONTIER_READING = (
-    "Each mark is a way to sample: the further left, the faster. The vertical axis shows how it differs from the full "
-    "run (dashed) on the same prompts and noise, and says whether higher or lower is better. Bars are 95 % intervals "
-    "of that difference: where a bar does not touch the dashed line, the difference is significant. No method here "
-    "beats those on the dotted line in both time and quality. Guidance cut-off: no unconditional evaluation in the "
-    "last part of a run. Step caching (DeepCache): most calls reuse the U-Net's deep features. Finished runs: a CRF "
-    "corrects the final latents. Point at a mark for its settings, click it for its images."
+    "Each mark is a way to sample: the further left, the faster. The vertical axis says whether higher or lower is "
+    "better. A difference is to the full run (dashed) on the same prompts and noise: where its bar, the 95 % interval, "
+    "does not touch the dashed line, it is significant. No method here beats those on the dotted line in both time and "
+    "quality. Guidance cut-off: no unconditional evaluation in the last part of a run. Step caching (DeepCache): most "
+    "calls reuse the U-Net's deep features. Finished runs: a CRF corrects the final latents. Other baselines: bypasses "
+    "without a CRF's fields, other things to do with final latents, lower guidance. Point at a mark for its settings, "
+    "click it for its images."
 )
 FRONTIER_COMPUTATION = (
-    "All methods drew from the same noise, 4 seeds a prompt: those that a conclusion rests on 200 prompts, the others "
-    "the first 50 of them. Intervals by bootstrap over the prompts. Times are CPU seconds of one thread, medians of "
-    "runs interleaved with the full run's. <code>{command}</code> writes such a table; assets/results/README.md says "
-    "what was run."
+    "All methods drew from the same noise. Those that a conclusion rests on have more prompts than the others, whose "
+    "prompts are among theirs; distances to the full run are on the prompts that all have. Intervals by bootstrap over "
+    "the prompts. Times are CPU seconds of one thread, medians of runs interleaved with the full run's. "
+    "<code>{command}</code> writes such a table; assets/results/README.md says what was run."
 )
 
 

@@ -9,8 +9,8 @@ from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from torch.utils.flop_counter import FlopCounterMode
 
 from analysis.sampling import (
+    CachedUNet,
     cache_deep_features,
-    cache_denoiser_calls,
     count_calls,
     decode,
     encode,
@@ -19,6 +19,7 @@ from analysis.sampling import (
     run_sampler,
     sample,
     use_scheduler,
+    use_unet,
 )
 from latentcrf import LatentCRFScheduler
 
@@ -101,38 +102,44 @@ def test_network_evaluations_of_guided_and_unguided_runs(pipeline: StableDiffusi
         assert len(calls) == 4 and sum(calls) / 2 == evaluations
 
 
-def test_guidance_acts_in_its_range_alone(pipeline: StableDiffusionPipeline) -> None:
-    """Outside of it a call is one network evaluation: the work is saved, for each of several prompts."""
+def test_unguided_calls_are_one_evaluation_for_each_of_several_prompts(pipeline: StableDiffusionPipeline) -> None:
     settings: dict[str, Any] = {"steps": 12, "batch_size": 2}
-    results, sizes = {}, {}
-    for span in ((0, 1), (0, 2 / 3), (0, 0.5), (0.25, 2 / 3)):
+    results, sizes = [], []
+    how: list[dict[str, float]] = [
+        {}, {"guidance_cutoff": 1 / 3}, {"guidance_cutoff": 0.5}, {"guidance_begin": 0.25, "guidance_cutoff": 1 / 3},
+    ]  # fmt: skip
+    for guidance in how:
         with count_calls(pipeline.unet) as calls:
-            results[span] = sample(pipeline, PROMPTS[:2], [0, 1], guidance_range=span, **settings)
-        sizes[span] = calls
-    assert sizes[0, 1] == [4] * 12
-    assert sizes[0, 2 / 3] == [4] * 8 + [2] * 4
-    assert sizes[0, 0.5] == [4] * 6 + [2] * 6
-    assert sizes[0.25, 2 / 3] == [2] * 3 + [4] * 5 + [2] * 4
-    assert len({tuple(each.flatten().tolist()) for each in results.values()}) == 4
+            results.append(sample(pipeline, PROMPTS[:2], [0, 1], **settings, **guidance))
+        sizes.append(calls)
+    assert sizes == [[4] * 12, [4] * 8 + [2] * 4, [4] * 6 + [2] * 6, [2] * 3 + [4] * 5 + [2] * 4]
+    assert len({tuple(each.flatten().tolist()) for each in results}) == 4
     # one image at a time gives the same as both together
-    for span, both in results.items():
-        single = sample(pipeline, PROMPTS[:2], [0, 1], guidance_range=span, steps=12, batch_size=1)
-        assert torch.allclose(single, both, atol=2e-3), span
-    # what is unguided is as a run without guidance, from the same latents
-    states: dict[str, list[torch.Tensor]] = {"none": [], "late": []}
+    for guidance, both in zip(how, results, strict=True):
+        single = sample(pipeline, PROMPTS[:2], [0, 1], steps=12, batch_size=1, **guidance)
+        assert torch.allclose(single, both, atol=2e-3), guidance
+    # before its begin the run is one without guidance, and a run without guidance has none to switch
+    states: list[list[torch.Tensor]] = []
     embeds = encode(pipeline, PROMPTS[:2])
-    for name, how in (("none", {"guidance": 1.0}), ("late", {"guidance_range": (0.5, 1)})):
+    for guidance in ({"guidance": 1.0}, {"guidance_begin": 0.5}, {"guidance": 1.0, "guidance_begin": 0.5}):
+        seen: list[torch.Tensor] = []
         run_sampler(
-            pipeline, embeds, [0, 1], steps=6, on_step=lambda _, x, name=name: states[name].append(x.clone()), **how
-        )  # fmt: skip
-    assert all(torch.equal(a, b) for a, b in zip(states["none"][:3], states["late"][:3], strict=True))
-    assert not torch.equal(states["none"][3], states["late"][3])
+            pipeline, embeds, [0, 1], steps=6, on_step=lambda _, x, seen=seen: seen.append(x.clone()), **guidance
+        )
+        states.append(seen)
+    none, late, neither = states
+    assert all(torch.equal(a, b) for a, b in zip(none[:3], late[:3], strict=True)) and not torch.equal(none[3], late[3])
+    assert torch.equal(none[-1], neither[-1])
+    for wrong in ({"guidance_begin": 1.0}, {"guidance_cutoff": 1.0}, {"guidance_begin": 0.5, "guidance_cutoff": 0.6}):
+        with pytest.raises(ValueError, match="below 1|would begin at call 3 and end at call 2 of 6"):
+            run_sampler(pipeline, embeds, [0, 1], steps=6, **wrong)
+    assert torch.equal(sample(pipeline, PROMPTS[:2], [0, 1], **settings), results[0])  # guided again after all that
 
 
-def test_a_range_goes_with_a_bypass_and_with_chosen_timesteps(pipeline: StableDiffusionPipeline) -> None:
+def test_a_cutoff_goes_with_a_bypass_and_timesteps_can_be_chosen(pipeline: StableDiffusionPipeline) -> None:
     bypass = LatentCRFScheduler(pipeline.scheduler, None, bypass=(6, 9))
     with count_calls(pipeline.unet) as calls:
-        sample(pipeline, PROMPTS[:1], [0], steps=10, scheduler=bypass, guidance_range=(0, 0.5))
+        sample(pipeline, PROMPTS[:1], [0], steps=10, scheduler=bypass, guidance_cutoff=0.5)
     assert calls == [2] * 3 + [1] * 4  # half of the seven kept calls, rounded: four
     solver = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
     chosen = [999, 700, 400, 100]
@@ -158,7 +165,7 @@ def test_a_cached_call_is_computed_once_and_answered_alike(pipeline: StableDiffu
     own, bypass = pipeline.unet, LatentCRFScheduler(pipeline.scheduler, None, bypass=(6, 9))
     settings: dict[str, Any] = {"steps": 10, "batch_size": 5}
     expected = [sample(pipeline, PROMPTS, range(5), scheduler=each, **settings) for each in (None, bypass)]
-    with cache_denoiser_calls(pipeline), count_calls(own) as computed, count_calls(pipeline.unet) as requested:
+    with use_unet(pipeline, CachedUNet(own)), count_calls(own) as computed, count_calls(pipeline.unet) as requested:
         results = [sample(pipeline, PROMPTS, range(5), scheduler=each, **settings) for each in (None, bypass)]
         # of the bypass's seven calls the six before the bypass are the full run's
         assert (len(requested), len(computed)) == (17, 11)

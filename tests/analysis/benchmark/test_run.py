@@ -62,6 +62,7 @@ def test_a_small_benchmark_goes_on_where_it_stopped(
     )
     floors = pd.read_csv(out / "floors.csv").set_index("images")
     assert floors["count"].tolist() == [9, 9] and (floors["kid_low"] <= floors["kid"]).all()
+    assert (floors["kid_others"] > floors["kid"]).all()  # without themselves among the real images
     assert (
         table.loc[FULL_METHOD, "lpips_full"] == pytest.approx(0, abs=1e-6)
         and table.loc["DDIM-4", "latent_mse_full"] > 0

@@ -78,7 +78,9 @@ def test_latentcrf_is_compared_with_the_best_that_takes_no_more_time() -> None:
     assert kid.loc["UniPC-6", "value"] == pytest.approx(-0.2)
     assert kid.loc["UniPC-6", "low"] == pytest.approx(-0.2 - 0.2 * 0.095)
     assert kid.loc["UniPC-6", "better"] and not kid.loc[FULL_METHOD, "better"]
+    assert list(kid.index[kid["best_baseline"]]) == ["UniPC-6"]
     found_subject = table[table["measure"] == "r_at_5, difference"].set_index("against")
+    assert list(found_subject.index[found_subject["best_baseline"]]) == ["DDIM-8"]
     assert set(found_subject.index) == {FULL_METHOD, "DDIM-8", without_parameters.name, plain.name}
     assert found_subject.loc["DDIM-8", "better"] and not found_subject.loc[FULL_METHOD, "better"]
     diversity = table[table["measure"] == "pairwise_lpips, difference"].set_index("against")
@@ -158,7 +160,7 @@ def test_table_markdown_and_figure() -> None:
     }
     table = build_table(methods, arrays, "float32", 4)
     text = format_overview(table)
-    assert "| DDIM-50 LatentCRF (33, 49) | 8 | 16 | 0.10 (0.10 to 0.10) | 200.0 (181.0 to 219.0) |" in text
+    assert "| DDIM-50 LatentCRF (33, 49) | 16 | 0.10 (0.10 to 0.10) | 20 | +100.0 (+90.5 to +109.5) |" in text
     figure = draw_frontier(table, "kid")
     traces = {trace.name: trace for trace in figure.data}
     assert set(traces) == {"Pareto front", "Few-step solvers", "LatentCRF bypass"}
