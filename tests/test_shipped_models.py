@@ -16,6 +16,7 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline, UniPCMultistep
 from analysis.metrics.pixels import to_pixels
 from analysis.sampling import count_calls, decode, load_pipeline, sample
 from latentcrf import Finisher, LatentCRF, LatentCRFScheduler, Observation
+from latentcrf.guidance import cutoff
 from latentcrf.training.final_latents import FinalLatentsSettings, FinisherTeacher
 from latentcrf.training.train_finisher import remaining_error
 from latentcrf.utils.weights import MODELS
@@ -114,6 +115,21 @@ def test_the_example_that_the_text_shows_runs(text: str, tmp_path: Path, monkeyp
         names: dict[str, Any] = {}
         exec(example, names)
         assert names["image"].size == (128, 128) and np.asarray(names["image"]).std() > 10
+
+
+def test_guidance_is_cut_off_in_the_shipped_pipeline(pipeline: StableDiffusionPipeline) -> None:
+    """Two prompts, two images each, a wrapped scheduler: the last calls are half the work, all images are there."""
+    own = pipeline.scheduler
+    pipeline.scheduler = LatentCRFScheduler(own, None, bypass=(6, 8))
+    try:
+        with count_calls(pipeline.unet) as calls:
+            images = pipeline(
+                ["red apple", "pizza"], num_images_per_prompt=2, num_inference_steps=11, guidance_scale=3.0,
+                callback_on_step_end=cutoff(1 / 3), output_type="np", generator=torch.Generator().manual_seed(0),
+            ).images  # fmt: skip
+    finally:
+        pipeline.scheduler = own
+    assert images.shape == (4, 128, 128, 3) and calls == [8] * 6 + [4] * 3
 
 
 def test_34_calls_of_50_and_a_tenth_of_the_parameters(pipeline: StableDiffusionPipeline, crf: LatentCRF) -> None:
