@@ -13,7 +13,9 @@ import copy
 import inspect
 import json
 import os
+import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,54 @@ class with_inner_signature:
             return self.function(instance, *args, **kwargs)
 
         return method
+
+
+class kept_by_instances:
+    """Decorator of `from_config`: called on an instance it keeps its CRF and bypass, on the class it is refused."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.__doc__ = function.__doc__
+
+    def __get__(self, instance: Any, owner: type) -> Callable[..., Any]:
+        def method(config: Any, **kwargs: Any) -> Any:
+            return self.function(instance, config, **kwargs)
+
+        return method
+
+
+@dataclass
+class Run:
+    """State of a run, made anew by `set_timesteps`.
+
+    Attributes:
+        active: who makes the next step.
+        after: who makes the steps after the bypass.
+        skipped: (first, last), the steps of the bypass; None: nothing is skipped.
+        earlier_call: the step whose clean estimate the CRF sees too, beside the last one's; None: none.
+        earlier: that estimate, by the sample's number in its step.
+        timestep: of the last step.
+        number: of the last sample in its step, from 0. A scheduler that does not count its steps (DDIM, DDPM) may make
+            each for several samples: tiles, or images one after the other.
+        thread: that makes the steps.
+    """
+
+    active: InnerScheduler
+    after: InnerScheduler
+    skipped: tuple[int, int] | None = None
+    earlier_call: int | None = None
+    earlier: dict[int, Tensor] = field(default_factory=dict)
+    timestep: float | None = None
+    number: int = 0
+    thread: int | None = None
+
+
+# What is written on the wrapper and is its own. All else is the inner scheduler's.
+OWN = frozenset(
+    ("scheduler", "crf", "bypass", "num_iterations", "finisher", "prompt_embeds", "last_bypass", "last_finish")
+) | {"_run", "_needs_vae", "_internal_dict"}
+# Methods that change the configuration: of the inner scheduler itself, not of its copy that acts after the bypass.
+CONFIGURING = ("register_to_config", "set_shift")
 
 
 class LatentCRFScheduler(SchedulerMixin):
@@ -113,15 +163,58 @@ class LatentCRFScheduler(SchedulerMixin):
         self.prompt_embeds: Tensor | None = None
         self.last_bypass: BypassRecord | None = None
         self.last_finish: FinishRecord | None = None
-        self._skipped: tuple[int, int] | None = None  # (first, last) of the current run; None: nothing is skipped
-        self._earlier_call: int | None = None  # the step whose clean estimate the CRF sees too, beside the last one's
-        self._earlier: Tensor | None = None  # that estimate, once it has been made
-        self._active = self._after = scheduler  # who makes the next step, and who makes those after the bypass
+        self._run = Run(scheduler, scheduler)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "_active" not in self.__dict__:
+        if name.startswith("__") or "_run" not in self.__dict__:
             raise AttributeError(name)
-        return getattr(self._active, name)
+        return getattr(self.scheduler if name in CONFIGURING else self._run.active, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Write an attribute: the wrapper's own, or the inner scheduler's.
+
+        Raises:
+            AttributeError: `timesteps`, `config` and other values that follow from others.
+        """
+        if name in OWN:
+            object.__setattr__(self, name, value)
+            return
+        if hasattr(type(self), name):
+            hint = "call set_timesteps(timesteps=...)" if name == "timesteps" else "write it on the inner `.scheduler`"
+            raise AttributeError(f"{name} of a LatentCRFScheduler cannot be written: {hint}.")
+        for scheduler in {id(each): each for each in (self.scheduler, self._run.active, self._run.after)}.values():
+            setattr(scheduler, name, value)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "LatentCRFScheduler":
+        """Copy without the records of the last run, whose tensors may hold gradients."""
+        copied = self.__class__.__new__(self.__class__)
+        memo[id(self)] = copied
+        dropped: dict[str, Any] = {"last_bypass": None, "last_finish": None}
+        if self.prompt_embeds is not None:
+            dropped["prompt_embeds"] = self.prompt_embeds.detach()
+        values = copy.deepcopy({**self.__dict__, **dropped, "_run": replace(self._run, earlier={})}, memo)
+        copied.__dict__.update(values)
+        return copied
+
+    @kept_by_instances
+    def from_config(self, config: Any, **kwargs: Any) -> "LatentCRFScheduler":
+        """Wrap an inner scheduler of another configuration, with this scheduler's CRF, bypass and finisher.
+
+        Args:
+            config: of the inner scheduler.
+            kwargs: for the inner scheduler's `from_config`.
+
+        Raises:
+            ValueError: called on the class, which knows no CRF and no bypass.
+        """
+        if self is None:
+            raise ValueError(
+                "LatentCRFScheduler.from_config knows no CRF and no bypass. Wrap the inner scheduler: "
+                "LatentCRFScheduler(DDIMScheduler.from_config(config), crf, bypass=(33, 49))."
+            )
+        kind: Any = type(self.scheduler)
+        inner = kind.from_config(config, **kwargs)
+        return LatentCRFScheduler(inner, self.crf, self.bypass, self.num_iterations, self.finisher)
 
     def __len__(self) -> int:
         return len(self.scheduler)
@@ -146,9 +239,9 @@ class LatentCRFScheduler(SchedulerMixin):
     def timesteps(self) -> Tensor:
         """The kept timesteps (calls,); before `set_timesteps`, the inner scheduler's."""
         timesteps = self.scheduler.timesteps
-        if self._skipped is None:
+        if self._run.skipped is None:
             return timesteps
-        first, last = self._skipped
+        first, last = self._run.skipped
         return torch.cat([timesteps[:first], timesteps[last:]])
 
     @property
@@ -175,16 +268,16 @@ class LatentCRFScheduler(SchedulerMixin):
             )
         self.scheduler.set_timesteps(*args, **kwargs)
         skipped = self.bypass and resolve_bypass(self.bypass, len(self.scheduler.timesteps))
-        self._skipped = skipped if skipped and skipped[0] < skipped[1] else None
-        self._active, self._earlier = self.scheduler, None
+        run = self._run = Run(self.scheduler, self.scheduler)
         self.last_bypass = self.last_finish = None
-        if self._skipped is not None:
-            call = self._skipped[0] - 1
+        if skipped and skipped[0] < skipped[1]:
+            call = skipped[0] - 1
             levels = [to_variance_preserving(*coefficients(self.scheduler, index))[0] for index in range(call + 1)]
-            self._earlier_call = int(find_earlier_calls(torch.tensor(levels), torch.tensor([call]), torch.tensor([1])))
-            self._after = copy.deepcopy(self.scheduler)  # no step taken, so no history
-            if hasattr(self._after, "set_begin_index"):
-                self._after.set_begin_index(self._skipped[1])
+            run.skipped = skipped
+            run.earlier_call = int(find_earlier_calls(torch.tensor(levels), torch.tensor([call]), torch.tensor([1])))
+            run.after = copy.deepcopy(self.scheduler)  # no step taken, so no history
+            if hasattr(run.after, "set_begin_index"):
+                run.after.set_begin_index(skipped[1])
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Begin at a later step, as image-to-image does.
@@ -195,8 +288,8 @@ class LatentCRFScheduler(SchedulerMixin):
         Raises:
             ValueError: it lies inside or after the bypass.
         """
-        if self._skipped is not None and begin_index >= self._skipped[0]:
-            first, last = self._skipped
+        if self._run.skipped is not None and begin_index >= self._run.skipped[0]:
+            first, last = self._run.skipped
             raise ValueError(
                 f"This run begins at step {begin_index} of {len(self.scheduler.timesteps)}, but steps {first} to "
                 f"{last - 1} are bypassed, and one step must come before them. Raise the strength of image-to-image "
@@ -216,14 +309,16 @@ class LatentCRFScheduler(SchedulerMixin):
             kwargs: alike.
 
         Returns:
-            What the inner scheduler returns, its `prev_sample` changed.
+            What the inner scheduler returns, its `prev_sample` changed; at the run's end its clean estimate too, which
+            latent-consistency pipelines decode.
 
         Raises:
-            ValueError: latents of another shape than (B, C, H, W), or a timestep that is not one of this run's.
+            ValueError: latents of another shape than (B, C, H, W), a timestep that is not one of this run's, the same
+                timestep twice for a scheduler that counts its steps, or steps from two threads.
         """
-        before_bypass = self._skipped is not None and self._active is not self._after
-        if not before_bypass and self.finisher is None:
-            return self._active.step(*args, **kwargs)
+        run = self._run
+        if run.skipped is None and self.finisher is None:
+            return run.active.step(*args, **kwargs)
         call = inspect.signature(self.scheduler.step).bind(*args, **kwargs)
         call.apply_defaults()
         as_dict = call.arguments["return_dict"]
@@ -233,18 +328,48 @@ class LatentCRFScheduler(SchedulerMixin):
                 f"Latents must have shape (B, C, H, W); this pipeline's have {tuple(call.arguments['sample'].shape)}. "
                 "Packed latents (Flux) and those of videos cannot be worked on."
             )
-        output = self._active.step(*call.args, **call.kwargs)
+        self._begin_step(call.arguments["timestep"])
+        is_before = run.skipped is not None and run.active is not run.after
+        output = run.active.step(*call.args, **call.kwargs)
         done = self._steps_done(call.arguments["timestep"])
-        if before_bypass and self._skipped is not None and done - 1 in (self._earlier_call, self._skipped[0] - 1):
+        if is_before and run.skipped is not None and done - 1 in (run.earlier_call, run.skipped[0] - 1):
             estimate = self._estimate(output, done - 1, call.arguments["model_output"], call.arguments["sample"])
-            if done == self._skipped[0]:
+            if done == run.skipped[0]:
                 output.prev_sample = self._cross_bypass(output.prev_sample, estimate)
-                done = self._skipped[1]
+                done, run.active = run.skipped[1], run.after
             else:
-                self._earlier = estimate
-        if self.finisher is not None and done == len(self.scheduler.timesteps):
-            output.prev_sample = self.finish(output.prev_sample)
+                run.earlier[run.number] = estimate
+        if done == len(self.scheduler.timesteps):
+            if self.finisher is not None:
+                output.prev_sample = self.finish(output.prev_sample)
+            for name in ("denoised", "pred_original_sample"):
+                if getattr(output, name, None) is not None and (self.finisher is not None or is_before):
+                    setattr(output, name, output.prev_sample)
         return output if as_dict else output.to_tuple()
+
+    def _begin_step(self, timestep: Any) -> None:
+        """Note which sample of which step comes, and choose who makes it.
+
+        Raises:
+            ValueError: as of `step`.
+        """
+        run, thread = self._run, threading.get_ident()
+        if run.thread not in (None, thread):
+            raise ValueError(
+                "The steps of this run come from two threads. A scheduler keeps the state of one run: give each thread "
+                "a pipeline with a scheduler of its own."
+            )
+        value = float(timestep)
+        is_repeated = value == run.timestep
+        run.thread, run.timestep, run.number = thread, value, run.number + 1 if is_repeated else 0
+        if hasattr(self.scheduler, "step_index"):
+            if is_repeated and int((self.scheduler.timesteps == timestep).sum()) == 1:
+                raise ValueError(
+                    f"{type(self.scheduler).__name__} counts its steps, so it makes each for one batch; timestep "
+                    f"{value:g} came twice. Use DDIMScheduler for several tiles or images a step."
+                )
+        elif run.skipped is not None:  # it does not count: the timestep says who is next
+            run.active = self.scheduler if self._steps_done(timestep) <= run.skipped[0] else run.after
 
     def finish(self, latents: Tensor) -> Tensor:
         """Correct final latents with the finisher and record it. `step` does so at the run's end.
@@ -266,8 +391,8 @@ class LatentCRFScheduler(SchedulerMixin):
 
     def _steps_done(self, timestep: Any) -> int:
         """Count the steps of the full run up to and with the one at `timestep`."""
-        if getattr(self._active, "step_index", None) is not None:
-            return self._active.step_index
+        if getattr(self._run.active, "step_index", None) is not None:
+            return int(self._run.active.step_index)
         found = (self.scheduler.timesteps == timestep).nonzero()  # DDIM and DDPM do not count
         if len(found) == 0:
             raise ValueError(f"Timestep {int(timestep)} is not one of this run's; pass those in `timesteps`, in order.")
@@ -288,14 +413,16 @@ class LatentCRFScheduler(SchedulerMixin):
         level of step `first`. Its x0_hat is `denoised`, from the denoiser call of step first - 1. For DDIM (eta = 0)
         the two agree exactly.
         """
-        assert self._skipped is not None
-        first, last = self._skipped
+        run = self._run
+        assert run.skipped is not None
+        first, last = run.skipped
+        earlier = run.earlier.get(run.number)
         alpha_in, scale_in = to_variance_preserving(*coefficients(self.scheduler, first))
         alpha_out, scale_out = to_variance_preserving(*coefficients(self.scheduler, last))
         alpha_denoised, _ = to_variance_preserving(*coefficients(self.scheduler, first - 1))
         latents, alpha_earlier = following / scale_in, None
-        if self._earlier is not None and self._earlier_call is not None:
-            alpha_earlier, _ = to_variance_preserving(*coefficients(self.scheduler, self._earlier_call))
+        if earlier is not None and run.earlier_call is not None:
+            alpha_earlier, _ = to_variance_preserving(*coefficients(self.scheduler, run.earlier_call))
         observation = Observation(
             latents,
             denoised,
@@ -303,7 +430,7 @@ class LatentCRFScheduler(SchedulerMixin):
             alpha_out,
             self._prompt(latents),
             alpha_denoised,
-            earlier=self._earlier,
+            earlier=earlier,
             alpha_earlier=alpha_earlier,
         )
 
@@ -313,8 +440,6 @@ class LatentCRFScheduler(SchedulerMixin):
             y = self.crf(observation, self.num_iterations)
         latents = (hand_over(latents, y, alpha_in, alpha_out) * scale_out).to(following.dtype)
         self.last_bypass = BypassRecord(observation, y, latents)
-
-        self._active = self._after
         return latents
 
     def _prompt(self, latents: Tensor) -> Tensor | None:

@@ -2,6 +2,8 @@
 
 import copy
 import inspect
+import pickle
+import threading
 from dataclasses import replace
 from functools import wraps
 
@@ -297,7 +299,7 @@ def test_the_crf_sees_an_earlier_estimate_of_the_inner_scheduler(pipe, crf, kind
         run(pipe, scheduler, steps=40, callback_on_step_end=lambda p, i, t, v: trace.append(v["latents"]) or v)
     finally:
         hook.remove()
-    seen, at = scheduler.last_bypass.observation, scheduler._earlier_call
+    seen, at = scheduler.last_bypass.observation, scheduler._run.earlier_call
     assert 15 < at < 19  # of the 20 calls before the gap: not the one before the last, that is too near
     assert seen.alpha_earlier == to_variance_preserving(*coefficients(scheduler.scheduler, at))[0] < seen.alpha_denoised
     assert log_snr(torch.tensor(seen.alpha_denoised)) - log_snr(torch.tensor(seen.alpha_earlier)) >= TREND_GAP
@@ -630,3 +632,148 @@ def test_unknown_prediction_type() -> None:
     scheduler.set_timesteps(4)
     with pytest.raises(ValueError, match="prediction_type is 'score'"):
         clean_estimate(scheduler, 0, torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 2, 2))
+
+
+# --- state between runs and samples -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [DDIMScheduler, DDPMScheduler])
+def test_one_set_timesteps_serves_several_images_and_tiles(crf, kind) -> None:
+    """Whatever the order, each sample gets what it gets alone: its own bypass, its own earlier estimate."""
+    torch.manual_seed(0)
+    noise = torch.randn(3, 1, 4, 8, 8)
+
+    def denoise(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(x + 0.001 * t)
+
+    def step(scheduler: LatentCRFScheduler, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        options = {"generator": torch.Generator().manual_seed(int(t))}
+        return scheduler.step(denoise(x, t), t, x, **options).prev_sample
+
+    def build() -> LatentCRFScheduler:
+        scheduler = LatentCRFScheduler(inner(kind), crf, (20, 38))
+        scheduler.set_timesteps(40)
+        return scheduler
+
+    alone, earlier = [], []
+    for x in noise:
+        scheduler = build()
+        for t in scheduler.timesteps:
+            x = step(scheduler, x, t)
+        alone.append(x)
+        earlier.append(scheduler.last_bypass.observation.earlier)
+    assert all(each is not None for each in earlier) and not torch.equal(earlier[0], earlier[1])
+    scheduler = build()
+    for x, expected in zip(noise, alone, strict=True):  # one image after the other
+        for t in scheduler.timesteps:
+            x = step(scheduler, x, t)
+        assert torch.equal(x, expected)
+    scheduler, tiles = build(), list(noise)
+    for t in scheduler.timesteps:  # several tiles a step
+        tiles = [step(scheduler, x, t) for x in tiles]
+    assert all(torch.equal(x, expected) for x, expected in zip(tiles, alone, strict=True))
+    assert torch.equal(scheduler.last_bypass.observation.earlier, earlier[2])
+
+
+def test_a_scheduler_that_counts_its_steps_makes_each_once(crf) -> None:
+    scheduler = LatentCRFScheduler(inner(DPMSolverMultistepScheduler), crf, (3, 8))
+    scheduler.set_timesteps(10)
+    x, t = torch.randn(1, 4, 8, 8), scheduler.timesteps[0]
+    scheduler.step(x, t, x)
+    with pytest.raises(ValueError, match="counts its steps, so it makes each for one batch; timestep 999 came twice"):
+        scheduler.step(x, t, x)
+
+
+def test_steps_of_two_threads_are_refused(crf) -> None:
+    scheduler, errors = LatentCRFScheduler(ddim(), crf, (3, 8)), []
+    scheduler.set_timesteps(10)
+    x = torch.randn(1, 4, 8, 8)
+    scheduler.step(x, scheduler.timesteps[0], x)
+
+    def other() -> None:
+        try:
+            scheduler.step(x, scheduler.timesteps[1], x)
+        except ValueError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert len(errors) == 1 and "come from two threads" in errors[0]
+    scheduler.set_timesteps(10)  # the next run may be another thread's
+    scheduler.step(x, scheduler.timesteps[0], x)
+
+
+def test_the_clean_estimate_of_the_last_step_is_the_result(pipe, crf, finisher) -> None:
+    """Latent-consistency pipelines decode `denoised`, not `prev_sample`."""
+    x = torch.randn(1, 4, 8, 8)
+    for kind, name in ((LCMScheduler, "denoised"), (DDIMScheduler, "pred_original_sample")):
+        for bypass, ending in (((1, 4), None), (None, Finisher(finisher)), ((1, 3), Finisher(finisher))):
+            scheduler = LatentCRFScheduler(inner(kind), crf, bypass, finisher=ending)
+            scheduler.set_timesteps(4)
+            sample, generator = x, torch.Generator().manual_seed(0)
+            for t in scheduler.timesteps:
+                output = scheduler.step(torch.tanh(sample), t, sample, generator=generator)
+                sample = output.prev_sample
+            assert torch.equal(getattr(output, name), sample), (kind, bypass)
+            assert ending is None or torch.equal(sample, scheduler.last_finish.latents)
+        plain = LatentCRFScheduler(inner(kind), crf, (1, 3))  # the inner scheduler makes the last step
+        plain.set_timesteps(4)
+        expected = inner(kind)
+        expected.set_timesteps(4)
+        t, generators = expected.timesteps[-1], [torch.Generator().manual_seed(0) for _ in range(2)]
+        plain.step(x, plain.timesteps[0], x, generator=torch.Generator())
+        last = plain.step(x, t, x, generator=generators[0])
+        if kind is DDIMScheduler:
+            assert torch.equal(last[name], expected.step(x, t, x, generator=generators[1])[name])
+
+
+# --- the class as users handle it -------------------------------------------------------------------------------------
+
+
+def test_what_is_written_reaches_the_inner_scheduler_after_a_run_too(pipe, crf) -> None:
+    plain = FlowMatchEulerDiscreteScheduler()
+    scheduler = LatentCRFScheduler(plain, crf, (3, 8))
+    scheduler.set_timesteps(10)
+    x = torch.randn(1, 4, 8, 8)
+    for t in scheduler.timesteps:
+        x = scheduler.step(torch.zeros_like(x), t, x).prev_sample
+    scheduler.set_shift(3.0)
+    assert plain.shift == 3.0
+    scheduler.register_to_config(shift=2.0)
+    assert plain.config.shift == scheduler.config.shift == 2.0
+    scheduler.own_mark = "written"
+    assert plain.own_mark == scheduler.own_mark == "written" and "own_mark" not in scheduler.__dict__
+    scheduler.num_iterations, scheduler.bypass = 3, (2, 9)
+    assert not hasattr(plain, "num_iterations") and scheduler.num_iterations == 3
+    scheduler.set_timesteps(10)
+    assert scheduler.num_denoiser_calls == 3
+    with pytest.raises(AttributeError, match="timesteps of a LatentCRFScheduler cannot be written: call"):
+        scheduler.timesteps = torch.arange(3)
+
+
+def test_from_config_keeps_the_crf_on_an_instance_and_is_refused_on_the_class(crf, finisher) -> None:
+    scheduler = LatentCRFScheduler(ddim(), crf, (5, 9), 7, Finisher(finisher))
+    other = scheduler.from_config(scheduler.config, timestep_spacing="leading")
+    assert isinstance(other, LatentCRFScheduler) and isinstance(other.scheduler, DDIMScheduler)
+    assert other.config.timestep_spacing == "leading" and scheduler.config.timestep_spacing == "trailing"
+    assert (other.crf, other.bypass, other.num_iterations, other.finisher) == (crf, (5, 9), 7, scheduler.finisher)
+    with pytest.raises(ValueError, match="knows no CRF and no bypass. Wrap the inner scheduler"):
+        LatentCRFScheduler.from_config(scheduler.config)
+
+
+def test_a_scheduler_is_copied_and_pickled_after_a_run_with_gradients(crf) -> None:
+    scheduler = LatentCRFScheduler(ddim(), crf, (3, 8))
+    scheduler.set_timesteps(10)
+    scheduler.prompt_embeds = 2 * torch.randn(1, 3, 8, requires_grad=True)
+    x = torch.randn(1, 4, 8, 8, requires_grad=True)
+    following = scheduler.step(2 * x, scheduler.timesteps[0], 2 * x).prev_sample
+    for t in scheduler.timesteps[1:3]:
+        following = scheduler.step(following, t, following).prev_sample
+    assert scheduler.last_bypass.y.requires_grad
+    copied = copy.deepcopy(scheduler)
+    assert copied.last_bypass is None and scheduler.last_bypass is not None
+    assert copied.crf is not crf and torch.equal(copied.timesteps, scheduler.timesteps)
+    assert torch.equal(copied.prompt_embeds, scheduler.prompt_embeds)
+    loaded = pickle.loads(pickle.dumps(copied))
+    assert loaded.bypass == (3, 8) and torch.equal(loaded.timesteps, scheduler.timesteps)
