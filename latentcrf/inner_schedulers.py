@@ -1,9 +1,19 @@
 """Which diffusers schedulers LatentCRF can wrap, and why not the others."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import diffusers
 from torch import Tensor
+
+INVERSE = (diffusers.DDIMInverseScheduler, diffusers.DPMSolverMultistepInverseScheduler)
+# Not every one of these is in every version of diffusers that is supported.
+FLOW_MATCHING = tuple(
+    getattr(diffusers, name)
+    for name in ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler")
+    if hasattr(diffusers, name)
+)
 
 
 class InnerScheduler(Protocol):
@@ -35,14 +45,29 @@ class InnerScheduler(Protocol):
         """Whatever else it has: sigmas, alphas_cumprod, begin index, step index, order."""
 
 
-# What rules a scheduler out: a test on the scheduler and its class name, and the reason.
-REFUSED: tuple[tuple[Callable[[Any, str], bool], str], ...] = (
-    (lambda scheduler, _: getattr(scheduler, "order", 1) != 1, "it makes {order} denoiser calls a step"),
-    (lambda _, name: "PNDM" in name or "LMS" in name, "it needs the history of the bypassed steps"),
-    (lambda _, name: "EDM" in name, "its latents are scaled by the data's own deviation"),
-    (lambda _, name: "Inverse" in name, "it goes from images to noise"),
+def find_needed_argument(scheduler: Any) -> str | None:
+    """Find an argument of `step`, beside output, timestep and sample, without which it does not know what to do."""
+    parameters = list(inspect.signature(scheduler.step).parameters.values())
+    for parameter in parameters[3:]:
+        needs = parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        if needs or parameter.name == "prev_timestep":  # UnCLIP's pipelines tell it where to go
+            return parameter.name
+    return None
+
+
+# What rules a scheduler out: a test on it, and the reason. By what it does or is, so that subclasses are met alike.
+REFUSED: tuple[tuple[Callable[[Any], bool], str], ...] = (
+    (lambda scheduler: getattr(scheduler, "order", 1) != 1, "it makes {order} denoiser calls a step"),
     (
-        lambda scheduler, name: not hasattr(scheduler, "alphas_cumprod") and "FlowMatch" not in name,
+        lambda scheduler: hasattr(scheduler, "ets") or hasattr(scheduler, "derivatives"),
+        "it needs the history of the bypassed steps",
+    ),
+    (lambda scheduler: "sigma_data" in scheduler.config, "its latents are scaled by the data's own deviation"),
+    (lambda scheduler: isinstance(scheduler, INVERSE), "it goes from images to noise"),
+    (lambda scheduler: "snr_shift_scale" in scheduler.config, "it is for latents of videos, of five dimensions"),
+    (lambda scheduler: find_needed_argument(scheduler) is not None, "its step needs {argument}"),
+    (
+        lambda scheduler: not hasattr(scheduler, "alphas_cumprod") and not isinstance(scheduler, FLOW_MATCHING),
         "its noise levels are of no kind that is known here",
     ),
 )
@@ -60,12 +85,12 @@ def check_scheduler(scheduler: Any) -> None:
     name = type(scheduler).__name__
     if hasattr(scheduler, "num_denoiser_calls"):
         raise ValueError("This scheduler is wrapped already; pass its `.scheduler` to wrap the inner one again.")
-    if not hasattr(scheduler, "step") or not hasattr(scheduler, "set_timesteps"):
+    if not all(hasattr(scheduler, attribute) for attribute in ("step", "set_timesteps", "config")):
         raise ValueError(f"A diffusers scheduler is wanted; {name} has no `step` and `set_timesteps`.")
     for applies, reason in REFUSED:
-        if applies(scheduler, name):
+        if applies(scheduler):
+            words = reason.format(order=getattr(scheduler, "order", 1), argument=find_needed_argument(scheduler))
             raise ValueError(
-                f"{name} cannot be wrapped: {reason.format(order=getattr(scheduler, 'order', 1))}. Use for example "
-                "DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler or EulerDiscreteScheduler, each "
-                "with .from_config(pipe.scheduler.config)."
+                f"{name} cannot be wrapped: {words}. Use for example DDIMScheduler, DPMSolverMultistepScheduler, "
+                "UniPCMultistepScheduler or EulerDiscreteScheduler, each with .from_config(pipe.scheduler.config)."
             )
