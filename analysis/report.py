@@ -46,6 +46,19 @@ SUMMARY = {
     "UniPC, 12 steps, guidance cut-off": "UniPC-12 cut-off 1/3",
     "UniPC, 12 steps, guidance cut-off + finisher": HEADLINE,
 }
+# what the bypass, the cut-off and the finisher contribute: method -> what it is compared with
+CLAIMS = (
+    (BYPASS_33_49, "DDIM-34"),
+    (BYPASS_33_49, "DDIM-50 DeepCache 3"),
+    (BYPASS_33_49, "DDIM-50 zero-parameter bypass (33, 49)"),
+    (BYPASS_33_49, "DDIM-50 plain network (33, 49)"),
+    ("UniPC-12 cut-off 1/3", "UniPC-12"),
+    ("UniPC-12 + finisher", "UniPC-12"),
+    (HEADLINE, "UniPC-12 cut-off 1/3"),
+    (HEADLINE, "UniPC-12 + finisher"),
+    (HEADLINE, "UniPC-12 cut-off 1/3 + plain finisher"),
+    (f"{BYPASS_33_49} + finisher", "UniPC-12 cut-off 1/3"),
+)
 # the docs' choice of runs without bypass, cut-off and cache
 WHOLE_RUNS = (
     *(f"DDIM-{steps}" for steps in (34, 25, 20, 12, 8)),
@@ -256,15 +269,28 @@ def core_table(results: Results) -> str:
     return _runs_table(results, [name for name in table["method"][table["core"]] if name != FULL_RUN])
 
 
+def claims_table(results: Results) -> str:
+    """What each part contributes: pairs of core methods."""
+    compared = Comparisons(results.comparisons)
+    rows = [
+        [method, against, compared(method, against, KID, 1, 1000), compared(method, against, R_AT_5, 3)]
+        for method, against in CLAIMS
+    ]
+    return format_markdown_table(["method", "against", "KID x 1000", "R@5"], rows)
+
+
 def floors_table(results: Results) -> str:
     """The data set's own images, and the full run and the headline method beside them."""
     rows = []
-    named = [(row["images"], row) for _, row in results.floors.iterrows()]
-    named += [(method, results.row(method)) for method in (FULL_RUN, HEADLINE)]
-    for name, row in named:
-        rows.append([name, with_interval(row, "kid", 1, 1000), with_interval(row, "r_at_1", 2),
-                     with_interval(row, "r_at_5", 2), with_interval(row, "edges", 4)])  # fmt: skip
-    return format_markdown_table(["images", "KID x 1000", "R@1", "R@5", "edge strength"], rows)
+    for _, row in results.floors.iterrows():
+        cells = [with_interval(row, name, 1, 1000) for name in ("kid", "kid_others")]
+        rows.append([row["images"], *cells, with_interval(row, "r_at_5", 2), with_interval(row, "edges", 4)])
+    for method in (FULL_RUN, HEADLINE):
+        row = results.row(method)
+        cells = [with_interval(row, "kid", 1, 1000), "", with_interval(row, "r_at_5", 2)]
+        rows.append([method, *cells, with_interval(row, "edges", 4)])
+    titles = ["images", "KID x 1000", "without them among the real images", "R@5", "edge strength"]
+    return format_markdown_table(titles, rows)
 
 
 def whole_runs_table(results: Results) -> str:
@@ -486,6 +512,7 @@ def card_finisher_table(results: Results) -> str:
 TABLES: dict[str, Callable[[Results], str]] = {
     "summary": summary_table,
     "core": core_table,
+    "claims": claims_table,
     "floors": floors_table,
     "whole-runs": whole_runs_table,
     "guidance": guidance_table,
