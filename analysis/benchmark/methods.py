@@ -148,16 +148,15 @@ def list_default_methods() -> list[Method]:
 
 def list_methods() -> list[Method]:
     """List all methods, the default ones first."""
-    runs = [Method("DDIM", steps) for steps in (34, 25, 20, 12, 8, 4)]
-    runs += [Method("DPM-Solver++", steps) for steps in (20, 15, 12, 10, 8, 6)]
-    runs += [Method("UniPC", steps) for steps in (20, 15, 12, 10, 8, 6, 4)]
+    runs = [Method("DPM-Solver++", steps) for steps in (20, 12, 8, 6)]
+    runs += [Method("UniPC", steps) for steps in (20, 12, 8, 6, 4)]
     runs += [Method("DPM-Solver++", steps, spacing="AYS") for steps in (10, 8, 6)]
     guided = [FULL_RUN, Method("DPM-Solver++", 12), UNIPC_12, UNIPC_8]
     runs += [replace(run, guidance=guidance) for run in guided for guidance in GUIDANCES if guidance]
-    runs += [replace(FULL_RUN, cache_interval=interval) for interval in (2, 3, 5)]
+    runs += [replace(FULL_RUN, cache_interval=interval) for interval in (3, 5)]
     runs += [Method("UniPC", steps, cache_interval=2) for steps in (20, 12)]
     blocks = [("DDIM", 50, (33, 49)), ("DDIM", 50, (25, 50)), ("DDIM", 50, (17, 42))]
-    blocks += [("DPM-Solver++", 20, (12, 19)), ("DPM-Solver++", 10, (7, 10)), ("DPM-Solver++", 12, (8, 12))]
+    blocks += [("DPM-Solver++", 20, (12, 19)), ("DPM-Solver++", 12, (8, 12))]
     bypasses = [
         Method(*block, form)
         for block in blocks
@@ -166,10 +165,11 @@ def list_methods() -> list[Method]:
         if form != "static" or block[1] >= 20
     ]
     ended = [run for run in bypasses if run.bypass in ((33, 49), (17, 42)) and run.crf_form != "plain"]
-    compared = [FULL_RUN, *(Method("UniPC", steps) for steps in (12, 8, 6)), UNIPC_12_CUTOFF]
-    rest = runs + bypasses + with_finisher([FULL_RUN, *runs, *ended])
-    trips = [*compared, PAPER_BYPASS, replace(PAPER_BYPASS, bypass=(17, 42))]
-    rest += with_finisher(compared, "plain finisher") + with_finisher(trips, "VAE round trip")
+    compared = [FULL_RUN, UNIPC_12, UNIPC_8, Method("UniPC", 6), UNIPC_12_CUTOFF]
+    rest = [Method("DDIM", steps) for steps in (25, 12, 8, 4)]
+    rest += runs + bypasses + with_finisher([FULL_RUN, Method("DDIM", 34), *runs, *ended])
+    rest += with_finisher(compared, "plain finisher")
+    rest += with_finisher([FULL_RUN, UNIPC_12, UNIPC_8, UNIPC_12_CUTOFF, PAPER_BYPASS], "VAE round trip")
     return list(dict.fromkeys([*list_default_methods(), *rest]))
 
 

@@ -62,12 +62,11 @@ def test_what_readers_are_shown_is_a_part_of_all_and_begins_with_what_conclusion
 
 def test_each_kind_of_baseline_is_measured_with_and_without_the_finisher() -> None:
     methods = list_methods()
-    without = [method for method in methods if not method.finisher and method.crf_form == ""]
+    without = [method for method in methods if not method.finisher and not method.crf_form]
     assert {method.guidance for method in without} == set(GUIDANCES)
-    assert {"AYS"} < {method.spacing for method in without} and {2, 3, 5} < {
-        method.cache_interval for method in without
-    }
-    assert all(replace(method, finisher="finisher") in methods for method in without)
+    assert "AYS" in {method.spacing for method in without} and {2, 3, 5} < {method.cache_interval for method in without}
+    ended = [method for method in without if method.guidance or method.spacing or method.cache_interval > 1]
+    assert len(ended) >= 20 and all(replace(method, finisher="finisher") in methods for method in ended)
 
 
 def test_ays_timesteps_are_the_published_ones_and_fall_at_any_number_of_steps() -> None:
