@@ -15,6 +15,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ FLOW = ("FlowMatchEulerDiscreteScheduler",)
 STABLE_DIFFUSION = {
     "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1, "clip_sample": False,
 }  # fmt: skip
+KANDINSKY = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "linear", "clip_sample": False}
 FLOW_SOLVER = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
 
 
@@ -97,9 +99,9 @@ def masked(items: Sequence[int], **more: Any) -> dict[str, Any]:
     return square(items, prompt_attention_mask=mask, negative_prompt_attention_mask=mask) | more
 
 
-def half_mask() -> Tensor:
-    mask = torch.zeros(1, 1, SIZE, SIZE)
-    mask[..., SIZE // 2 :] = 1
+def half_mask(begin: int = SIZE // 2, size: int = SIZE) -> Tensor:
+    mask = torch.zeros(1, 1, size, size)
+    mask[..., begin:] = 1
     return mask
 
 
@@ -178,9 +180,9 @@ def build_pixart() -> Any:
     )  # fmt: skip
 
 
-def build_sd3() -> Any:
+def build_sd3(channels: int = 4) -> Any:
     return diffusers.SD3Transformer2DModel(
-        sample_size=SIZE, patch_size=1, in_channels=4, out_channels=4, num_layers=1, attention_head_dim=8,
+        sample_size=SIZE, patch_size=1, in_channels=channels, out_channels=channels, num_layers=1, attention_head_dim=8,
         num_attention_heads=2, joint_attention_dim=WIDTH, caption_projection_dim=16, pooled_projection_dim=8,
         pos_embed_max_size=16,
     )  # fmt: skip
@@ -216,10 +218,10 @@ def build_flux() -> Any:
     )  # fmt: skip
 
 
-def build_kandinsky(scheduler: Any) -> Any:
+def build_kandinsky(scheduler: Any, name: str = "KandinskyV22Pipeline", channels: int = 4) -> Any:
     unet = build_unet(
-        out_channels=8, addition_embed_type="image", encoder_hid_dim=WIDTH, encoder_hid_dim_type="image_proj",
-        cross_attention_dim=WIDTH, resnet_time_scale_shift="scale_shift", class_embed_type=None,
+        in_channels=channels, out_channels=8, addition_embed_type="image", encoder_hid_dim=WIDTH,
+        encoder_hid_dim_type="image_proj", cross_attention_dim=WIDTH, resnet_time_scale_shift="scale_shift",
         down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
         up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
         mid_block_type="UNetMidBlock2DSimpleCrossAttn",
@@ -228,7 +230,7 @@ def build_kandinsky(scheduler: Any) -> Any:
         block_out_channels=(32, 64), latent_channels=4, norm_num_groups=4, norm_type="spatial", num_vq_embeddings=8,
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("AttnUpDecoderBlock2D",) * 2, vq_embed_dim=4,
     )  # fmt: skip
-    return diffusers.KandinskyV22Pipeline(unet=unet, scheduler=scheduler, movq=movq.eval())
+    return getattr(diffusers, name)(unet=unet, scheduler=scheduler, movq=movq.eval())
 
 
 def build_animatediff(scheduler: Any) -> Any:
@@ -238,6 +240,12 @@ def build_animatediff(scheduler: Any) -> Any:
     )
     return diffusers.AnimateDiffPipeline(
         vae=build_vae(), unet=unet, motion_adapter=adapter, scheduler=scheduler, **TEXT
+    )
+
+
+def build_if(scheduler: Any) -> Any:
+    return diffusers.IFPipeline(
+        unet=build_unet(in_channels=3, out_channels=6), scheduler=scheduler, watermarker=None, **TEXT | SAFETY
     )
 
 
@@ -262,10 +270,8 @@ def depth_arguments(items: Sequence[int]) -> dict[str, Any]:
     return image_arguments(items, depth_map=draw(items, SIZE, SIZE, seed=6), strength=0.8)
 
 
-def lcm_arguments(items: Sequence[int]) -> dict[str, Any]:
-    arguments = square(items)
-    del arguments["negative_prompt_embeds"]
-    return arguments
+def without_negative(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in arguments.items() if not key.startswith("negative")}
 
 
 def sana_arguments(items: Sequence[int]) -> dict[str, Any]:
@@ -277,8 +283,7 @@ def lumina_arguments(items: Sequence[int]) -> dict[str, Any]:
 
 
 def flux_arguments(items: Sequence[int]) -> dict[str, Any]:
-    arguments = square(items, height=2 * SIZE, width=2 * SIZE) | pooled(items)
-    return {key: arguments[key] for key in arguments if not key.startswith("negative")}
+    return without_negative(square(items, height=2 * SIZE, width=2 * SIZE) | pooled(items))
 
 
 def kandinsky_arguments(items: Sequence[int]) -> dict[str, Any]:
@@ -286,6 +291,20 @@ def kandinsky_arguments(items: Sequence[int]) -> dict[str, Any]:
         "image_embeds": draw(items, WIDTH, seed=4), "negative_image_embeds": draw(items, WIDTH, seed=5),
         "height": 2 * SIZE, "width": 2 * SIZE, "guidance_scale": 2.0,
     }  # fmt: skip
+
+
+def kandinsky_image_arguments(items: Sequence[int], strength: float) -> dict[str, Any]:
+    images = torch.sigmoid(draw(items, 1, 3, 2 * SIZE, 2 * SIZE, seed=1))
+    return kandinsky_arguments(items) | {"image": list(images), "strength": strength}
+
+
+def kandinsky_inpaint_arguments(items: Sequence[int]) -> dict[str, Any]:
+    image = torch.sigmoid(draw([0], 3, 2 * SIZE, 2 * SIZE, seed=1))  # the pipeline puts the first one into all items
+    mask = half_mask(SIZE, 2 * SIZE)  # which it widens by one latent
+    return kandinsky_arguments(items) | {
+        "image": image.expand(len(items), -1, -1, -1),
+        "mask_image": mask.expand(len(items), -1, -1, -1),
+    }
 
 
 FAMILIES: dict[str, Family] = {
@@ -332,7 +351,16 @@ FAMILIES: dict[str, Family] = {
         build_sd("StableDiffusionAdapterPipeline", ATTENTION_FIRST, adapter=build_adapter), control_arguments
     ),
     "LatentConsistencyModelPipeline": Family(
-        build_sd("LatentConsistencyModelPipeline", {"time_cond_proj_dim": 8}), lcm_arguments
+        build_sd("LatentConsistencyModelPipeline", {"time_cond_proj_dim": 8}),
+        lambda items: without_negative(square(items)),
+    ),
+    "LatentConsistencyModelImg2ImgPipeline": Family(
+        build_sd("LatentConsistencyModelImg2ImgPipeline", {"time_cond_proj_dim": 8}),
+        lambda items: without_negative(image_arguments(items, strength=0.8)), ("LCMScheduler",),
+    ),
+    "StableDiffusionControlNetInpaintPipeline": Family(
+        build_sd("StableDiffusionControlNetInpaintPipeline", controlnet=build_controlnet),
+        lambda items: inpaint_arguments(items, control_image=draw_images(items, seed=7)), mask=half_mask(),
     ),
     "StableDiffusion3Pipeline": Family(
         build_transformer(
@@ -340,6 +368,20 @@ FAMILIES: dict[str, Family] = {
             text_encoder_3=None, tokenizer_3=None,
         ),
         xl_arguments(square), FLOW, "transformer", {"shift": 3.0},
+    ),
+    "StableDiffusion3Img2ImgPipeline": Family(
+        build_transformer(
+            "StableDiffusion3Img2ImgPipeline", build_sd3, vae=partial(build_vae, shift_factor=0.06),
+            text_encoder_2=None, tokenizer_2=None, text_encoder_3=None, tokenizer_3=None,
+        ),
+        xl_arguments(image_arguments, height=SIZE, width=SIZE, strength=0.8), FLOW, "transformer", {"shift": 3.0},
+    ),
+    "StableDiffusion3InpaintPipeline": Family(
+        build_transformer(
+            "StableDiffusion3InpaintPipeline", partial(build_sd3, 16), vae=partial(build_vae, 16, shift_factor=0.06),
+            text_encoder_2=None, tokenizer_2=None, text_encoder_3=None, tokenizer_3=None,
+        ),
+        xl_arguments(inpaint_arguments), FLOW, "transformer", {"shift": 3.0}, half_mask(),
     ),
     "PixArtAlphaPipeline": Family(
         build_transformer("PixArtAlphaPipeline", build_pixart, vae=build_vae),
@@ -366,12 +408,29 @@ FAMILIES: dict[str, Family] = {
         flux_arguments, FLOW, "transformer", {},
     ),
     "KandinskyV22Pipeline": Family(
-        build_kandinsky, kandinsky_arguments,
-        config={"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "linear", "clip_sample": False},
+        build_kandinsky, kandinsky_arguments, config=KANDINSKY,
     ),
     "KandinskyV22Pipeline, learned variance": Family(
-        build_kandinsky, kandinsky_arguments, ("DDPMScheduler", "DPMSolverMultistepScheduler"),
-        config={"beta_schedule": "linear", "clip_sample": False, "variance_type": "learned_range"},
+        build_kandinsky, kandinsky_arguments, ("DDPMScheduler",), config=KANDINSKY | {"variance_type": "learned_range"}
+    ),
+    "KandinskyV22Img2ImgPipeline": Family(
+        partial(build_kandinsky, name="KandinskyV22Img2ImgPipeline"),
+        partial(kandinsky_image_arguments, strength=0.8), ("DDIMScheduler", "DDPMScheduler"), config=KANDINSKY,
+    ),
+    "KandinskyV22Img2ImgPipeline, begins in the bypass": Family(
+        partial(build_kandinsky, name="KandinskyV22Img2ImgPipeline"),
+        partial(kandinsky_image_arguments, strength=0.5),
+        ("DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler"), config=KANDINSKY,
+    ),
+    "KandinskyV22InpaintPipeline": Family(
+        partial(build_kandinsky, name="KandinskyV22InpaintPipeline", channels=9),
+        kandinsky_inpaint_arguments, ("DDIMScheduler", "DDPMScheduler"), config=KANDINSKY,
+        mask=half_mask(SIZE // 2 - 1),
+    ),
+    "IFPipeline": Family(build_if, lambda items: square(items, output_type="pt"), config=STABLE_DIFFUSION),
+    "IFPipeline, learned variance": Family(
+        build_if, lambda items: square(items, output_type="pt"), ("DDPMScheduler", "DPMSolverMultistepScheduler"),
+        config={"beta_schedule": "squaredcos_cap_v2", "variance_type": "learned_range", "clip_sample": False},
     ),
     "AnimateDiffPipeline": Family(
         build_animatediff, lambda items: square(items, num_frames=2),
@@ -521,7 +580,7 @@ def compare(pipe: Any, family: Family, kind: str, full: Trace) -> tuple[list[str
         problems.append(f"a batch differs from its single items by {numbers['batch']:.2g}")
 
     for bypass in (None, BYPASS, (BYPASS[0], STEPS)):
-        finished = wrap(bypass, make_finisher())
+        finished = wrap(bypass, make_finisher(kept.latents.shape[1]))
         with torch.no_grad():
             last = run(pipe, family, finished).latents
         finish = finished.last_finish
