@@ -168,7 +168,11 @@ class LatentCRFScheduler(SchedulerMixin):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "_run" not in self.__dict__:
             raise AttributeError(name)
-        return getattr(self.scheduler if name in CONFIGURING else self._run.active, name)
+        value = getattr(self.scheduler if name in CONFIGURING else self._run.active, name)
+        if name == "sigmas" and self._run.skipped is not None:  # some pipelines read sigmas[i] at timesteps[i]
+            first, last = self._run.skipped
+            return torch.cat([value[:first], value[last:]])
+        return value
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Write an attribute: the wrapper's own, or the inner scheduler's.
