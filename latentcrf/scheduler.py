@@ -407,7 +407,8 @@ class LatentCRFScheduler(SchedulerMixin):
         # LCM calls its clean estimate `denoised`; DPM-Solver and UniPC return none.
         denoised = getattr(output, "pred_original_sample", getattr(output, "denoised", None))
         if denoised is None:
-            denoised = clean_estimate(self.scheduler, index, model_output, sample)
+            latents_only = model_output[:, : sample.shape[1]]  # a learned variance may follow (DeepFloyd IF)
+            denoised = clean_estimate(self.scheduler, index, latents_only, sample)
         return denoised.to(output.prev_sample.dtype)
 
     def _cross_bypass(self, following: Tensor, denoised: Tensor) -> Tensor:
