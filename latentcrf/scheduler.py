@@ -168,7 +168,11 @@ class LatentCRFScheduler(SchedulerMixin):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "_run" not in self.__dict__:
             raise AttributeError(name)
-        return getattr(self.scheduler if name in CONFIGURING else self._run.active, name)
+        value = getattr(self.scheduler if name in CONFIGURING else self._run.active, name)
+        if name == "sigmas" and self._run.skipped is not None:  # some pipelines read sigmas[i] at timesteps[i]
+            first, last = self._run.skipped
+            return torch.cat([value[:first], value[last:]])
+        return value
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Write an attribute: the wrapper's own, or the inner scheduler's.
@@ -288,15 +292,43 @@ class LatentCRFScheduler(SchedulerMixin):
         Raises:
             ValueError: it lies inside or after the bypass.
         """
-        if self._run.skipped is not None and begin_index >= self._run.skipped[0]:
-            first, last = self._run.skipped
-            raise ValueError(
-                f"This run begins at step {begin_index} of {len(self.scheduler.timesteps)}, but steps {first} to "
-                f"{last - 1} are bypassed, and one step must come before them. Raise the strength of image-to-image "
-                "or move the bypass."
-            )
+        self._check_begin(begin_index)
         if hasattr(self.scheduler, "set_begin_index"):
             self.scheduler.set_begin_index(begin_index)
+
+    def _check_begin(self, begin_index: int | None) -> None:
+        """Check the first step of a run; None stands for one after the last kept step.
+
+        Raises:
+            ValueError: it lies inside or after the bypass.
+        """
+        if self._run.skipped is None or (begin_index is not None and begin_index < self._run.skipped[0]):
+            return
+        first, last = self._run.skipped
+        begin = "after the last kept step" if begin_index is None else f"at step {begin_index}"
+        raise ValueError(
+            f"This run begins {begin} of {len(self.scheduler.timesteps)}, but steps {first} to {last - 1} are "
+            "bypassed, and one step must come before them. Raise the strength of image-to-image or move the bypass."
+        )
+
+    @with_inner_signature
+    def add_noise(self, *args: Any, **kwargs: Any) -> Any:
+        """Add noise to latents, as the inner scheduler does.
+
+        Args:
+            args: the inner scheduler's: latents (B, C, H, W), noise, timesteps (B,).
+            kwargs: alike.
+
+        Returns:
+            The noisy latents (B, C, H, W).
+
+        Raises:
+            ValueError: no timesteps, as of image-to-image that begins after the last kept step.
+        """
+        call = inspect.signature(self.scheduler.add_noise).bind(*args, **kwargs)
+        if len(call.arguments["timesteps"]) == 0:
+            self._check_begin(None)
+        return self._run.active.add_noise(*args, **kwargs)
 
     @with_inner_signature
     def step(self, *args: Any, **kwargs: Any) -> Any:
@@ -361,6 +393,10 @@ class LatentCRFScheduler(SchedulerMixin):
             )
         value = float(timestep)
         is_repeated = value == run.timestep
+        if run.timestep is None and getattr(self.scheduler, "begin_index", None) is None:
+            found = (self.scheduler.timesteps == timestep).nonzero()  # Kandinsky sets no begin index
+            if len(found):
+                self._check_begin(int(found[0]))
         run.thread, run.timestep, run.number = thread, value, run.number + 1 if is_repeated else 0
         if hasattr(self.scheduler, "step_index"):
             if is_repeated and int((self.scheduler.timesteps == timestep).sum()) == 1:
@@ -403,7 +439,8 @@ class LatentCRFScheduler(SchedulerMixin):
         # LCM calls its clean estimate `denoised`; DPM-Solver and UniPC return none.
         denoised = getattr(output, "pred_original_sample", getattr(output, "denoised", None))
         if denoised is None:
-            denoised = clean_estimate(self.scheduler, index, model_output, sample)
+            latents_only = model_output[:, : sample.shape[1]]  # a learned variance may follow (DeepFloyd IF)
+            denoised = clean_estimate(self.scheduler, index, latents_only, sample)
         return denoised.to(output.prev_sample.dtype)
 
     def _cross_bypass(self, following: Tensor, denoised: Tensor) -> Tensor:

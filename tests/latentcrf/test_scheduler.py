@@ -777,3 +777,42 @@ def test_a_scheduler_is_copied_and_pickled_after_a_run_with_gradients(crf) -> No
     assert torch.equal(copied.prompt_embeds, scheduler.prompt_embeds)
     loaded = pickle.loads(pickle.dumps(copied))
     assert loaded.bypass == (3, 8) and torch.equal(loaded.timesteps, scheduler.timesteps)
+
+
+@pytest.mark.parametrize("kind", [EulerDiscreteScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler])
+def test_sigmas_are_those_of_the_kept_timesteps(kind) -> None:
+    """Pipelines such as the latent upscaler read sigmas[i] at timesteps[i]."""
+    plain, scheduler = inner(kind), LatentCRFScheduler(inner(kind), None, (4, 8))
+    assert torch.equal(scheduler.sigmas, plain.sigmas)
+    for each in (plain, scheduler):
+        each.set_timesteps(10)
+    assert torch.equal(scheduler.sigmas, torch.cat([plain.sigmas[:4], plain.sigmas[8:]]))
+    assert torch.equal(scheduler.scheduler.sigmas, plain.sigmas)
+
+
+@pytest.mark.parametrize("kind", SCHEDULERS)
+def test_a_run_that_begins_in_the_bypass_is_refused_without_a_begin_index(kind) -> None:
+    """Kandinsky's image-to-image sets none: it takes the last of the kept timesteps."""
+    x = torch.randn(1, 4, 8, 8)
+    for begin in (4, 5):
+        scheduler = LatentCRFScheduler(inner(kind), None, (4, 8))
+        scheduler.set_timesteps(10)
+        t = scheduler.timesteps[begin]
+        with pytest.raises(ValueError, match=f"begins at step {begin + 4} of 10, but steps 4 to 7 are bypassed"):
+            scheduler.step(x, t, scheduler.scale_model_input(x, t))
+    with pytest.raises(ValueError, match="begins after the last kept step of 10, but steps 4 to 7 are bypassed"):
+        scheduler.add_noise(x, x, scheduler.timesteps[6:7])
+    noisy = scheduler.add_noise(x, x, scheduler.timesteps[1:2])
+    assert torch.equal(noisy, scheduler.scheduler.add_noise(x, x, scheduler.timesteps[1:2]))
+    assert not hasattr(LatentCRFScheduler(FlowMatchEulerDiscreteScheduler()), "add_noise")
+
+
+def test_a_learned_variance_is_no_part_of_the_clean_estimate() -> None:
+    """DeepFloyd IF gives the scheduler six channels for images of three."""
+    plain = inner(DPMSolverMultistepScheduler, variance_type="learned_range", prediction_type="epsilon")
+    scheduler = LatentCRFScheduler(plain, None, (1, 3))
+    scheduler.set_timesteps(4)
+    x, output = torch.randn(1, 3, 8, 8), torch.randn(1, 6, 8, 8)
+    scheduler.step(output, scheduler.timesteps[0], x)
+    expected = clean_estimate(scheduler.scheduler, 0, output[:, :3], x)
+    assert torch.equal(scheduler.last_bypass.observation.denoised, expected)
