@@ -207,7 +207,7 @@ def measure_cost(
     pipeline: StableDiffusionPipeline, crfs: Mapping[str, LatentCRF], iterations: int, rounds: int, threads: int,
     precision: torch.dtype,
 ) -> Quality:  # fmt: skip
-    """Measure what each CRF and the VAE round trip take beside a guided denoiser call, in turn.
+    """Measure what each network and the VAE round trip take beside a guided denoiser call, in turn.
 
     Args:
         pipeline: the LDM.
@@ -227,6 +227,7 @@ def measure_cost(
     final = Observation(latents, latents, 1.0, 1.0)
     works: dict[str, Callable[[], Any]] = {
         GUIDED_CALL: lambda: pipeline.unet(torch.cat([latents] * 2), timestep, states),
+        "call without guidance": lambda: pipeline.unet(latents, timestep, states[1:]),
         "VAE round trip": lambda: round_trip(pipeline.vae, latents),
     }
     for name, crf in crfs.items():
