@@ -62,7 +62,10 @@ REFUSED: tuple[tuple[Callable[[Any], bool], str], ...] = (
         lambda scheduler: hasattr(scheduler, "ets") or hasattr(scheduler, "derivatives"),
         "it needs the history of the bypassed steps",
     ),
-    (lambda scheduler: hasattr(scheduler, "precondition_outputs"), "its latents are scaled by the data's own deviation"),
+    (
+        lambda scheduler: hasattr(scheduler, "precondition_outputs"),
+        "its latents are scaled by the data's own deviation",
+    ),
     (lambda scheduler: isinstance(scheduler, INVERSE), "it goes from images to noise"),
     (lambda scheduler: "snr_shift_scale" in scheduler.config, "it is for latents of videos, of five dimensions"),
     (lambda scheduler: find_needed_argument(scheduler) is not None, "its step needs {argument}"),

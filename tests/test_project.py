@@ -113,7 +113,7 @@ def test_torch_from_2_8_to_the_tested_one_with_its_torchvision() -> None:
 
 
 def test_what_is_imported_is_required() -> None:
-    names = {"PIL": "pillow", "resvg_py": "resvg-py", "huggingface_hub": "huggingface-hub"}
+    names = {"PIL": "pillow", "resvg_py": "resvg-py", "huggingface_hub": "huggingface-hub", "DeepCache": "deepcache"}
     at_run_time, training = requirements("requirements.txt"), requirements("requirements-train.txt")
     modules = {module for package in OURS for path in sources(package) for module in imported(path)}
     with_transitive = set(at_run_time) | set(training) | {"huggingface-hub"}

@@ -226,7 +226,7 @@ def run_benchmark(options: argparse.Namespace) -> pd.DataFrame:
     precision = precision_name(task.precision)
     methods = choose_methods(options.only, options.all)
     if any(method.cache_interval > 1 for method in methods):
-        import_deep_cache()  # a missing package is told now, not after hours
+        import_deep_cache()  # a missing package is named now, not after hours
     networks = Networks.load(options)
     pipeline = networks.pipeline
 
