@@ -376,3 +376,22 @@ def decode(
     with autocast(pipeline.device, precision):
         images = [pipeline.vae.decode(part / factor).sample for part in latents.split(batch_size)]
     return torch.cat(images).float().clamp(-1, 1).cpu()
+
+
+@torch.inference_mode()
+def reconstruct(pipeline: StableDiffusionPipeline, images: Tensor, batch_size: int, precision: torch.dtype) -> Tensor:
+    """Encode and decode images.
+
+    Args:
+        pipeline: whose autoencoder is used.
+        images: (N, 3, H, W) in [-1, 1].
+        batch_size: images at a time.
+        precision: in which the autoencoder computes.
+
+    Returns:
+        (N, 3, H, W).
+    """
+    with autocast(pipeline.device, precision):
+        latents = [pipeline.vae.encode(batch).latent_dist.mode() for batch in images.split(batch_size)]
+    scaled = torch.cat(latents).float() * pipeline.vae.config.scaling_factor
+    return decode(pipeline, scaled, batch_size, precision)

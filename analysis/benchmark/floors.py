@@ -4,9 +4,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from diffusers import StableDiffusionPipeline
-from torch import Tensor
 
 from analysis.benchmark.measure import Metrics, Task
 from analysis.metrics.distributions import RealFeatures, kid_draws
@@ -14,29 +12,9 @@ from analysis.metrics.intervals import cluster_weights, interval, mean_draws
 from analysis.metrics.pixels import edge_strength, to_images
 from analysis.metrics.retrieval import retrieval_ranks
 from analysis.reference_features import embed
-from analysis.sampling import decode
-from latentcrf.precision import autocast
+from analysis.sampling import reconstruct
 
 REAL, RECONSTRUCTED = "real images", "real images through the autoencoder"
-
-
-@torch.inference_mode()
-def reconstruct(pipeline: StableDiffusionPipeline, images: Tensor, batch_size: int, precision: torch.dtype) -> Tensor:
-    """Encode and decode images.
-
-    Args:
-        pipeline: whose autoencoder is used.
-        images: (N, 3, H, W) in [-1, 1].
-        batch_size: images at a time.
-        precision: in which the autoencoder computes.
-
-    Returns:
-        (N, 3, H, W).
-    """
-    with autocast(pipeline.device, precision):
-        latents = [pipeline.vae.encode(batch).latent_dist.mode() for batch in images.split(batch_size)]
-    scaled = torch.cat(latents).float() * pipeline.vae.config.scaling_factor
-    return decode(pipeline, scaled, batch_size, precision)
 
 
 def measure_floors(

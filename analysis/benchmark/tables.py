@@ -52,6 +52,16 @@ def count_prompts(arrays: Arrays) -> list[int]:
     return sorted(int(name.rsplit("_", 1)[1]) for name in arrays if name.startswith("draws_kid_"))
 
 
+def find_common_prompts(arrays: Arrays, other: Arrays) -> int:
+    """Find the largest number of prompts that two methods are measured on.
+
+    Args:
+        arrays: of the one, as of `build_table`.
+        other: of the other.
+    """
+    return max(set(count_prompts(arrays)) & set(count_prompts(other)))
+
+
 def read_draws(arrays: Arrays, other: Arrays, metric: str) -> tuple[np.ndarray, np.ndarray] | None:
     """Read a metric's draws of two methods on the largest number of prompts that both are measured on.
 
@@ -63,7 +73,7 @@ def read_draws(arrays: Arrays, other: Arrays, metric: str) -> tuple[np.ndarray, 
     Returns:
         Draws of both, or None where the metric was not computed.
     """
-    name = name_draws(metric, max(set(count_prompts(arrays)) & set(count_prompts(other))))
+    name = name_draws(metric, find_common_prompts(arrays, other))
     return (arrays[name], other[name]) if name in arrays and name in other else None
 
 
@@ -188,11 +198,11 @@ def compare(methods: Sequence[Method], arrays: Mapping[str, Arrays]) -> pd.DataF
         own, others = pair
         value, low, high = interval(own / others if ratio else own - others, metric in DISTANCES)
         sign, even = (1, 1.0) if ratio else (1 if METRICS[metric][1] else -1, 0.0)
-        prompts = max(set(count_prompts(arrays[name])) & set(count_prompts(arrays[other])))
         rows.append(
             {"method": name, "against": other, "measure": f"{metric}, {'ratio' if ratio else 'difference'}",
              "value": value, "low": low, "high": high,
-             "better": bool(sign * (low - even) > 0 and sign * (high - even) > 0), "prompts": prompts,
+             "better": bool(sign * (low - even) > 0 and sign * (high - even) > 0),
+             "prompts": find_common_prompts(arrays[name], arrays[other]),
              "time_ratio": times[name], "time_ratio_against": times[other], "best_baseline": is_best}
         )  # fmt: skip
 
@@ -200,12 +210,10 @@ def compare(methods: Sequence[Method], arrays: Mapping[str, Arrays]) -> pd.DataF
         name = method.name
         variants = [variant for variant in list_variants(method) if variant in times]
         for metric in COMPARED:
-            against = variants
+            against, best = variants, []
             if metric in ("kid", "r_at_5") and name != full:
                 best = find_best_baselines(method, metric, methods, arrays) if method.uses_crf else []
                 against = [full, *best, *variants, *(core if name in core else ())]
-            else:
-                best = []
             for other in dict.fromkeys(against):
                 if other != name:
                     add_row(name, other, metric, is_best=other in best[1:])

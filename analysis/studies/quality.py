@@ -18,7 +18,17 @@ from analysis.metrics.perceptual import lpips
 from analysis.metrics.pixels import latent_mse, psnr, to_images, to_pixels
 from analysis.metrics.retrieval import retrieval_ranks
 from analysis.reference_features import embed
-from analysis.sampling import BYPASS, STEPS, count_calls, decode, encode, initial_noise, run_sampler, sample
+from analysis.sampling import (
+    BYPASS,
+    STEPS,
+    count_calls,
+    decode,
+    encode,
+    initial_noise,
+    reconstruct,
+    run_sampler,
+    sample,
+)
 from analysis.studies import FULL_RUN, LATENTCRF, ZERO_PARAMETER_BYPASS
 from latentcrf import LatentCRF, LatentCRFScheduler, Observation
 from latentcrf.precision import autocast
@@ -75,8 +85,7 @@ def measure_autoencoder(
     held_out = [index for index, row in enumerate(rows) if row["split"] == "test"]
     values: dict[str, list[Tensor]] = {"psnr": [], "lpips": []}
     for batch in tqdm(to_images(pixels[held_out]).split(batch_size), desc="autoencoder", unit="batch"):
-        with autocast("cpu", precision):
-            decoded = pipeline.vae.decode(pipeline.vae.encode(batch).latent_dist.mode()).sample
+        decoded = reconstruct(pipeline, batch, batch_size, precision)
         decoded = to_images(to_pixels(decoded))  # as they are seen: 8 bits a channel
         values["psnr"].append(psnr(decoded, batch))
         values["lpips"].append(lpips(model, decoded, batch))
