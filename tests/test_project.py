@@ -90,8 +90,8 @@ def test_the_library_asks_for_the_versions_of_the_checkout() -> None:
     names = {"PIL": "pillow"}
     library = {normal_name(Requirement(line).name) for line in project["dependencies"]}
     training = library | {normal_name(Requirement(line).name) for line in extras["training"]}
-    assert {names.get(module, module) for module in used[False]} <= library
-    assert {names.get(module, module) for module in used[True]} <= training
+    assert {normal_name(names.get(module, module)) for module in used[False]} <= library
+    assert {normal_name(names.get(module, module)) for module in used[True]} <= training
 
 
 def test_requirements_admit_the_tested_set() -> None:
