@@ -48,6 +48,7 @@ class Run:
         thread: that makes the steps.
         ends_at_bypass: whether the pipeline took only the timesteps before the bypass.
         is_set: whether `set_timesteps` made it.
+        has_own_schedule: whether `set_timesteps` was given timesteps or sigmas, instead of the number of steps.
     """
 
     active: InnerScheduler
@@ -60,6 +61,7 @@ class Run:
     thread: int | None = None
     ends_at_bypass: bool = False
     is_set: bool = False
+    has_own_schedule: bool = False
 
 
 def read_timestep(timestep: Any) -> Tensor:

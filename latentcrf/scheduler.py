@@ -294,7 +294,9 @@ class LatentCRFScheduler(SchedulerMixin):
             )
         self.scheduler.set_timesteps(*args, **kwargs)
         skipped = self.bypass and resolve_bypass(self.bypass, len(self.scheduler.timesteps))
-        run = self._run = Run(self.scheduler, self.scheduler, is_set=True)
+        given = inspect.signature(self.scheduler.set_timesteps).bind(*args, **kwargs).arguments
+        has_own_schedule = any(given.get(name) is not None for name in ("timesteps", "sigmas"))
+        run = self._run = Run(self.scheduler, self.scheduler, is_set=True, has_own_schedule=has_own_schedule)
         self.last_bypass = self.last_finish = None
         if skipped and skipped[0] < skipped[1]:
             self._check_copyable()
@@ -331,7 +333,8 @@ class LatentCRFScheduler(SchedulerMixin):
             begin_index: the first step of the run, before the bypass.
 
         Raises:
-            ValueError: it lies inside or after the bypass.
+            ValueError: it lies inside or after the bypass; it is not 0, and `set_timesteps` was given timesteps or
+                sigmas.
         """
         self._check_begin(begin_index)
         if hasattr(self.scheduler, "set_begin_index"):
@@ -341,9 +344,17 @@ class LatentCRFScheduler(SchedulerMixin):
         """Check the first step of a run; None stands for one after the last kept step.
 
         Raises:
-            ValueError: it lies inside or after the bypass.
+            ValueError: as of `set_begin_index`.
         """
-        if self._run.skipped is None or (begin_index is not None and begin_index < self._run.skipped[0]):
+        if self._run.skipped is None or begin_index == 0:
+            return
+        if self._run.has_own_schedule:  # the pipeline knows no other number of steps than that of the kept ones
+            raise ValueError(
+                f"This run begins at step {begin_index} of {len(self.scheduler.timesteps)} with timesteps or sigmas of "
+                "its own. Its strength would count the kept steps instead of all. Give the number of steps alone, or "
+                "use bypass=None (a finisher works there)."
+            )
+        if begin_index is not None and begin_index < self._run.skipped[0]:
             return
         first, last = self._run.skipped
         begin = "after the last kept step" if begin_index is None else f"at step {begin_index}"

@@ -397,3 +397,18 @@ def test_views_that_share_a_counting_scheduler_are_refused_without_a_bypass_too(
     scheduler.__dict__.update(views[1])
     with pytest.raises(ValueError, match="counts its steps"):
         scheduler.step(x, scheduler.timesteps[0], x)
+
+
+@pytest.mark.parametrize("kind", [DPMSolverMultistepScheduler, diffusers.DDPMScheduler])
+def test_image_to_image_with_timesteps_of_its_own_is_refused(kind: Any) -> None:
+    """Its strength counts the timesteps that the scheduler has, which are the kept ones."""
+    scheduler, x = LatentCRFScheduler(kind(), None, (4, 8)), torch.randn(1, 4, 8, 8)
+    own = list(range(950, 0, -100))
+    scheduler.set_timesteps(timesteps=own)
+    with pytest.raises(ValueError, match="begins at step 2 of 10 with timesteps or sigmas of its own. Its strength"):
+        if hasattr(scheduler, "set_begin_index") and hasattr(kind, "set_begin_index"):
+            scheduler.set_begin_index(2)
+        scheduler.step(x, scheduler.timesteps[2], x)
+    scheduler.set_timesteps(timesteps=own)
+    take_steps(scheduler, 6)
+    assert scheduler.last_bypass is not None
