@@ -114,8 +114,8 @@ def find_scheduler_class(name: str) -> Any:
     return next(iter(found.values()))
 
 
-def check_scheduler(scheduler: Any) -> None:
-    """Check that a bypass can split the scheduler's run.
+def check_scheduler(scheduler: Any) -> InnerScheduler:
+    """Return the scheduler if a bypass can split its run.
 
     Args:
         scheduler: a diffusers scheduler.
@@ -135,3 +135,4 @@ def check_scheduler(scheduler: Any) -> None:
                 f"{name} cannot be wrapped: {words}. Use for example DDIMScheduler, DPMSolverMultistepScheduler, "
                 "UniPCMultistepScheduler or EulerDiscreteScheduler, each with .from_config(pipe.scheduler.config)."
             )
+    return scheduler

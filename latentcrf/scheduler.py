@@ -27,7 +27,7 @@ from huggingface_hub import create_repo
 from torch import Tensor
 
 from .bypass import Bypass, BypassRecord, check_bypass, resolve_bypass
-from .finisher import Finisher, FinishRecord
+from .finisher import Finisher, FinishRecord, check_num_iterations
 from .inner_schedulers import InnerScheduler, check_scheduler, find_scheduler_class
 from .model import LatentCRF
 from .noise_levels import (
@@ -80,6 +80,46 @@ class kept_by_instances:
         return method
 
 
+def check_crf(crf: Any) -> LatentCRF:
+    """Return the CRF if it can act at a bypass.
+
+    Raises:
+        ValueError: it is none, or a finisher's.
+    """
+    if not isinstance(crf, LatentCRF):
+        raise ValueError(
+            f"crf is a {type(crf).__name__}; accepted are a LatentCRF and None, the zero-parameter bypass."
+        )
+    if crf.corrects_clean:
+        raise ValueError(
+            "This LatentCRF was made to correct final latents. At the bypass it would change next to nothing: give it "
+            "as finisher=Finisher(crf)."
+        )
+    return crf
+
+
+def check_finisher(finisher: Any) -> Finisher | VAERoundTrip:
+    """Return the finisher if it is one.
+
+    Raises:
+        ValueError: it is of another kind.
+    """
+    if not isinstance(finisher, (Finisher, VAERoundTrip)):
+        raise ValueError(
+            f"finisher is a {type(finisher).__name__}; accepted are Finisher(crf), VAERoundTrip(pipe.vae) and None."
+        )
+    return finisher
+
+
+# By the attribute: returns the value as it is kept, or raises a ValueError.
+CHECKS: dict[str, Callable[[Any], Any]] = {
+    "scheduler": check_scheduler,
+    "crf": check_crf,
+    "bypass": check_bypass,
+    "num_iterations": check_num_iterations,
+    "finisher": check_finisher,
+}
+OPTIONAL = ("crf", "bypass", "finisher")  # may be None
 # What is written on the wrapper and is its own. All else is the inner scheduler's.
 OWN = frozenset(
     ("scheduler", "crf", "bypass", "num_iterations", "finisher", "prompt_embeds", "last_bypass", "last_finish")
@@ -130,16 +170,9 @@ class LatentCRFScheduler(SchedulerMixin):
         num_iterations: int = 5,
         finisher: Finisher | VAERoundTrip | None = None,
     ) -> None:
-        check_scheduler(scheduler)
-        if num_iterations < 0:
-            raise ValueError(f"num_iterations is {num_iterations}; accepted are 0, 1, 2, ...")
-        if finisher is not None and not isinstance(finisher, (Finisher, VAERoundTrip)):
-            raise ValueError(
-                f"finisher is a {type(finisher).__name__}; accepted are Finisher(crf), VAERoundTrip(pipe.vae) and None."
-            )
         self.scheduler = scheduler
         self.crf = crf
-        self.bypass = None if bypass is None else check_bypass(bypass)
+        self.bypass = bypass
         self.num_iterations = num_iterations
         self.finisher = finisher
         self._needs_vae = False  # saved with a VAE round trip: the autoencoder is the pipeline's and is not saved again
@@ -147,7 +180,6 @@ class LatentCRFScheduler(SchedulerMixin):
         self._is_prompt_new = True  # no run has begun since it was set
         self.last_bypass: BypassRecord | None = None
         self.last_finish: FinishRecord | None = None
-        self._run = Run(scheduler, scheduler)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "_run" not in self.__dict__:
@@ -188,9 +220,14 @@ class LatentCRFScheduler(SchedulerMixin):
 
         Raises:
             AttributeError: `timesteps`, `config` and other values that follow from others.
+            ValueError: as of the class.
         """
         if name in OWN:
+            if name in CHECKS and (value is not None or name not in OPTIONAL):
+                value = CHECKS[name](value)
             object.__setattr__(self, name, value)
+            if name == "scheduler":
+                self._run = Run(value, value)
             if name == "prompt_embeds":
                 self._is_prompt_new = True
             return

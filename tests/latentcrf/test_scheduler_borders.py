@@ -412,3 +412,38 @@ def test_image_to_image_with_timesteps_of_its_own_is_refused(kind: Any) -> None:
     scheduler.set_timesteps(timesteps=own)
     take_steps(scheduler, 6)
     assert scheduler.last_bypass is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("scheduler", None, "A diffusers scheduler is wanted; NoneType"),
+        ("scheduler", diffusers.PNDMScheduler(), "PNDMScheduler cannot be wrapped"),
+        ("crf", "emoji-latentcrf", "crf is a str; accepted are a LatentCRF and None"),
+        ("crf", LatentCRF(channels=8, coarse_channels=8, num_coarse_blocks=1, corrects_clean=True), "as finisher=Fin"),
+        ("bypass", (49, 33), "first .49. comes after last .33."),
+        ("bypass", 33, "bypass is 33"),
+        ("num_iterations", 2.5, "num_iterations is 2.5; accepted are 0, 1, 2"),
+        ("num_iterations", None, "num_iterations is None"),
+        ("finisher", LatentCRF(form="static"), "finisher is a LatentCRF; accepted are Finisher"),
+    ],
+)
+def test_wrong_settings_are_refused_when_they_are_made_and_when_they_are_changed(
+    name: str, value: Any, message: str
+) -> None:
+    scheduler = LatentCRFScheduler(ddim(), None, (4, 8))
+    before = getattr(scheduler, name)
+    with pytest.raises(ValueError, match=message):
+        setattr(scheduler, name, value)
+    assert getattr(scheduler, name) is before
+    with pytest.raises(ValueError, match=message):
+        LatentCRFScheduler(**{"scheduler": ddim(), name: value})
+
+
+def test_another_inner_scheduler_takes_over_at_once() -> None:
+    scheduler = LatentCRFScheduler(ddim(), None, (4, 8))
+    scheduler.set_timesteps(10)
+    scheduler.scheduler = euler = EulerDiscreteScheduler()
+    assert scheduler.init_noise_sigma == euler.init_noise_sigma and len(scheduler.timesteps) == 1000
+    scheduler.set_timesteps(10)
+    assert len(take_steps(scheduler, 6)) == 2 and scheduler.last_bypass is not None
