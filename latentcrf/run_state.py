@@ -10,19 +10,22 @@ from .inner_schedulers import InnerScheduler
 
 
 class KeptTimesteps(Tensor):
-    """The timesteps of a run with a bypass, which notes how many of them a pipeline takes.
+    """The timesteps of a run with a bypass, which notes which of them a pipeline takes.
 
     A pipeline that ends its run early (SDXL's `denoising_end`) slices the timesteps. Where that ends the run at the
-    begin of the bypass, nobody knows how much of the bypass belongs to the run.
+    begin of the bypass, nobody knows how much of the bypass belongs to the run. Image-to-image slices them at the
+    other end.
     """
 
     run: "Run"
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # results are plain tensors
 
     def __getitem__(self, index: Any) -> Tensor:
-        is_head = isinstance(index, slice) and not index.start and index.stop is not None
-        if is_head and self.run.skipped is not None:
-            self.run.ends_at_bypass = index.stop == self.run.skipped[0]
+        if isinstance(index, slice) and self.run.skipped is not None:
+            if index.stop is not None and not index.start:
+                self.run.ends_at_bypass = index.stop == self.run.skipped[0]
+            elif index.stop is None and index.start is not None:
+                self.run.begins_by_strength = self.run.has_own_schedule
         return super().__getitem__(index)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
@@ -47,6 +50,7 @@ class Run:
             each for several samples: tiles, or images one after the other.
         thread: that makes the steps.
         ends_at_bypass: whether the pipeline took only the timesteps before the bypass.
+        begins_by_strength: whether the pipeline counted the timesteps, of its own schedule, to see where it begins.
         is_set: whether `set_timesteps` made it.
         has_own_schedule: whether `set_timesteps` was given timesteps or sigmas, instead of the number of steps.
     """
@@ -60,6 +64,7 @@ class Run:
     number: int = 0
     thread: int | None = None
     ends_at_bypass: bool = False
+    begins_by_strength: bool = False
     is_set: bool = False
     has_own_schedule: bool = False
 

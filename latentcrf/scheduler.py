@@ -187,6 +187,8 @@ class LatentCRFScheduler(SchedulerMixin):
         value = getattr(self.scheduler if name in CONFIGURING else self._run.active, name)
         if name == "scale_model_input":  # here, as not every inner scheduler has it: the first to see the latents
             return self._with_check(value)
+        if name == "step_index" and value is None and self._run.active is not self.scheduler:
+            return self._run.active.begin_index  # at the bypass
         if name in STEPPING and self._run.skipped is not None:
             return self._refuse_own_steps(name)
         if name == "sigmas" and self._run.skipped is not None:  # some pipelines read sigmas[i] at timesteps[i]
@@ -199,7 +201,8 @@ class LatentCRFScheduler(SchedulerMixin):
 
         @wraps(scale)
         def scale_model_input(sample: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            self._check_shape(sample)
+            if sample.ndim:  # the latent upscaler asks for the factor of a number
+                self._check_shape(sample)
             return scale(sample, *args, **kwargs)
 
         return scale_model_input
@@ -297,7 +300,7 @@ class LatentCRFScheduler(SchedulerMixin):
             return timesteps
         first, last = self._run.skipped
         kept = torch.cat([timesteps[:first], timesteps[last:]]).as_subclass(KeptTimesteps)
-        kept.run, self._run.ends_at_bypass = self._run, False
+        kept.run, self._run.ends_at_bypass, self._run.begins_by_strength = self._run, False, False
         return kept
 
     @property
@@ -383,7 +386,7 @@ class LatentCRFScheduler(SchedulerMixin):
         Raises:
             ValueError: as of `set_begin_index`.
         """
-        if self._run.skipped is None or begin_index == 0:
+        if self._run.skipped is None or (begin_index == 0 and not self._run.begins_by_strength):
             return
         if self._run.has_own_schedule:  # the pipeline knows no other number of steps than that of the kept ones
             raise ValueError(
@@ -415,7 +418,7 @@ class LatentCRFScheduler(SchedulerMixin):
             ValueError: no timesteps, as of image-to-image that begins after the last kept step.
         """
         call = inspect.signature(self.scheduler.add_noise).bind(*args, **kwargs)
-        if len(call.arguments["timesteps"]) == 0:
+        if torch.as_tensor(call.arguments["timesteps"]).numel() == 0:
             self._check_begin(None)
         return self._run.active.add_noise(*args, **kwargs)
 
@@ -515,6 +518,8 @@ class LatentCRFScheduler(SchedulerMixin):
             self._prompt(latents)
         if isinstance(self.finisher, VAERoundTrip):
             self.finisher.check_channels(channels)
+        if run.begins_by_strength:
+            self._check_begin(0)
         if run.ends_at_bypass and run.skipped is not None:
             first, last = run.skipped
             raise ValueError(
@@ -607,6 +612,8 @@ class LatentCRFScheduler(SchedulerMixin):
         assert run.skipped is not None
         first, last = run.skipped
         earlier = run.earlier.get(run.number)
+        if earlier is not None and earlier.shape != denoised.shape:  # TextToVideoZero adds frames in a run
+            earlier = None
         alpha_in, scale_in = to_variance_preserving(*returned_coefficients(self.scheduler, first))
         alpha_out, scale_out = to_variance_preserving(*coefficients(self.scheduler, last))
         alpha_denoised, _ = to_variance_preserving(*coefficients(self.scheduler, first - 1))

@@ -447,3 +447,44 @@ def test_another_inner_scheduler_takes_over_at_once() -> None:
     assert scheduler.init_noise_sigma == euler.init_noise_sigma and len(scheduler.timesteps) == 1000
     scheduler.set_timesteps(10)
     assert len(take_steps(scheduler, 6)) == 2 and scheduler.last_bypass is not None
+
+
+def test_a_begin_that_strength_rounds_to_the_first_step_is_refused_too() -> None:
+    """Z-Image's image-to-image: of 3 kept steps, a strength of 0.8 leaves out int(0.6)."""
+    scheduler = LatentCRFScheduler(FlowMatchEulerDiscreteScheduler(), None, (2, 4))
+    scheduler.set_timesteps(sigmas=[1.0, 0.8, 0.6, 0.4, 0.2])
+    timesteps, x, words = scheduler.timesteps[0:], torch.randn(1, 4, 8, 8), "begins at step 0 of 5 with timesteps or"
+    with pytest.raises(ValueError, match=words):
+        scheduler.step(x, timesteps[0], x)
+    with pytest.raises(ValueError, match=words):
+        scheduler.set_begin_index(0)
+
+
+def test_callbacks_read_the_step_index_after_the_bypass() -> None:
+    scheduler, indices = LatentCRFScheduler(inner(UniPCMultistepScheduler), None, (4, 8)), []
+    scheduler.set_timesteps(10)
+    latents = torch.randn(1, 4, 8, 8)
+    for t in scheduler.timesteps:
+        latents = scheduler.step(latents, t, latents).prev_sample
+        indices.append(scheduler.step_index)
+    assert indices == [1, 2, 3, 8, 9, 10]
+
+
+def test_scalars_are_scaled_and_noised() -> None:
+    scheduler, x = LatentCRFScheduler(EulerDiscreteScheduler(), None, (4, 8)), torch.randn(1, 4, 8, 8)
+    scheduler.set_timesteps(10)
+    assert scheduler.scale_model_input(torch.tensor(1.0), scheduler.timesteps[0]) < 1
+    scheduler = LatentCRFScheduler(ddim(), None, (4, 8))
+    scheduler.set_timesteps(10)
+    t = scheduler.timesteps[2]
+    assert torch.equal(scheduler.add_noise(x, x, t), scheduler.scheduler.add_noise(x, x, t))
+
+
+def test_frames_that_are_added_in_a_run_have_no_earlier_estimate() -> None:
+    scheduler = LatentCRFScheduler(ddim(), None, (4, 8))
+    scheduler.set_timesteps(10)
+    latents = torch.randn(1, 4, 8, 8)
+    for index, t in enumerate(scheduler.timesteps):
+        latents = torch.cat([latents] * 3) if index == 3 else latents
+        latents = scheduler.step(latents, t, latents).prev_sample
+    assert scheduler.last_bypass.observation.earlier is None and len(latents) == 3
