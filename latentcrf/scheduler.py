@@ -518,8 +518,6 @@ class LatentCRFScheduler(SchedulerMixin):
             self._prompt(latents)
         if isinstance(self.finisher, VAERoundTrip):
             self.finisher.check_channels(channels)
-        if run.begins_by_strength:
-            self._check_begin(0)
         if run.ends_at_bypass and run.skipped is not None:
             first, last = run.skipped
             raise ValueError(
@@ -551,7 +549,7 @@ class LatentCRFScheduler(SchedulerMixin):
         is_repeated = value == run.timestep
         if run.timestep is None and getattr(self.scheduler, "begin_index", None) is None:
             found = (self.scheduler.timesteps == timestep).nonzero()  # Kandinsky sets no begin index
-            if len(found):
+            if len(found) and int(found[0]):
                 self._check_begin(int(found[0]))
         run.thread, run.timestep, run.number = thread, value, run.number + 1 if is_repeated else 0
         if hasattr(self.scheduler, "step_index"):
