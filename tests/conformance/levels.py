@@ -231,7 +231,9 @@ def check(
         return scheduler
 
     def go(scheduler: Any, indices: Sequence[int], latents: Tensor = latents, at: slice | None = None) -> Any:
-        timesteps = scheduler.timesteps[slice(begin, None) if at is None else at]
+        if at is None and begin:
+            at = slice(begin, None)  # a slice, as image-to-image takes it; a whole run reads the timesteps themselves
+        timesteps = scheduler.timesteps if at is None else scheduler.timesteps[at]
         return walk(scheduler, denoiser, latents, indices, timesteps, generator, **options)
 
     full, full_seen = go(prepare(make()), range(begin, steps))
