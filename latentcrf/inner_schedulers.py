@@ -78,7 +78,7 @@ REFUSED: tuple[tuple[Callable[[Any], bool], str], ...] = (
         lambda scheduler: not names_arguments(scheduler),
         "its step does not name its arguments model_output, timestep, sample and return_dict",
     ),
-    (lambda scheduler: scheduler.config.get("invert_sigmas"), "it goes from images to noise (invert_sigmas)"),
+    (lambda scheduler: scheduler.config.get("invert_sigmas"), "its sigmas rise (invert_sigmas)"),
     (
         lambda scheduler: not hasattr(scheduler, "alphas_cumprod") and not isinstance(scheduler, FLOW_MATCHING),
         "its noise levels are of no kind that is known here",

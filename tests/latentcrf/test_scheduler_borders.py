@@ -328,7 +328,7 @@ def test_a_step_without_named_arguments_is_refused() -> None:
 
 
 def test_rising_sigmas_are_refused() -> None:
-    with pytest.raises(ValueError, match="from images to noise .invert_sigmas."):
+    with pytest.raises(ValueError, match="its sigmas rise .invert_sigmas."):
         LatentCRFScheduler(FlowMatchEulerDiscreteScheduler(invert_sigmas=True), None, (3, 7))
 
 
