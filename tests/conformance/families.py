@@ -4,6 +4,7 @@ Nothing is downloaded.
 """
 
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,8 +15,8 @@ import torch
 import transformers
 from diffusers.models.attention_processor import IPAdapterAttnProcessor
 from diffusers.models.embeddings import ImageProjection
-from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
 from diffusers.pipelines.kandinsky.text_encoder import MCLIPConfig, MultilingualCLIP
+from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
 from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -23,6 +24,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
+PROMPTS = ("a red apple", "a blue apple")
 SIZE, WIDTH, TOKENS = 8, 16, 5  # latents are SIZE x SIZE, prompts TOKENS x WIDTH
 
 STABLE_DIFFUSION = {
@@ -264,9 +266,7 @@ def build_flux() -> Any:
     )  # fmt: skip
 
 
-def build_kandinsky(
-    scheduler: Any, name: str = "KandinskyV22Pipeline", channels: int = 4, kind: str = "image"
-) -> Any:
+def build_kandinsky(scheduler: Any, name: str = "KandinskyV22Pipeline", channels: int = 4, kind: str = "image") -> Any:
     unet = build_unet(
         in_channels=channels, out_channels=8, addition_embed_type=kind, encoder_hid_dim=WIDTH,
         encoder_hid_dim_type="image_proj", cross_attention_dim=WIDTH, resnet_time_scale_shift="scale_shift",
@@ -297,9 +297,7 @@ def build_if(scheduler: Any, name: str = "IFPipeline") -> Any:
         in_channels=6 if is_super else 3, out_channels=6, **{"num_class_embeds": 1000} if is_super else {}
     )
     parts = {"image_noising_scheduler": diffusers.DDPMScheduler()} if is_super else {}
-    return getattr(diffusers, name)(
-        unet=unet, scheduler=scheduler, watermarker=None, **TEXT | SAFETY | parts
-    )
+    return getattr(diffusers, name)(unet=unet, scheduler=scheduler, watermarker=None, **TEXT | SAFETY | parts)
 
 
 def build_tokenizer() -> Any:
@@ -477,10 +475,10 @@ def build_hunyuan_controlnet() -> Any:
     ).eval()  # fmt: skip
 
 
-def build_z_controlnet() -> Any:
+def build_z_controlnet(channels: int = 4) -> Any:
     return diffusers.ZImageControlNetModel(
-        control_layers_places=[0], control_refiner_layers_places=[0], control_in_dim=4, dim=16, n_refiner_layers=1,
-        n_heads=2, n_kv_heads=2,
+        control_layers_places=[0], control_refiner_layers_places=[0], control_in_dim=channels, dim=16,
+        n_refiner_layers=1, n_heads=2, n_kv_heads=2,
     ).eval()  # fmt: skip
 
 
@@ -532,9 +530,12 @@ def control_arguments(items: Sequence[int]) -> dict[str, Any]:
 
 
 def super_arguments(items: Sequence[int], **more: Any) -> dict[str, Any]:
-    return prompts(
-        items, image=draw_images(items), original_image=draw_images(items, seed=7), noise_level=20, output_type="pt"
-    ) | more
+    return (
+        prompts(
+            items, image=draw_images(items), original_image=draw_images(items, seed=7), noise_level=20, output_type="pt"
+        )
+        | more
+    )
 
 
 def depth_arguments(items: Sequence[int]) -> dict[str, Any]:
@@ -607,8 +608,7 @@ def union_arguments(make: Callable[..., dict[str, Any]], **more: Any) -> Callabl
 
 
 def text_arguments(items: Sequence[int]) -> dict[str, Any]:
-    return {"prompt": ["a red apple", "a blue apple"][: len(items)] if len(items) > 1 else
-            [["a red apple", "a blue apple"][items[0]]], "guidance_scale": 2.0}
+    return {"prompt": [PROMPTS[item] for item in items], "guidance_scale": 2.0}
 
 
 def kandinsky_hint_arguments(items: Sequence[int], **more: Any) -> dict[str, Any]:
@@ -657,6 +657,7 @@ def hunyuan_image_arguments(items: Sequence[int]) -> dict[str, Any]:
 def glm_arguments(items: Sequence[int]) -> dict[str, Any]:
     tokens = torch.arange(16).repeat(len(items), 1)
     return square(items, height=8 * SIZE, width=8 * SIZE, prior_token_ids=tokens)
+
 
 def refiner_arguments(items: Sequence[int]) -> dict[str, Any]:
     latents = draw(items, 4, SIZE, SIZE, seed=1)
@@ -800,16 +801,15 @@ def build_kandinsky1(scheduler: Any, name: str = "KandinskyPipeline", channels: 
 
 
 def kandinsky1_arguments(items: Sequence[int]) -> dict[str, Any]:
-    return kandinsky_arguments(items) | {"prompt": [["a red apple", "a blue apple"][item] for item in items],
-                                         "output_type": "pt"}
+    return kandinsky_arguments(items) | text_arguments(items) | {"output_type": "pt"}
 
 
 def marigold(name: str, kind: str, images: int = 1) -> Family:
     def build(scheduler: Any) -> Any:
         return getattr(diffusers, name)(
-            unet=build_unet(in_channels=4 + 4 * images, out_channels=4 * images), vae=build_vae(scaling_factor=1.0), scheduler=scheduler,
-            text_encoder=build_text_encoder(), tokenizer=build_tokenizer(), prediction_type=kind,
-            default_denoising_steps=10, default_processing_resolution=0,
+            unet=build_unet(in_channels=4 + 4 * images, out_channels=4 * images), scheduler=scheduler,
+            vae=build_vae(scaling_factor=1.0), text_encoder=build_text_encoder(), tokenizer=build_tokenizer(),
+            prediction_type=kind, default_denoising_steps=10, default_processing_resolution=0,
         )  # fmt: skip
 
     return Family(
@@ -1060,8 +1060,8 @@ TRANSFORMERS: dict[str, Family] = {
         partial(masked, **NO_BINNING), denoiser="transformer",
     ),
     "DiTPipeline": Family(
-        build_dit_pipeline, lambda items: {"class_labels": [item + 1 for item in items], "guidance_scale": 2.0},
-        denoiser="transformer", decoder="vae.post_quant_conv", shown=lambda latents: latents.chunk(2)[0],
+        build_dit_pipeline, lambda items: {"class_labels": [item + 1 for item in items], "guidance_scale": 1.0},
+        denoiser="transformer", decoder="vae.post_quant_conv",
     ),
     "HunyuanDiTPipeline": Family(
         build_transformer("HunyuanDiTPipeline", build_hunyuan, vae=None, **TWO_TEXTS, **SAFETY), hunyuan_arguments,
@@ -1076,8 +1076,8 @@ TRANSFORMERS: dict[str, Family] = {
     ),
     "HunyuanDiTControlNetPipeline": Family(
         build_transformer(
-            "HunyuanDiTControlNetPipeline", partial(build_hunyuan, 4), vae=build_scaling_vae, controlnet=build_hunyuan_controlnet,
-            **TWO_TEXTS, **SAFETY,
+            "HunyuanDiTControlNetPipeline", partial(build_hunyuan, 4), vae=build_scaling_vae,
+            controlnet=build_hunyuan_controlnet, **TWO_TEXTS, **SAFETY,
         ),
         lambda items: hunyuan_arguments(items) | {
             "control_image": torch.sigmoid(draw(items, 3, 64, 64, seed=1))
@@ -1137,7 +1137,7 @@ TRANSFORMERS: dict[str, Family] = {
     "ZImageImg2ImgPipeline": flow(
         build_transformer("ZImageImg2ImgPipeline", build_z_image, vae=partial(build_vae, shift_factor=0.06)),
         lambda items: z_image_arguments(items) | {
-            "image": draw_images(items), "strength": 0.8, "height": SIZE, "width": SIZE
+            "image": draw_images(items), "strength": 0.5, "height": SIZE, "width": SIZE
         }, {"shift": 3.0},
     ),
     "ZImageInpaintPipeline": flow(
@@ -1316,6 +1316,17 @@ MORE: dict[str, Family] = {
             "intermediate_timesteps": None, "image": draw_images(items), "height": 32, "width": 32
         },
     ),
+    "ZImageControlNetInpaintPipeline": flow(
+        build_transformer(
+            "ZImageControlNetInpaintPipeline", build_z_image, vae=partial(build_vae, shift_factor=0.06),
+            controlnet=partial(build_z_controlnet, 9),
+        ),
+        lambda items: z_image_arguments(items) | {
+            "control_image": draw_images(items, seed=7), "image": draw_images(items),
+            "mask_image": half_mask().expand(len(items), -1, -1, -1), "height": SIZE, "width": SIZE,
+        },
+        {"shift": 3.0},
+    ),
     "MarigoldIntrinsicsPipeline": marigold("MarigoldIntrinsicsPipeline", "intrinsics", 2),
     "StableDiffusionXLControlNetXSPipeline": Family(
         partial(build_xs, name="StableDiffusionXLControlNetXSPipeline"), xl_arguments(control_arguments)
@@ -1337,3 +1348,93 @@ MORE: dict[str, Family] = {
 }  # fmt: skip
 
 FAMILIES: dict[str, Family] = STABLE | XL | SD3_FAMILIES | TRANSFORMERS | OTHERS | MORE
+
+
+def list_pipelines() -> dict[str, type]:
+    """List the pipeline classes that diffusers exports, by name; modular ones, blocks and outputs too."""
+    classes = {name: getattr(diffusers, name) for name in dir(diffusers) if "Pipeline" in name}
+    return {name: each for name, each in classes.items() if inspect.isclass(each)}
+
+
+def list_arguments(kind: type, method: str) -> list[str]:
+    return list(inspect.signature(getattr(kind, method)).parameters)
+
+
+def read_source(kind: type) -> str:
+    return inspect.getsource(sys.modules[kind.__module__])
+
+
+# Why a class is not examined, the first that applies: what can be read of the class, and the reason.
+RULES: tuple[tuple[Callable[[Any], bool], str], ...] = (
+    (lambda kind: hasattr(kind, "_backends"), "need packages that are no dependencies here"),
+    (lambda kind: issubclass(kind, diffusers.ModularPipeline), "modular pipelines, whose loops are in blocks"),
+    (lambda kind: not issubclass(kind, diffusers.DiffusionPipeline), "no pipelines: blocks, outputs, factories"),
+    (lambda kind: "scheduler" not in list_arguments(kind, "__init__"), "no scheduler to swap"),
+    (lambda kind: ".deprecated." in kind.__module__, "deprecated in diffusers"),
+    (
+        lambda kind: "decoder_pipe" in read_source(kind),
+        "two pipelines in one; the decoder's is examined, set `pipe.decoder_pipe.scheduler`",
+    ),
+    (lambda kind: "audio" in kind.__module__, "sound"),
+    (
+        lambda kind: "num_frames" in list_arguments(kind, "__call__") or "video" in kind.__module__,
+        "latents of videos, refused like AnimateDiff's and Wan's",
+    ),
+    (lambda kind: "_pack_latents" in read_source(kind), "packed latents, refused like Flux's and QwenImage's"),
+)
+VIDEO = "latents of videos, refused like AnimateDiff's and Wan's"
+PACKED = "packed latents, refused like Flux's and QwenImage's"
+EMBEDDINGS = "embeddings or text instead of latents; their schedulers are refused"
+NO_EMBEDS = "take no prompt embeddings, and their text encoder cannot be made small from a configuration"
+REASONS = {
+    "AceStepPipeline": "sound",
+    "BlipDiffusionControlNetPipeline": NO_EMBEDS,
+    "Cosmos2TextToImagePipeline": VIDEO,
+    "DiffusionGemmaPipeline": EMBEDDINGS,
+    "DreamLiteMobilePipeline": NO_EMBEDS,
+    "DreamLitePipeline": NO_EMBEDS,
+    "HunyuanImageRefinerPipeline": VIDEO,
+    "Ideogram4Pipeline": PACKED,
+    "JoyImageEditPipeline": VIDEO,
+    "JoyImageEditPlusPipeline": VIDEO,
+    "Kandinsky5I2IPipeline": VIDEO,
+    "Kandinsky5T2IPipeline": VIDEO,
+    "Kandinsky6SRPipeline": VIDEO,
+    "KandinskyPriorPipeline": EMBEDDINGS,
+    "KandinskyV22PriorEmb2EmbPipeline": EMBEDDINGS,
+    "KandinskyV22PriorPipeline": EMBEDDINGS,
+    "LEditsPPPipelineStableDiffusion": "make steps of their own, refused with a bypass",
+    "LEditsPPPipelineStableDiffusionXL": "make steps of their own, refused with a bypass",
+    "LLaDA2Pipeline": EMBEDDINGS,
+    "LTX2VideoDiffusionDecodePipeline": VIDEO,
+    "LattePipeline": VIDEO,
+    **dict.fromkeys(
+        (
+            "SkyReelsV2DiffusionForcingPipeline", "SkyReelsV2DiffusionForcingImageToVideoPipeline",
+            "SkyReelsV2DiffusionForcingVideoToVideoPipeline",
+        ),
+        "step each frame of a video with a copy of the scheduler",
+    ),
+    "ShapEImg2ImgPipeline": EMBEDDINGS,
+    "ShapEPipeline": EMBEDDINGS,
+    "StableUnCLIPPipeline": "StableUnCLIPImg2Img's loop after a prior",
+    "VisualClozePipeline": PACKED,
+    "WanAnimatePipeline": VIDEO,
+    "ZImageOmniPipeline": NO_EMBEDS,
+}  # fmt: skip
+
+
+def explain_absence(name: str) -> str | None:
+    """Say why an exported pipeline class is not examined.
+
+    Args:
+        name: of the class.
+
+    Returns:
+        The reason; None: it is examined, or there is none.
+    """
+    if name in {family.split(",")[0] for family in FAMILIES}:
+        return None
+    kind = list_pipelines()[name]
+    found = next((reason for applies, reason in RULES if applies(kind)), None)
+    return REASONS.get(name, found)

@@ -1,9 +1,7 @@
 """Pipelines of diffusers with a swappable scheduler, each with each kind of scheduler, on tiny random models.
 
-    python -m tests.conformance.pipelines            # the whole table, in Markdown
-    python -m tests.conformance.pipelines Flux Sana  # the families whose names contain one of these
-
-The models are diffusers' own classes, made from configurations on the spot. Nothing is downloaded.
+python -m tests.conformance.pipelines Flux Sana  # the families whose names contain one of these
+python -m tests.conformance.pipelines --log verdicts.jsonl --write docs/other-models.md  # all, about an hour
 """
 
 import argparse
@@ -11,8 +9,8 @@ import copy
 import itertools
 import json
 import logging
-import sys
-import time
+import re
+import textwrap
 import traceback
 import warnings
 from collections import Counter
@@ -28,9 +26,12 @@ from torch import Tensor
 
 import latentcrf
 from latentcrf import Finisher, LatentCRF, LatentCRFScheduler
-from tests.conformance.families import FAMILIES, Family
+from tests.conformance.families import FAMILIES, Family, explain_absence, list_pipelines
 from tests.conformance.schedulers import Verdict, first_line, largest, list_classes
 
+Verdicts = dict[str, dict[str, Verdict]]  # by family and scheduler class
+STATES = ("works", "refused", "not applicable")
+BEGIN, END = "<!-- begin of the table of tests.conformance.pipelines -->", "<!-- end of the table -->"
 STEPS, BYPASS = 5, (2, 4)
 BATCH = 1e-4  # largest difference of an item of a batch from its single run, for latents of deviation 1
 
@@ -141,7 +142,7 @@ def examine(name: str, kind: str) -> Verdict:
     try:
         LatentCRFScheduler(inner, None, BYPASS)
     except ValueError as error:
-        return Verdict("refused", str(error), {"calls": 0})
+        return Verdict("refused", str(error))
     pipe = make_pipeline(family, make_scheduler(family, kind))
     try:
         full = run(pipe, family, inner)
@@ -274,7 +275,11 @@ def check_re_entry(kept: Trace, full: Trace, scheduler: LatentCRFScheduler, fami
     return problems
 
 
-def examine_all(wanted: Sequence[str], log: Path | None) -> dict[str, dict[str, Verdict]]:
+def matches(name: str, wanted: Sequence[str]) -> bool:
+    return not wanted or any(part in name for part in wanted)
+
+
+def examine_all(wanted: Sequence[str], log: Path | None) -> Verdicts:
     """Examine all pairs.
 
     Args:
@@ -284,7 +289,7 @@ def examine_all(wanted: Sequence[str], log: Path | None) -> dict[str, dict[str, 
     Returns:
         The verdicts by family and scheduler class.
     """
-    verdicts: dict[str, dict[str, Verdict]] = {name: {} for name in FAMILIES if matches(name, wanted)}
+    verdicts: Verdicts = {name: {} for name in FAMILIES if matches(name, wanted)}
     lines = log.read_text().splitlines() if log is not None and log.is_file() else []
     for name, kind, state, words, numbers in map(json.loads, lines):
         if name in verdicts:
@@ -293,18 +298,108 @@ def examine_all(wanted: Sequence[str], log: Path | None) -> dict[str, dict[str, 
         for kind in list_classes():
             if kind in examined:
                 continue
-            begun = time.perf_counter()
             examined[kind] = verdict = examine(name, kind)
-            seconds = time.perf_counter() - begun
-            print(f"{name} {kind} {verdict.state} {verdict.words} ({seconds:.1f} s)", file=sys.stderr, flush=True)
+            print(f"{name}, {kind}: {verdict.state} {verdict.words} {verdict.numbers or ''}", flush=True)
             if log is not None:
                 with log.open("a") as file:
                     file.write(json.dumps([name, kind, verdict.state, verdict.words, verdict.numbers]) + "\n")
     return verdicts
 
 
-def matches(name: str, wanted: Sequence[str]) -> bool:
-    return not wanted or any(part in name for part in wanted)
+def count_states(verdicts: Verdicts) -> Counter[str]:
+    return Counter(verdict.state for examined in verdicts.values() for verdict in examined.values())
+
+
+def render_table(verdicts: Verdicts) -> str:
+    """Write the verdicts in Markdown, a row for each family.
+
+    Args:
+        verdicts: of all pairs.
+    """
+    counts, total = count_states(verdicts), len(list_classes())
+    wrapped = [kind for kind in list_classes() if any(is_tried(each[kind]) for each in verdicts.values())]
+    rows: list[str] = []
+    names: dict[tuple[str, ...], str] = {}
+    sentences: dict[str, str] = {}
+    for name, examined in verdicts.items():
+        sets = {state: tuple(k for k in wrapped if examined[k].state == state) for state in STATES}
+        for kind in sets["refused"]:
+            sentences.setdefault(shorten(examined[kind].words), f"({len(sentences) + 1})")
+        reasons = "".join(sorted({sentences[shorten(examined[kind].words)] for kind in sets["refused"]}))
+        cells = [label(sets[state], wrapped, names) for state in STATES]
+        rows.append(f"| {name.replace('Pipeline', '')} | {cells[0]} | {cells[1]} {reasons} | {cells[2]} |")
+    lines = [
+        f"{len(verdicts)} pipelines with {total} scheduler classes each, {sum(counts.values())} pairs: "
+        + ", ".join(f"{counts[state]} {state}" for state in (*STATES, "wrong") if counts[state])
+        + ".",
+        f"{total - len(wrapped)} classes are refused when they are wrapped, or cannot be made without arguments of "
+        f"their own ([Schedulers](#schedulers)). The table is about the other {len(wrapped)}. Not applicable: without "
+        "the add-on the pair fails too.",
+        "",
+        *(f"- {name}: {', '.join(shown(kind) for kind in kinds)}" for kinds, name in names.items()),
+        *(f"- {number}: {sentence}" for sentence, number in sentences.items()),
+        "",
+        "| pipeline | works | refused | not applicable |",
+        "|---|---|---|---|",
+    ]
+    wrapped_lines = [part for line in lines for part in textwrap.wrap(line, 118, subsequent_indent="  ") or [""]]
+    return "\n".join([*wrapped_lines, *rows, "", *render_absent()])
+
+
+def render_absent() -> list[str]:
+    """List the exported classes that are not examined, by reason."""
+    reasons: dict[str, list[str]] = {}
+    for name in list_pipelines():
+        reason = explain_absence(name)
+        if reason is not None:
+            reasons.setdefault(reason, []).append(name.replace("Pipeline", ""))
+    lines = ["Not examined:", ""]
+    for reason, absent in reasons.items():
+        line = f"- {reason} ({len(absent)}): {', '.join(absent)}"
+        lines += textwrap.wrap(line, 118, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return lines
+
+
+def is_tried(verdict: Verdict) -> bool:
+    """Whether a run was made: the scheduler was made and wrapped."""
+    return bool(verdict.numbers) or verdict.words.startswith("unwrapped")
+
+
+def shorten(sentence: str) -> str:
+    """Leave out of a refusal what depends on the pair: numbers, and all after the first clause."""
+    return re.sub(r"\([\d, ]+\)", "(...)", re.split(r"[;.] ", re.sub(r"\b\d+\b", "n", sentence))[0])
+
+
+def shown(kind: str) -> str:
+    return kind.removesuffix("Scheduler").removesuffix("Discrete")
+
+
+def label(kinds: tuple[str, ...], wrapped: Sequence[str], names: dict[tuple[str, ...], str]) -> str:
+    """Name a set of scheduler classes shortly.
+
+    Args:
+        kinds: the set.
+        wrapped: all that can be wrapped.
+        names: of the sets so far, to which a set of more than two is added.
+    """
+    if len(kinds) == len(wrapped):
+        return f"all {len(wrapped)}"
+    if len(kinds) <= 2:
+        return ", ".join(map(shown, kinds))
+    letter = chr(ord("A") + len(names) % 26) * (1 + len(names) // 26)
+    return f"{names.setdefault(kinds, f'set {letter}')} ({len(kinds)})"
+
+
+def write_section(page: Path, text: str) -> None:
+    """Write the table into a page, between its two markers.
+
+    Args:
+        page: in Markdown.
+        text: of the table.
+    """
+    before, rest = page.read_text().split(BEGIN)
+    after = rest.split(END)[1]
+    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
 
 
 if __name__ == "__main__":
@@ -313,6 +408,10 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     parser = argparse.ArgumentParser(description="Examine pipelines of diffusers with each kind of scheduler.")
     parser.add_argument("names", nargs="*", help="parts of pipeline names; default: all")
-    parser.add_argument("--log", type=Path, help="file of verdicts; pairs in it are not examined again")
+    parser.add_argument("--log", type=Path, help="file of verdicts; pairs that it holds are not examined again")
+    parser.add_argument("--write", type=Path, help="page in Markdown to write the table into, between its markers")
     options = parser.parse_args()
     found = examine_all(options.names, options.log)
+    print(dict(count_states(found)))
+    if options.write is not None:
+        write_section(options.write, render_table(found))
