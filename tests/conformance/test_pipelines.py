@@ -3,39 +3,65 @@
 `python -m tests.conformance.pipelines` examines all pairs.
 """
 
+import copy
+import functools
+import io
+import pickle
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
+import accelerate
+import diffusers
 import pytest
 import torch
 from torch import Tensor
 
-from latentcrf import LatentCRFScheduler
-from latentcrf.noise_levels import coefficients, to_variance_preserving
-from tests.conformance.pipelines import (
-    BYPASS,
-    EPSILON,
+from latentcrf import LatentCRF, LatentCRFScheduler
+from tests.conformance.families import (
     FAMILIES,
-    STEPS,
+    REASONS,
+    SAFETY,
+    SIZE,
     Family,
-    Trace,
     build_sd,
+    build_text_encoder,
+    build_tokenizer,
+    build_unet,
+    build_vae,
+    draw_images,
+    explain_absence,
+    list_pipelines,
+    square,
+)
+from tests.conformance.pipelines import (
+    BEGIN,
+    BYPASS,
+    END,
+    STEPS,
+    Trace,
     examine,
     make_finisher,
     make_pipeline,
     make_scheduler,
     run,
-    square,
 )
+from tests.latentcrf.test_model import with_random_weights
 
 pytestmark = pytest.mark.slow
 
+KEPT = STEPS - (BYPASS[1] - BYPASS[0])
 # The family of each kind of loop, with a scheduler; the inpainting loop, which adds noise at each step, with all.
 PAIRS = {
-    "StableDiffusionPipeline": "DDIMScheduler",
+    "StableDiffusionPipeline": "DDIMParallelScheduler",
+    "StableDiffusionPipeline, IP-Adapter": "DEISMultistepScheduler",
+    "StableDiffusionPipeline, LoRA": "TCDScheduler",
     "StableDiffusionImg2ImgPipeline": "EulerDiscreteScheduler",
     "StableDiffusionXLPipeline": "EulerAncestralDiscreteScheduler",
-    "StableDiffusionXLImg2ImgPipeline": "UniPCMultistepScheduler",
+    "StableDiffusionXLImg2ImgPipeline, refiner": "UniPCMultistepScheduler",
     "StableDiffusionXLInpaintPipeline": "EulerDiscreteScheduler",
+    "StableDiffusionXLAdapterPipeline": "DPMSolverSinglestepScheduler",
     "StableDiffusionControlNetPipeline": "UniPCMultistepScheduler",
     "StableDiffusionControlNetInpaintPipeline": "DDIMScheduler",
     "StableDiffusionPAGPipeline": "DPMSolverMultistepScheduler",
@@ -43,32 +69,49 @@ PAIRS = {
     "StableDiffusionDepth2ImgPipeline": "DPMSolverMultistepScheduler",
     "StableDiffusionUpscalePipeline": "DDPMScheduler",
     "StableDiffusionLatentUpscalePipeline": "EulerDiscreteScheduler",
-    "StableDiffusionAdapterPipeline": "DDIMScheduler",
+    "StableDiffusionAdapterPipeline": "SASolverScheduler",
+    "StableDiffusionSAGPipeline": "DDIMScheduler",
     "LatentConsistencyModelPipeline": "LCMScheduler",
     "LatentConsistencyModelImg2ImgPipeline": "LCMScheduler",
-    "StableDiffusion3Pipeline": "FlowMatchEulerDiscreteScheduler",
+    "StableDiffusion3Pipeline": "FlowMatchLCMScheduler",
     "StableDiffusion3Img2ImgPipeline": "FlowMatchEulerDiscreteScheduler",
     "StableDiffusion3InpaintPipeline": "FlowMatchEulerDiscreteScheduler",
-    "PixArtAlphaPipeline": "DPMSolverMultistepScheduler",
     "PixArtSigmaPipeline": "LCMScheduler",
+    "DiTPipeline": "DDIMScheduler",
     "AuraFlowPipeline": "FlowMatchEulerDiscreteScheduler",
     "SanaPipeline": "DPMSolverMultistepScheduler",
     "LuminaPipeline": "FlowMatchEulerDiscreteScheduler",
-    "KandinskyV22Pipeline": "DDIMScheduler",
+    "CogView3PlusPipeline": "DDIMScheduler",
+    "HiDreamImagePipeline": "FlowMatchEulerDiscreteScheduler",
+    "ErnieImagePipeline": "FlowMatchEulerDiscreteScheduler",
+    "ZImagePipeline": "FlowMatchEulerDiscreteScheduler",
+    "StableCascadePriorPipeline": "DDPMScheduler",
+    "MarigoldDepthPipeline": "DDIMScheduler",
+    "KandinskyPipeline": "DDIMScheduler",
     "KandinskyV22Pipeline, learned variance": "DDPMScheduler",
-    "KandinskyV22Img2ImgPipeline": "DDPMScheduler",
+    "KandinskyV22Img2ImgPipeline": "DDPMParallelScheduler",
     "KandinskyV22InpaintPipeline": "DDIMScheduler",
-    "IFPipeline, learned variance": "DPMSolverMultistepScheduler",
+    "Kandinsky3Pipeline": "DDPMScheduler",
+    "IFSuperResolutionPipeline": "DPMSolverMultistepScheduler",
+    "DDPMPipeline": "DDPMScheduler",
 }
+ALL = (
+    "DDIMScheduler", "DDPMScheduler", "DEISMultistepScheduler", "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler", "EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler", "LCMScheduler",
+    "SASolverScheduler", "TCDScheduler", "UniPCMultistepScheduler",
+)  # fmt: skip
 REFUSED = {
     "FluxPipeline": ("FlowMatchEulerDiscreteScheduler", "Latents must have shape"),
     "AnimateDiffPipeline": ("DDIMScheduler", "Latents must have shape"),
+    "TextToVideoSDPipeline": ("DDIMScheduler", "Latents must have shape"),  # five dimensions, to the denoiser only
     "KandinskyV22Img2ImgPipeline, begins in the bypass": ("DDIMScheduler", "one step must come before them"),
+    "ZImageImg2ImgPipeline": ("FlowMatchEulerDiscreteScheduler", "Its strength would count the kept steps"),
+    "StableDiffusionPipeline": ("PNDMScheduler", "it needs the history"),
 }
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [*PAIRS.items(), *(("StableDiffusionInpaintPipeline", kind) for kind in EPSILON)]
+    ("name", "kind"), [*PAIRS.items(), *(("StableDiffusionInpaintPipeline", kind) for kind in ALL)]
 )
 def test_a_pair_works(name: str, kind: str) -> None:
     verdict = examine(name, kind)
@@ -82,8 +125,25 @@ def test_what_does_not_work_is_refused_at_the_start(name: str) -> None:
     assert verdict.state == "refused" and words in verdict.words, verdict
 
 
-def test_every_family_is_tested() -> None:
-    assert set(FAMILIES) - {"StableDiffusionInpaintPipeline", "IFPipeline"} == set(PAIRS) | set(REFUSED)
+def test_a_pair_that_fails_without_the_add_on_is_not_applicable() -> None:
+    verdict = examine("LatentConsistencyModelPipeline", "DDIMScheduler")
+    assert verdict.state == "not applicable" and "original_inference_steps" in verdict.words
+
+
+def test_each_exported_pipeline_is_examined_or_has_a_reason() -> None:
+    examined = {name.split(",")[0] for name in FAMILIES}
+    assert examined <= set(list_pipelines())
+    absent = set(list_pipelines()) - examined
+    assert [name for name in absent if explain_absence(name) is None] == []
+    assert set(REASONS) <= absent
+
+
+def test_the_docs_have_a_row_for_each_pipeline_and_no_wrong_pair() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "other-models.md").read_text()
+    table = page.split(BEGIN)[1].split(END)[0]
+    rows = {row.split(" | ")[0].removeprefix("| ") for row in table.splitlines() if row.startswith("| ")}
+    assert rows == {name.replace("Pipeline", "") for name in FAMILIES} | {"pipeline"}
+    assert " wrong" not in table
 
 
 def start(name: str, kind: str = "DDIMScheduler", bypass: Any = BYPASS, **more: Any) -> tuple[Any, Family, Any]:
@@ -102,16 +162,17 @@ def test_callbacks_see_the_kept_timesteps_and_the_latents_after_the_bypass() -> 
 
     trace = run(pipe, family, scheduler, callback_on_step_end=note)
     full = scheduler.scheduler.timesteps.tolist()
-    assert [timestep for _, timestep, _ in seen] == full[:4] + full[8:] == [int(t) for t in trace.timesteps]
-    assert [index for index, _, _ in seen] == list(range(6))
-    assert torch.equal(seen[3][2], scheduler.last_bypass.latents)
-    assert pipe.num_timesteps == 6
+    first, last = BYPASS
+    assert [timestep for _, timestep, _ in seen] == full[:first] + full[last:] == [int(t) for t in trace.timesteps]
+    assert [index for index, _, _ in seen] == list(range(KEPT))
+    assert torch.equal(seen[first - 1][2], scheduler.last_bypass.latents)
+    assert pipe.num_timesteps == KEPT
 
 
-@pytest.mark.parametrize("last", [1, 3, 4])
+@pytest.mark.parametrize("last", [0, BYPASS[0] - 1, BYPASS[0] + 1])
 def test_an_interrupted_run_ends_there_and_the_next_is_whole(last: int) -> None:
     pipe, family, scheduler = start("StableDiffusionPipeline", finisher=make_finisher())
-    whole = run(pipe, family, scheduler)
+    whole = run(pipe, family, scheduler, num_inference_steps=8)
     states: list[Tensor] = []
 
     def stop(pipe: Any, index: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
@@ -119,10 +180,10 @@ def test_an_interrupted_run_ends_there_and_the_next_is_whole(last: int) -> None:
         pipe._interrupt = index == last
         return values
 
-    trace = run(pipe, family, scheduler, callback_on_step_end=stop)
+    trace = run(pipe, family, scheduler, callback_on_step_end=stop, num_inference_steps=8)
     assert len(trace.timesteps) == last + 1 and torch.equal(trace.latents, states[-1])
-    assert (scheduler.last_bypass is not None) == (last >= 3) and scheduler.last_finish is None
-    again = run(pipe, family, scheduler)
+    assert (scheduler.last_bypass is not None) == (last >= BYPASS[0] - 1) and scheduler.last_finish is None
+    again = run(pipe, family, scheduler, num_inference_steps=8)
     assert torch.equal(again.latents, whole.latents) and again.timesteps == whole.timesteps
 
 
@@ -133,12 +194,12 @@ def test_odd_latent_sizes(kind: str, height: int, width: int) -> None:
     pipe.vae_scale_factor = 8
     with torch.no_grad():
         trace = run(pipe, family, scheduler, height=8 * height, width=8 * width)
-    assert trace.latents.shape == (2, 4, height, width) and len(trace.timesteps) == 6
+    assert trace.latents.shape == (2, 4, height, width) and len(trace.timesteps) == KEPT
     assert torch.equal(trace.latents, scheduler.last_finish.latents)
 
 
 @pytest.mark.parametrize("kind", ["DDIMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler"])
-@pytest.mark.parametrize("channels", [8, 16])
+@pytest.mark.parametrize("channels", [8, 16, 32])
 def test_latents_of_more_channels(kind: str, channels: int) -> None:
     unet = {"in_channels": channels, "out_channels": channels}
     family = Family(build_sd("StableDiffusionPipeline", unet), square)
@@ -148,7 +209,7 @@ def test_latents_of_more_channels(kind: str, channels: int) -> None:
     scheduler = LatentCRFScheduler(make_scheduler(family, kind), None, BYPASS)
     trace = run(pipe, family, scheduler)
     assert trace.latents.shape == (2, channels, 8, 8) and torch.isfinite(trace.latents).all()
-    assert trace.timesteps == full.timesteps[:4] + full.timesteps[8:]
+    assert trace.timesteps == full.timesteps[: BYPASS[0]] + full.timesteps[BYPASS[1] :]
     fitting = LatentCRFScheduler(make_scheduler(family, kind), None, BYPASS, finisher=make_finisher(channels))
     with torch.no_grad():
         assert torch.equal(run(pipe, family, fitting).latents, fitting.last_finish.latents)
@@ -169,36 +230,19 @@ def test_the_finished_latents_are_decoded(name: str, kind: str) -> None:
     assert torch.equal(decoded[0], expected)
 
 
-@pytest.mark.parametrize("kind", EPSILON)
+@pytest.mark.parametrize("kind", ALL)
 def test_without_guidance_and_with_several_images_of_a_prompt(kind: str) -> None:
     pipe, family, scheduler = start("StableDiffusionPipeline", kind)
     more = {"guidance_scale": 1.0, "num_images_per_prompt": 2}
     generators = [torch.Generator().manual_seed(seed) for seed in range(4)]
     trace = run(pipe, family, scheduler, generator=generators, **more)
-    assert trace.latents.shape[0] == 4 == len(trace.seen[0]) and len(trace.timesteps) == 6
-
-
-def test_with_custom_timesteps_the_strength_is_a_part_of_the_kept_steps() -> None:
-    """The pipeline takes the number of steps from the scheduler then, and that is the number of kept ones."""
-    timesteps = [950, 850, 750, 650, 550, 450, 350, 250, 150, 50]
-    begins = {}
-    for bypass in (None, (5, 8)):
-        pipe, family, scheduler = start("StableDiffusionImg2ImgPipeline", "DPMSolverMultistepScheduler", bypass)
-        more: dict[str, Any] = {"timesteps": timesteps, "num_inference_steps": None}
-        for strength in (0.8, 0.6, 0.5):
-            try:
-                begins[bypass, strength] = run(pipe, family, scheduler, strength=strength, **more).timesteps
-            except ValueError as error:
-                begins[bypass, strength] = str(error)
-    assert begins[None, 0.8] == timesteps[2:] and begins[(5, 8), 0.8] == timesteps[2:5] + timesteps[8:]
-    assert begins[None, 0.6] == timesteps[4:] and begins[(5, 8), 0.6] == timesteps[3:5] + timesteps[8:]  # not 4:5
-    assert begins[None, 0.5] == timesteps[5:] and begins[(5, 8), 0.5] == timesteps[4:5] + timesteps[8:]  # not refused
+    assert trace.latents.shape[0] == 4 == len(trace.seen[0]) and len(trace.timesteps) == KEPT
 
 
 def test_the_end_of_control_guidance_is_a_part_of_the_kept_steps() -> None:
     """The pipeline counts the timesteps that it is given. Six of ten are kept: half of them are three, not four."""
     scales = {}
-    for bypass in (None, BYPASS):
+    for bypass in (None, (4, 8)):
         pipe, family, scheduler = start("StableDiffusionControlNetPipeline", bypass=bypass)
         seen = scales[bypass] = []
 
@@ -206,10 +250,10 @@ def test_the_end_of_control_guidance_is_a_part_of_the_kept_steps() -> None:
             seen.append(named["conditioning_scale"])
 
         handle = pipe.controlnet.register_forward_pre_hook(note, with_kwargs=True)
-        run(pipe, family, scheduler, control_guidance_end=0.5)
+        run(pipe, family, scheduler, control_guidance_end=0.5, num_inference_steps=10)
         handle.remove()
     assert scales[None] == [1.0] * 5 + [0.0] * 5
-    assert scales[BYPASS] == [1.0] * 3 + [0.0] * 3
+    assert scales[4, 8] == [1.0] * 3 + [0.0] * 3
 
 
 def run_base(bypass: Any) -> tuple[Trace, LatentCRFScheduler]:
@@ -231,22 +275,176 @@ def test_base_and_refiner_each_with_a_bypass_in_its_own_part() -> None:
     assert run_refiner(base.latents, (44, 49)).timesteps == refined.timesteps[:4] + refined.timesteps[9:]
 
 
-def test_a_bypass_across_the_change_to_the_refiner() -> None:
-    """The base ends after its step 33 with the latents of step 49; the refiner takes them for those of step 40.
-
-    The scheduler does not know `denoising_end`. A refiner with the same bypass refuses to begin; one without runs on.
-    """
-    base, scheduler = run_base((0.66, 0.98))
-    assert len(base.timesteps) == 33
-    assert torch.equal(base.latents, scheduler.last_bypass.latents)
-    alpha, _ = to_variance_preserving(*coefficients(scheduler.scheduler, 49))
-    assert scheduler.last_bypass.observation.alpha_out == alpha
-    with pytest.raises(ValueError, match="begins at step 33 of 50, but steps 33 to 48 are bypassed"):
-        run_refiner(base.latents, (0.66, 0.98))
-    assert len(run_refiner(base.latents, None).timesteps) == 10
+def test_a_bypass_across_the_change_to_the_refiner_is_refused_by_both() -> None:
+    with pytest.raises(ValueError, match="bypass"):
+        run_base((0.66, 0.98))
+    full, _ = run_base(None)
+    with pytest.raises(ValueError, match="steps 33 to 48 are bypassed"):
+        run_refiner(full.latents, (0.66, 0.98))
 
 
 def test_a_run_that_begins_after_the_last_kept_step_is_refused() -> None:
-    pipe, family, scheduler = start("KandinskyV22Img2ImgPipeline", bypass=(4, STEPS))
-    with pytest.raises(ValueError, match="begins after the last kept step of 10, but steps 4 to 9 are bypassed"):
+    pipe, family, scheduler = start("KandinskyV22Img2ImgPipeline", bypass=(BYPASS[0], STEPS))
+    with pytest.raises(ValueError, match="begins after the last kept step of 5, but steps 2 to 4 are bypassed"):
         run(pipe, family, scheduler, image=family.arguments((0, 1))["image"], strength=0.5)
+
+
+def test_two_tiles_a_step() -> None:
+    """The columns that only the second tile covers are those that the finisher made of it last."""
+    pipe, family, scheduler = start("StableDiffusionPanoramaPipeline", finisher=make_finisher())
+    with torch.no_grad():
+        trace = run(pipe, family, scheduler, width=576)
+    assert trace.latents.shape == (2, 4, 64, 72) and len(trace.timesteps) == 2 * KEPT
+    assert torch.equal(trace.latents[..., 64:], scheduler.last_finish.latents[..., 56:])
+    assert not torch.equal(scheduler.last_finish.latents, scheduler.last_finish.before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("StableDiffusionPipeline", "DDIMScheduler"),
+        ("StableDiffusionPipeline", "UniPCMultistepScheduler"),
+        ("StableDiffusionXLPipeline", "EulerDiscreteScheduler"),
+        ("StableDiffusion3Pipeline", "FlowMatchEulerDiscreteScheduler"),
+    ],
+)
+def test_half_precision(name: str, kind: str, dtype: torch.dtype) -> None:
+    pipe, family, scheduler = start(name, kind, finisher=make_finisher())
+    pipe.to(dtype)
+    arguments = {key: as_dtype(value, dtype) for key, value in family.arguments((0, 1)).items()}
+    full = run(pipe, family, make_scheduler(family, kind), **arguments)
+    plain = run(pipe, family, LatentCRFScheduler(make_scheduler(family, kind), None, None), **arguments)
+    assert full.latents.dtype == dtype and torch.equal(plain.latents, full.latents)
+    with torch.no_grad():
+        trace = run(pipe, family, scheduler, **arguments)
+    assert trace.latents.dtype == dtype == trace.seen[-1].dtype and torch.isfinite(trace.latents).all()
+    assert torch.equal(trace.latents, scheduler.last_finish.latents) and len(trace.timesteps) == KEPT
+
+
+def as_dtype(value: Any, dtype: torch.dtype) -> Any:
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def make_crf(seed: int = 5) -> LatentCRF:
+    crf = LatentCRF(latent_channels=4, channels=8, coarse_channels=16, num_coarse_blocks=1)
+    return with_random_weights(crf, seed).eval()
+
+
+@functools.cache
+def make_parts() -> dict[str, Any]:
+    torch.manual_seed(0)
+    return {
+        "text_encoder": build_text_encoder(), "tokenizer": build_tokenizer(), "vae": build_vae(), "unet": build_unet()
+    }  # fmt: skip
+
+
+def make_text_pipeline(scheduler: Any) -> Any:
+    """Make a pipeline with a text encoder, each time with the same weights: the seed alone does not give them."""
+    parts = copy.deepcopy(make_parts())
+    pipe = diffusers.StableDiffusionPipeline(scheduler=scheduler, **SAFETY | parts)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def make_whole_scheduler(kind: str = "DDIMScheduler") -> LatentCRFScheduler:
+    inner = make_scheduler(FAMILIES["StableDiffusionPipeline"], kind)
+    return LatentCRFScheduler(inner, make_crf(), BYPASS, finisher=make_finisher())
+
+
+def make_image(pipe: Any) -> Tensor:
+    """Make an image, (1, 3, 8, 8)."""
+    call = {"height": SIZE, "width": SIZE, "num_inference_steps": STEPS, "output_type": "pt", "guidance_scale": 2.0}
+    with torch.no_grad():
+        return pipe("a red apple", **call, generator=torch.Generator().manual_seed(1)).images
+
+
+@pytest.mark.parametrize("kind", ["DDIMScheduler", "DPMSolverMultistepScheduler"])
+@pytest.mark.parametrize("hooks", ["model", "sequential", "with hook"])
+def test_offload_hooks(hooks: str, kind: str) -> None:
+    expected = make_image(make_text_pipeline(make_whole_scheduler(kind)))
+    pipe = make_text_pipeline(make_whole_scheduler(kind))
+    if hooks == "with hook":
+        for part in (pipe.text_encoder, pipe.unet, pipe.vae):
+            accelerate.cpu_offload_with_hook(part, torch.device("cpu"))
+    elif hooks == "model":
+        pipe.enable_model_cpu_offload(device="cpu")
+    else:
+        for part in (pipe.text_encoder, pipe.unet, pipe.vae):
+            accelerate.cpu_offload(part, torch.device("cpu"))
+    assert torch.equal(make_image(pipe), expected)
+    assert torch.equal(make_image(pipe), expected)
+
+
+@pytest.mark.parametrize("kind", ["DDIMScheduler", "EulerDiscreteScheduler"])
+@pytest.mark.parametrize(
+    "make",
+    [diffusers.AutoPipelineForImage2Image.from_pipe, diffusers.StableDiffusionImg2ImgPipeline.from_pipe],
+    ids=["AutoPipeline", "class"],
+)
+def test_pipelines_made_of_another_share_its_scheduler(make: Any, kind: str) -> None:
+    pipe = make_text_pipeline(make_whole_scheduler(kind))
+    expected = make_image(pipe)
+    second = make(pipe)
+    assert isinstance(second, diffusers.StableDiffusionImg2ImgPipeline) and second.scheduler is pipe.scheduler
+    parts = pipe.components | {"scheduler": make_whole_scheduler(kind)}
+    alone = diffusers.StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False)
+    alone.set_progress_bar_config(disable=True)
+    wanted = change_image(alone)
+    for _ in range(2):
+        assert torch.equal(change_image(second), wanted)
+        assert torch.equal(make_image(pipe), expected)
+    back = diffusers.AutoPipelineForText2Image.from_pipe(second)
+    assert back.scheduler is pipe.scheduler and torch.equal(make_image(back), expected)
+
+
+def change_image(pipe: Any) -> Tensor:
+    """Make an image of another one, (1, 3, 8, 8)."""
+    call = {"image": draw_images((0,)), "strength": 0.8, "num_inference_steps": STEPS, "output_type": "pt"}
+    with torch.no_grad():
+        return pipe("a red apple", **call, generator=torch.Generator().manual_seed(1)).images
+
+
+@pytest.mark.parametrize("kind", ["DDIMScheduler", "UniPCMultistepScheduler", "FlowMatchEulerDiscreteScheduler"])
+@pytest.mark.parametrize("is_used", [False, True])
+def test_a_pickled_scheduler_makes_the_same_run(kind: str, is_used: bool) -> None:
+    name = "StableDiffusion3Pipeline" if kind.startswith("Flow") else "StableDiffusionPipeline"
+    pipe, family, _ = start(name, kind)
+    scheduler = LatentCRFScheduler(make_scheduler(family, kind), make_crf(), BYPASS, finisher=make_finisher())
+    with torch.no_grad():
+        expected = run(pipe, family, copy.deepcopy(scheduler))
+        if is_used:
+            run(pipe, family, scheduler)
+        loaded = pickle.loads(pickle.dumps(scheduler))
+        assert loaded is not scheduler and loaded.bypass == BYPASS
+        assert torch.equal(run(pipe, family, loaded).latents, expected.latents)
+
+
+FRESH = """
+import sys, diffusers, torch, latentcrf
+from tests.conformance.test_pipelines import make_image
+pipe = diffusers.DiffusionPipeline.from_pretrained(sys.argv[1], requires_safety_checker=False, use_safetensors=True)
+assert type(pipe.scheduler) is latentcrf.LatentCRFScheduler, type(pipe.scheduler)
+pipe.set_progress_bar_config(disable=True)
+torch.save(make_image(pipe), sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("kind", ["DDIMScheduler", "EulerDiscreteScheduler"])
+def test_a_saved_pipeline_makes_the_same_image_in_a_fresh_process(kind: str, tmp_path: Path) -> None:
+    pipe = make_text_pipeline(make_whole_scheduler(kind))
+    expected = make_image(pipe)
+    pipe.save_pretrained(tmp_path / "pipe")
+    root = Path(__file__).parents[2]
+    arguments = [sys.executable, "-c", FRESH, str(tmp_path / "pipe"), str(tmp_path / "image.pt")]
+    made = subprocess.run(arguments, cwd=root, capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    assert torch.equal(torch.load(tmp_path / "image.pt", weights_only=True), expected)
+
+
+def test_the_progress_bar_stops_at_the_kept_steps() -> None:
+    pipe, family, scheduler = start("StableDiffusionPipeline")
+    bar = io.StringIO()
+    pipe.set_progress_bar_config(disable=False, file=bar)
+    run(pipe, family, scheduler)
+    assert f" {KEPT}/{STEPS} " in bar.getvalue() and f" {KEPT + 1}/{STEPS} " not in bar.getvalue()
