@@ -1,6 +1,8 @@
 """The finisher: a LatentCRF that corrects the final latents of a run."""
 
+import numbers
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -19,6 +21,20 @@ class FinishRecord:
 
     before: Tensor
     latents: Tensor
+
+
+def check_num_iterations(value: Any) -> int:
+    """Return a number of solver iterations.
+
+    Args:
+        value: a whole number, 0 or more.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 0:
+        raise ValueError(f"num_iterations is {value!r}; accepted are 0, 1, 2, ...")
+    return int(value)
 
 
 class Finisher:
@@ -41,9 +57,7 @@ class Finisher:
                 "The finisher's CRF must be of form 'static', or made with corrects_clean=True; this one, made for a "
                 "bypass, corrects nothing in clean latents."
             )
-        if num_iterations < 0:
-            raise ValueError(f"num_iterations is {num_iterations}; accepted are 0, 1, 2, ...")
-        self.crf, self.num_iterations = crf, num_iterations
+        self.crf, self.num_iterations = crf, check_num_iterations(num_iterations)
 
     @property
     def reads_prompt(self) -> bool:

@@ -55,6 +55,11 @@ def find_needed_argument(scheduler: Any) -> str | None:
     return None
 
 
+def names_arguments(scheduler: Any) -> bool:
+    """Whether `step` names the arguments that a wrapper must read."""
+    return {"model_output", "timestep", "sample", "return_dict"} <= set(inspect.signature(scheduler.step).parameters)
+
+
 # What rules a scheduler out: a test on it, and the reason. By what it does or is, so that subclasses are met alike.
 REFUSED: tuple[tuple[Callable[[Any], bool], str], ...] = (
     (lambda scheduler: getattr(scheduler, "order", 1) != 1, "it makes {order} denoiser calls a step"),
@@ -70,14 +75,47 @@ REFUSED: tuple[tuple[Callable[[Any], bool], str], ...] = (
     (lambda scheduler: "snr_shift_scale" in scheduler.config, "it is for latents of videos, of five dimensions"),
     (lambda scheduler: find_needed_argument(scheduler) is not None, "its step needs {argument}"),
     (
+        lambda scheduler: not names_arguments(scheduler),
+        "its step does not name its arguments model_output, timestep, sample and return_dict",
+    ),
+    (lambda scheduler: scheduler.config.get("invert_sigmas"), "it goes from images to noise (invert_sigmas)"),
+    (
         lambda scheduler: not hasattr(scheduler, "alphas_cumprod") and not isinstance(scheduler, FLOW_MATCHING),
         "its noise levels are of no kind that is known here",
     ),
 )
 
 
-def check_scheduler(scheduler: Any) -> None:
-    """Check that a bypass can split the scheduler's run.
+def find_scheduler_class(name: str) -> Any:
+    """Find a scheduler class of diffusers, or of a module that is imported already.
+
+    Args:
+        name: of the class, as a saved scheduler's configuration holds it.
+
+    Returns:
+        The class.
+
+    Raises:
+        ValueError: there is no class of this name, or several outside diffusers.
+    """
+    if hasattr(diffusers, name):
+        return getattr(diffusers, name)
+    found, classes = {}, [diffusers.SchedulerMixin]
+    while classes:
+        each = classes.pop()
+        classes += each.__subclasses__()
+        if each.__name__ == name:
+            found[each.__module__] = each
+    if len(found) != 1:
+        raise ValueError(
+            f"The saved scheduler is a {name}. diffusers has no such class, and {len(found) or 'none'} of the imported "
+            "modules has one: import the module that defines it, and no other with that name."
+        )
+    return next(iter(found.values()))
+
+
+def check_scheduler(scheduler: Any) -> InnerScheduler:
+    """Return the scheduler if a bypass can split its run.
 
     Args:
         scheduler: a diffusers scheduler.
@@ -97,3 +135,4 @@ def check_scheduler(scheduler: Any) -> None:
                 f"{name} cannot be wrapped: {words}. Use for example DDIMScheduler, DPMSolverMultistepScheduler, "
                 "UniPCMultistepScheduler or EulerDiscreteScheduler, each with .from_config(pipe.scheduler.config)."
             )
+    return scheduler

@@ -13,6 +13,7 @@ Divided by sqrt(a^2 + s^2), each is variance preserving at level abar = a^2 / (a
 from typing import Any
 
 import torch
+from diffusers import DDIMParallelScheduler, DDIMScheduler
 from torch import Tensor
 
 from .inner_schedulers import InnerScheduler
@@ -25,9 +26,7 @@ PURE_NOISE = 1e-6  # abar below which latents say nothing about the image
 def coefficients(scheduler: InnerScheduler, index: int) -> tuple[float, float]:
     """Read the signal scale and the noise scale of a step.
 
-    Levels are those of the timesteps that the denoiser is given. DDIM steps to t - 1000 // n. That misses the next
-    timestep by one where n does not divide 1000, and with `timestep_spacing="linspace"` by up to 11 at n = 10. This is
-    DDIM's own error.
+    Levels are those of the timesteps that the denoiser is given.
 
     Args:
         scheduler: after its `set_timesteps`.
@@ -47,6 +46,27 @@ def coefficients(scheduler: InnerScheduler, index: int) -> tuple[float, float]:
         return float(a), float(s)
     is_flow = not hasattr(scheduler, "alphas_cumprod")  # `check_scheduler` refuses every other kind
     return (1 - float(sigma) if is_flow else 1.0), float(sigma)
+
+
+def returned_coefficients(scheduler: InnerScheduler, index: int) -> tuple[float, float]:
+    """Read the scales of the latents that the step before `index` returns.
+
+    They are those of `coefficients`, but for DDIM. It steps to t - 1000 // n, which misses the next timestep by one
+    where n does not divide 1000, and with `timestep_spacing="linspace"` by up to 11 at n = 10.
+
+    Args:
+        scheduler: after its `set_timesteps`.
+        index: the step, 1 to the number of steps.
+
+    Returns:
+        (a, s).
+    """
+    if not isinstance(scheduler, (DDIMScheduler, DDIMParallelScheduler)):
+        return coefficients(scheduler, index)
+    step = scheduler.config["num_train_timesteps"] // scheduler.num_inference_steps
+    timestep = int(scheduler.timesteps[index - 1]) - step
+    abar = float(scheduler.alphas_cumprod[timestep] if timestep >= 0 else scheduler.final_alpha_cumprod)
+    return abar**0.5, (1 - abar) ** 0.5
 
 
 def to_variance_preserving(a: Any, s: Any) -> tuple[Any, Any]:

@@ -15,23 +15,30 @@ import json
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from diffusers import SchedulerMixin
 from diffusers.schedulers.scheduling_utils import SCHEDULER_CONFIG_NAME
+from huggingface_hub import create_repo
 from torch import Tensor
 
 from .bypass import Bypass, BypassRecord, check_bypass, resolve_bypass
-from .finisher import Finisher, FinishRecord
-from .inner_schedulers import InnerScheduler, check_scheduler
+from .finisher import Finisher, FinishRecord, check_num_iterations
+from .inner_schedulers import InnerScheduler, check_scheduler, find_scheduler_class
 from .model import LatentCRF
-from .noise_levels import clean_estimate, coefficients, find_earlier_calls, to_variance_preserving
+from .noise_levels import (
+    clean_estimate,
+    coefficients,
+    find_earlier_calls,
+    returned_coefficients,
+    to_variance_preserving,
+)
 from .observation import Observation, hand_over
+from .run_state import KeptTimesteps, Run, read_timestep
 from .utils.files import replace_file
 from .vae import VAERoundTrip
 
@@ -73,38 +80,54 @@ class kept_by_instances:
         return method
 
 
-@dataclass
-class Run:
-    """State of a run, made anew by `set_timesteps`.
+def check_crf(crf: Any) -> LatentCRF:
+    """Return the CRF if it can act at a bypass.
 
-    Attributes:
-        active: who makes the next step.
-        after: who makes the steps after the bypass.
-        skipped: (first, last), the steps of the bypass; None: nothing is skipped.
-        earlier_call: the step whose clean estimate the CRF sees too, beside the last one's; None: none.
-        earlier: that estimate, by the sample's number in its step.
-        timestep: of the last step.
-        number: of the last sample in its step, from 0. A scheduler that does not count its steps (DDIM, DDPM) may make
-            each for several samples: tiles, or images one after the other.
-        thread: that makes the steps.
+    Raises:
+        ValueError: it is none, or a finisher's.
     """
+    if not isinstance(crf, LatentCRF):
+        raise ValueError(
+            f"crf is a {type(crf).__name__}; accepted are a LatentCRF and None, the zero-parameter bypass."
+        )
+    if crf.corrects_clean:
+        raise ValueError(
+            "This LatentCRF was made to correct final latents. At the bypass it would change next to nothing: give it "
+            "as finisher=Finisher(crf)."
+        )
+    return crf
 
-    active: InnerScheduler
-    after: InnerScheduler
-    skipped: tuple[int, int] | None = None
-    earlier_call: int | None = None
-    earlier: dict[int, Tensor] = field(default_factory=dict)
-    timestep: float | None = None
-    number: int = 0
-    thread: int | None = None
+
+def check_finisher(finisher: Any) -> Finisher | VAERoundTrip:
+    """Return the finisher if it is one.
+
+    Raises:
+        ValueError: it is of another kind.
+    """
+    if not isinstance(finisher, (Finisher, VAERoundTrip)):
+        raise ValueError(
+            f"finisher is a {type(finisher).__name__}; accepted are Finisher(crf), VAERoundTrip(pipe.vae) and None."
+        )
+    return finisher
 
 
+# By the attribute: returns the value as it is kept, or raises a ValueError.
+CHECKS: dict[str, Callable[[Any], Any]] = {
+    "scheduler": check_scheduler,
+    "crf": check_crf,
+    "bypass": check_bypass,
+    "num_iterations": check_num_iterations,
+    "finisher": check_finisher,
+}
+OPTIONAL = ("crf", "bypass", "finisher")  # may be None
 # What is written on the wrapper and is its own. All else is the inner scheduler's.
 OWN = frozenset(
     ("scheduler", "crf", "bypass", "num_iterations", "finisher", "prompt_embeds", "last_bypass", "last_finish")
-) | {"_run", "_needs_vae", "_internal_dict"}
+) | {"_run", "_needs_vae", "_internal_dict", "_is_prompt_new"}
 # Methods that change the configuration: of the inner scheduler itself, not of its copy that acts after the bypass.
 CONFIGURING = ("register_to_config", "set_shift")
+# With these a pipeline makes steps of its own, from t to t - 1000 // n (ParaDiGMS, CycleDiffusion, LEDITS++).
+STEPPING = ("batch_step_no_noise", "_get_variance")
 
 
 class LatentCRFScheduler(SchedulerMixin):
@@ -147,41 +170,69 @@ class LatentCRFScheduler(SchedulerMixin):
         num_iterations: int = 5,
         finisher: Finisher | VAERoundTrip | None = None,
     ) -> None:
-        check_scheduler(scheduler)
-        if num_iterations < 0:
-            raise ValueError(f"num_iterations is {num_iterations}; accepted are 0, 1, 2, ...")
-        if finisher is not None and not isinstance(finisher, (Finisher, VAERoundTrip)):
-            raise ValueError(
-                f"finisher is a {type(finisher).__name__}; accepted are Finisher(crf), VAERoundTrip(pipe.vae) and None."
-            )
         self.scheduler = scheduler
         self.crf = crf
-        self.bypass = None if bypass is None else check_bypass(bypass)
+        self.bypass = bypass
         self.num_iterations = num_iterations
         self.finisher = finisher
         self._needs_vae = False  # saved with a VAE round trip: the autoencoder is the pipeline's and is not saved again
         self.prompt_embeds: Tensor | None = None
+        self._is_prompt_new = True  # no run has begun since it was set
         self.last_bypass: BypassRecord | None = None
         self.last_finish: FinishRecord | None = None
-        self._run = Run(scheduler, scheduler)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "_run" not in self.__dict__:
             raise AttributeError(name)
         value = getattr(self.scheduler if name in CONFIGURING else self._run.active, name)
+        if name == "scale_model_input":  # here, as not every inner scheduler has it: the first to see the latents
+            return self._with_check(value)
+        if name == "step_index" and value is None and self._run.active is not self.scheduler:
+            return self._run.active.begin_index  # at the bypass
+        if name in STEPPING and self._run.skipped is not None:
+            return self._refuse_own_steps(name)
         if name == "sigmas" and self._run.skipped is not None:  # some pipelines read sigmas[i] at timesteps[i]
             first, last = self._run.skipped
             return torch.cat([value[:first], value[last:]])
         return value
+
+    def _with_check(self, scale: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """Let the inner scheduler's `scale_model_input` check the latents first."""
+
+        @wraps(scale)
+        def scale_model_input(sample: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            if sample.ndim:  # the latent upscaler asks for the factor of a number
+                self._check_shape(sample)
+            return scale(sample, *args, **kwargs)
+
+        return scale_model_input
+
+    def _refuse_own_steps(self, name: str) -> Callable[..., Any]:
+        """Make a function that takes the place of one of `STEPPING`."""
+
+        def refuse(*args: Any, **kwargs: Any) -> Any:
+            raise ValueError(
+                f"This pipeline makes steps of its own with the scheduler's `{name}`; they cannot cross a bypass. Use "
+                "bypass=None here, with or without a finisher."
+            )
+
+        return refuse
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Write an attribute: the wrapper's own, or the inner scheduler's.
 
         Raises:
             AttributeError: `timesteps`, `config` and other values that follow from others.
+            ValueError: as of the class.
         """
         if name in OWN:
+            if name in CHECKS and (value is not None or name not in OPTIONAL):
+                value = CHECKS[name](value)
             object.__setattr__(self, name, value)
+            if name == "scheduler":
+                self._run = Run(value, value)
+            if name == "prompt_embeds":
+                self._is_prompt_new = True
             return
         if hasattr(type(self), name):
             hint = "call set_timesteps(timesteps=...)" if name == "timesteps" else "write it on the inner `.scheduler`"
@@ -190,13 +241,15 @@ class LatentCRFScheduler(SchedulerMixin):
             setattr(scheduler, name, value)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "LatentCRFScheduler":
-        """Copy without the records of the last run, whose tensors may hold gradients."""
+        """Copy without the records of the last run, and without its gradients. Another thread may use the copy."""
         copied = self.__class__.__new__(self.__class__)
         memo[id(self)] = copied
         dropped: dict[str, Any] = {"last_bypass": None, "last_finish": None}
         if self.prompt_embeds is not None:
             dropped["prompt_embeds"] = self.prompt_embeds.detach()
-        values = copy.deepcopy({**self.__dict__, **dropped, "_run": replace(self._run, earlier={})}, memo)
+        earlier = {number: estimate.detach() for number, estimate in self._run.earlier.items()}
+        run = replace(self._run, earlier=earlier, thread=None)
+        values = copy.deepcopy({**self.__dict__, **dropped, "_run": run}, memo)
         copied.__dict__.update(values)
         return copied
 
@@ -246,7 +299,9 @@ class LatentCRFScheduler(SchedulerMixin):
         if self._run.skipped is None:
             return timesteps
         first, last = self._run.skipped
-        return torch.cat([timesteps[:first], timesteps[last:]])
+        kept = torch.cat([timesteps[:first], timesteps[last:]]).as_subclass(KeptTimesteps)
+        kept.run, self._run.ends_at_bypass, self._run.begins_by_strength = self._run, False, False
+        return kept
 
     @property
     def num_denoiser_calls(self) -> int:
@@ -262,19 +317,29 @@ class LatentCRFScheduler(SchedulerMixin):
             kwargs: alike.
 
         Raises:
-            ValueError: a bypass that does not fit the number of steps, or a loaded scheduler that needs the pipeline's
-                autoencoder.
+            ValueError: a bypass that does not fit the number of steps; `prompt_embeds` that an earlier run has used;
+                an inner scheduler whose `step` was replaced, or whose latents grow during the run; a loaded scheduler
+                that needs the pipeline's autoencoder.
         """
         if self._needs_vae and self.finisher is None:
             raise ValueError(
                 "This scheduler was saved with a VAE round trip; the autoencoder is not saved with it. Set "
                 "`pipe.scheduler.finisher = VAERoundTrip(pipe.vae)` first."
             )
+        reads_prompt = any(network.prompt_dim is not None for network in self._list_networks().values())
+        if reads_prompt and self.prompt_embeds is not None and not self._is_prompt_new:
+            raise ValueError(
+                "prompt_embeds are those of an earlier run. Set them before each run, to the same tensor where the "
+                "prompt is the same, or to None."
+            )
         self.scheduler.set_timesteps(*args, **kwargs)
         skipped = self.bypass and resolve_bypass(self.bypass, len(self.scheduler.timesteps))
-        run = self._run = Run(self.scheduler, self.scheduler)
+        given = inspect.signature(self.scheduler.set_timesteps).bind(*args, **kwargs).arguments
+        has_own_schedule = any(given.get(name) is not None for name in ("timesteps", "sigmas"))
+        run = self._run = Run(self.scheduler, self.scheduler, is_set=True, has_own_schedule=has_own_schedule)
         self.last_bypass = self.last_finish = None
         if skipped and skipped[0] < skipped[1]:
+            self._check_copyable()
             call = skipped[0] - 1
             levels = [to_variance_preserving(*coefficients(self.scheduler, index))[0] for index in range(call + 1)]
             run.skipped = skipped
@@ -283,6 +348,24 @@ class LatentCRFScheduler(SchedulerMixin):
             if hasattr(run.after, "set_begin_index"):
                 run.after.set_begin_index(skipped[1])
 
+    def _check_copyable(self) -> None:
+        """Check that a copy of the inner scheduler can make the steps after the bypass.
+
+        Raises:
+            ValueError: as of `set_timesteps`.
+        """
+        name = type(self.scheduler).__name__
+        if "step" in vars(self.scheduler):
+            raise ValueError(
+                f"The `step` of this {name} was replaced, so no copy of it can make the steps after the bypass. Wrap a "
+                f"fresh one: {name}.from_config(pipe.scheduler.config)."
+            )
+        if getattr(self.scheduler, "_scale_factors", None):
+            raise ValueError(
+                f"This {name} lets the latents grow during the run (set_scale_factors); no bypass can span that. Use "
+                "bypass=None."
+            )
+
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Begin at a later step, as image-to-image does.
 
@@ -290,7 +373,8 @@ class LatentCRFScheduler(SchedulerMixin):
             begin_index: the first step of the run, before the bypass.
 
         Raises:
-            ValueError: it lies inside or after the bypass.
+            ValueError: it lies inside or after the bypass; it is not 0, and `set_timesteps` was given timesteps or
+                sigmas.
         """
         self._check_begin(begin_index)
         if hasattr(self.scheduler, "set_begin_index"):
@@ -300,9 +384,17 @@ class LatentCRFScheduler(SchedulerMixin):
         """Check the first step of a run; None stands for one after the last kept step.
 
         Raises:
-            ValueError: it lies inside or after the bypass.
+            ValueError: as of `set_begin_index`.
         """
-        if self._run.skipped is None or (begin_index is not None and begin_index < self._run.skipped[0]):
+        if self._run.skipped is None or (begin_index == 0 and not self._run.begins_by_strength):
+            return
+        if self._run.has_own_schedule:  # the pipeline knows no other number of steps than that of the kept ones
+            raise ValueError(
+                f"This run begins at step {begin_index} of {len(self.scheduler.timesteps)} with timesteps or sigmas of "
+                "its own. Its strength would count the kept steps instead of all. Give the number of steps alone, or "
+                "use bypass=None (a finisher works there)."
+            )
+        if begin_index is not None and begin_index < self._run.skipped[0]:
             return
         first, last = self._run.skipped
         begin = "after the last kept step" if begin_index is None else f"at step {begin_index}"
@@ -326,7 +418,7 @@ class LatentCRFScheduler(SchedulerMixin):
             ValueError: no timesteps, as of image-to-image that begins after the last kept step.
         """
         call = inspect.signature(self.scheduler.add_noise).bind(*args, **kwargs)
-        if len(call.arguments["timesteps"]) == 0:
+        if torch.as_tensor(call.arguments["timesteps"]).numel() == 0:
             self._check_begin(None)
         return self._run.active.add_noise(*args, **kwargs)
 
@@ -345,25 +437,36 @@ class LatentCRFScheduler(SchedulerMixin):
             latent-consistency pipelines decode.
 
         Raises:
-            ValueError: latents of another shape than (B, C, H, W), a timestep that is not one of this run's, the same
-                timestep twice for a scheduler that counts its steps, or steps from two threads.
+            ValueError: latents of another shape than (B, C, H, W), or of other channels than those of the CRFs or the
+                autoencoder; `prompt_embeds` of another width, or number of prompts; a run that ends at the begin of the
+                bypass; a timestep that is not one of this run's; the same timestep twice for a scheduler that counts
+                its steps; steps from two threads; no `set_timesteps` before; `s_churn` of Euler.
         """
         run = self._run
-        if run.skipped is None and self.finisher is None:
-            return run.active.step(*args, **kwargs)
+        if self.bypass is not None and not run.is_set:
+            raise ValueError("Call set_timesteps before the first step: the bypass needs the number of steps.")
         call = inspect.signature(self.scheduler.step).bind(*args, **kwargs)
+        if run.skipped is None and self.finisher is None:
+            timestep = call.arguments["timestep"]
+            if timestep is not None and torch.as_tensor(timestep).numel() == 1:
+                self._begin_step(read_timestep(timestep))
+            return run.active.step(*args, **kwargs)
         call.apply_defaults()
         as_dict = call.arguments["return_dict"]
         call.arguments["return_dict"] = True
-        if call.arguments["sample"].ndim != 4:
+        self._check_shape(call.arguments["sample"])
+        if run.skipped is not None and call.arguments.get("s_churn"):
             raise ValueError(
-                f"Latents must have shape (B, C, H, W); this pipeline's have {tuple(call.arguments['sample'].shape)}. "
-                "Packed latents (Flux) and those of videos cannot be worked on."
+                "s_churn adds noise that the clean estimate then holds. With a bypass, accepted is s_churn=0; to add "
+                "noise at each step use EulerAncestralDiscreteScheduler."
             )
-        self._begin_step(call.arguments["timestep"])
+        if run.timestep is None:
+            self._check_start(call.arguments["sample"])
+        timestep = read_timestep(call.arguments["timestep"])
+        self._begin_step(timestep)
         is_before = run.skipped is not None and run.active is not run.after
         output = run.active.step(*call.args, **call.kwargs)
-        done = self._steps_done(call.arguments["timestep"])
+        done = self._steps_done(timestep)
         if is_before and run.skipped is not None and done - 1 in (run.earlier_call, run.skipped[0] - 1):
             estimate = self._estimate(output, done - 1, call.arguments["model_output"], call.arguments["sample"])
             if done == run.skipped[0]:
@@ -379,12 +482,65 @@ class LatentCRFScheduler(SchedulerMixin):
                     setattr(output, name, output.prev_sample)
         return output if as_dict else output.to_tuple()
 
+    def _check_shape(self, latents: Tensor) -> None:
+        """Check, as soon as latents are seen, that the CRFs can work on them.
+
+        Raises:
+            ValueError: another shape than (B, C, H, W).
+        """
+        if latents.ndim != 4 and (self._run.skipped is not None or self.finisher is not None):
+            raise ValueError(
+                f"Latents must have shape (B, C, H, W); this pipeline's have {tuple(latents.shape)}. Packed latents "
+                "(Flux) and those of videos cannot be worked on."
+            )
+
+    def _check_start(self, latents: Tensor) -> None:
+        """Check at a run's first step what would fail at its end, or go wrong without an error.
+
+        Raises:
+            ValueError: as of `step`.
+        """
+        run, channels = self._run, latents.shape[1]
+        for name, network in self._list_networks().items():
+            if network.config.latent_channels != channels:
+                raise ValueError(
+                    f"The latents of this pipeline have {channels} channels; the {name} was trained for "
+                    f"{network.config.latent_channels}. Set `{name}` to one trained for this model, or to None."
+                )
+            width = network.prompt_dim
+            if width is None or self.prompt_embeds is None:
+                continue
+            if self.prompt_embeds.ndim != 3 or self.prompt_embeds.shape[2] != width:
+                raise ValueError(
+                    f"prompt_embeds has shape {tuple(self.prompt_embeds.shape)}; the {name} reads (prompts, tokens, "
+                    f"{width})."
+                )
+            self._prompt(latents)
+        if isinstance(self.finisher, VAERoundTrip):
+            self.finisher.check_channels(channels)
+        if run.begins_by_strength:
+            self._check_begin(0)
+        if run.ends_at_bypass and run.skipped is not None:
+            first, last = run.skipped
+            raise ValueError(
+                f"This run ends inside its bypass: steps {first} to {last - 1} of {len(self.scheduler.timesteps)} are "
+                f"bypassed, and the pipeline takes the {first} before them only, as with `denoising_end`. Choose a "
+                "bypass that ends before the run does, for example bypass=(0.4, 0.6)."
+            )
+
+    def _list_networks(self) -> dict[str, LatentCRF]:
+        """List the CRFs that act in a run, by the name of the argument that they came by."""
+        finisher = self.finisher.crf if isinstance(self.finisher, Finisher) else None
+        networks = {"crf": self.crf if self.bypass is not None else None, "finisher": finisher}
+        return {name: network for name, network in networks.items() if network is not None}
+
     def _begin_step(self, timestep: Any) -> None:
         """Note which sample of which step comes, and choose who makes it.
 
         Raises:
             ValueError: as of `step`.
         """
+        self._is_prompt_new = False
         run, thread = self._run, threading.get_ident()
         if run.thread not in (None, thread):
             raise ValueError(
@@ -441,6 +597,8 @@ class LatentCRFScheduler(SchedulerMixin):
         if denoised is None:
             latents_only = model_output[:, : sample.shape[1]]  # a learned variance may follow (DeepFloyd IF)
             denoised = clean_estimate(self.scheduler, index, latents_only, sample)
+            if self.scheduler.config.get("thresholding") and self.scheduler.config.get("predict_x0", True):
+                denoised = self.scheduler._threshold_sample(denoised)  # the sampler's own estimate
         return denoised.to(output.prev_sample.dtype)
 
     def _cross_bypass(self, following: Tensor, denoised: Tensor) -> Tensor:
@@ -454,7 +612,9 @@ class LatentCRFScheduler(SchedulerMixin):
         assert run.skipped is not None
         first, last = run.skipped
         earlier = run.earlier.get(run.number)
-        alpha_in, scale_in = to_variance_preserving(*coefficients(self.scheduler, first))
+        if earlier is not None and earlier.shape != denoised.shape:  # TextToVideoZero adds frames in a run
+            earlier = None
+        alpha_in, scale_in = to_variance_preserving(*returned_coefficients(self.scheduler, first))
         alpha_out, scale_out = to_variance_preserving(*coefficients(self.scheduler, last))
         alpha_denoised, _ = to_variance_preserving(*coefficients(self.scheduler, first - 1))
         latents, alpha_earlier = following / scale_in, None
@@ -492,7 +652,7 @@ class LatentCRFScheduler(SchedulerMixin):
             )
         return self.prompt_embeds.to(latents.device).repeat_interleave(images_per_prompt, dim=0)
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
         """Save the scheduler into a folder.
 
         It holds the inner scheduler's own files, `latentcrf.json`, and the CRFs in `crf` and `finisher`. A VAE round
@@ -502,9 +662,11 @@ class LatentCRFScheduler(SchedulerMixin):
 
         Args:
             save_directory: the folder.
-            kwargs: for the inner scheduler's `save_pretrained`.
+            push_to_hub: whether to upload all of it as well (default False).
+            kwargs: for the upload: `repo_id` (default: the folder's name), `private`, `token`, `commit_message`,
+                `create_pr`, `subfolder`.
         """
-        self.scheduler.save_pretrained(save_directory, **kwargs)
+        self.scheduler.save_pretrained(save_directory)
         finisher = self.finisher if isinstance(self.finisher, Finisher) else None
         networks = {"crf": self.crf, "finisher": None if finisher is None else finisher.crf}
         for name, network in networks.items():
@@ -517,6 +679,10 @@ class LatentCRFScheduler(SchedulerMixin):
         settings["vae_round_trip"] = self._needs_vae or isinstance(self.finisher, VAERoundTrip)
         with replace_file(Path(save_directory) / SETTINGS) as path:
             path.write_text(json.dumps(settings, indent=2) + "\n")
+        if push_to_hub:
+            name = kwargs.pop("repo_id", Path(save_directory).name)
+            repo = create_repo(name, exist_ok=True, private=kwargs.pop("private", None), token=kwargs.get("token"))
+            self._upload_folder(save_directory, repo.repo_id, **kwargs)
 
     @classmethod
     def from_pretrained(
@@ -535,12 +701,13 @@ class LatentCRFScheduler(SchedulerMixin):
 
         Raises:
             FileNotFoundError: the folder holds no `latentcrf.json`.
+            ValueError: the inner scheduler is of a class that neither diffusers nor an imported module has.
         """
         folder = Path(pretrained_model_name_or_path, subfolder or "")
         if not (folder / SETTINGS).is_file():
             raise FileNotFoundError(f"{folder / SETTINGS} is missing: the folder holds no LatentCRFScheduler.")
         settings = json.loads((folder / SETTINGS).read_text())
-        inner = getattr(diffusers, json.loads((folder / SCHEDULER_CONFIG_NAME).read_text())["_class_name"])
+        inner = find_scheduler_class(json.loads((folder / SCHEDULER_CONFIG_NAME).read_text())["_class_name"])
         loaded = cls(
             inner.from_pretrained(folder),
             LatentCRF.from_pretrained(folder / "crf") if settings["crf"] else None,

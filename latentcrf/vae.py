@@ -27,6 +27,22 @@ class VAERoundTrip:
         check_autoencoder(vae)
         self.vae = vae
 
+    def check_channels(self, channels: int) -> None:
+        """Check that latents fit the autoencoder.
+
+        Args:
+            channels: C, of the latents.
+
+        Raises:
+            ValueError: the autoencoder's have another number.
+        """
+        own = self.vae.config.get("latent_channels", channels)
+        if own != channels:
+            raise ValueError(
+                f"The latents of this pipeline have {channels} channels, those of the VAE round trip's autoencoder "
+                f"{own}. Use VAERoundTrip(pipe.vae) with the vae of the same pipeline."
+            )
+
     def __call__(self, latents: Tensor, prompt_embeds: Tensor | None = None) -> Tensor:
         """Make the round trip; see `round_trip`.
 
@@ -47,12 +63,17 @@ def check_autoencoder(vae: Any) -> None:
         vae: a diffusers autoencoder.
 
     Raises:
-        ValueError: it has no `encode`, `decode` or scaling factor.
+        ValueError: it has no `encode`, `decode` or scaling factor, or it quantizes its latents (Kandinsky's).
     """
     if not all(hasattr(vae, name) for name in ("encode", "decode", "config")) or "scaling_factor" not in vae.config:
         raise ValueError(
             "vae must be the pipeline's autoencoder, with `encode`, `decode` and `config.scaling_factor`; it is a "
             f"{type(vae).__name__}."
+        )
+    if hasattr(vae, "quantize"):
+        raise ValueError(
+            f"{type(vae).__name__} quantizes latents: Kandinsky's cannot make the round trip. Use a trained Finisher, "
+            "or none."
         )
 
 
@@ -62,22 +83,35 @@ def round_trip(vae: Any, latents: Tensor) -> Tensor:
 
     Args:
         vae: the pipeline's autoencoder.
-        latents: (B, C, H, W), scaled as the U-Net sees them.
+        latents: (B, C, H, W), scaled as the denoiser sees them.
 
     Returns:
-        The mean of the encoder's posterior (B, C, H, W), scaled alike, in the type of `latents`.
+        What the encoder gives (B, C, H, W), the mean where that is a distribution, scaled alike, in the type of
+        `latents`.
 
     Raises:
-        ValueError: an autoencoder without scaling factor, or one that encodes to no distribution (AutoencoderTiny).
+        ValueError: see `check_autoencoder`.
     """
     check_autoencoder(vae)
-    scale, shift = vae.config.scaling_factor, vae.config.get("shift_factor") or 0.0
+    factor, shift = _read_scaling(vae, latents)
     with upcast_if_needed(vae):
-        images = vae.decode((latents / scale + shift).to(vae.dtype)).sample
+        images = vae.decode((latents / factor + shift).to(vae.dtype)).sample
         encoded = vae.encode(images.clamp(-1, 1).to(vae.dtype))
-    if not hasattr(encoded, "latent_dist"):
-        raise ValueError(f"{type(vae).__name__} encodes to no distribution: it cannot make the round trip.")
-    return ((encoded.latent_dist.mean - shift) * scale).to(latents.dtype)
+    if hasattr(encoded, "latent_dist"):
+        values = encoded.latent_dist.mean
+    else:  # AutoencoderDC (Sana) and AutoencoderTiny
+        values = encoded.latent if hasattr(encoded, "latent") else encoded.latents
+    return ((values - shift) * factor).to(latents.dtype)
+
+
+def _read_scaling(vae: Any, like: Tensor) -> tuple[Any, Any]:
+    """Read how pipelines scale: latents = (what the encoder gives - shift) * factor. Returns (factor, shift)."""
+    factor, shift = vae.config.scaling_factor, vae.config.get("shift_factor") or 0.0
+    mean, std = vae.config.get("latents_mean"), vae.config.get("latents_std")
+    if mean is not None and std is not None:  # a number a channel: Playground v2.5
+        mean, std = (torch.tensor(value).view(1, -1, 1, 1).to(like) for value in (mean, std))
+        return factor / std, mean
+    return factor, shift
 
 
 @contextmanager
