@@ -8,14 +8,19 @@
 """
 
 import math
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
+from huggingface_hub import HfApi
 from torch import Tensor, nn
 
+from .card import write_card
 from .conditioning import ConditioningNetwork, PositionFeatures
 from .observation import Observation, as_level, trend
 from .potentials import Experts, Pairwise, Potentials, energy
@@ -262,3 +267,49 @@ class LatentCRF(ModelMixin, ConfigMixin):
         """
         *_, y = self.solve(self.potentials(observation), num_iterations, solver)
         return y.to(observation.latents.dtype)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        base_model: str,
+        license: str,
+        recipe: str | Mapping[str, Any],
+        results: Any,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str = "Upload LatentCRF",
+        create_pr: bool = False,
+    ) -> str:
+        """Upload the model with its card; `LatentCRF.from_pretrained(repo_id)` loads it again.
+
+        Everything is checked before anything is written or uploaded.
+
+        Args:
+            repo_id: USER/NAME; made where it does not exist.
+            base_model: USER/NAME of the LDM that the model was trained for.
+            license: identifier as on the Hub; the base model's where that binds the weights.
+            recipe: how the model was trained: a text, or the options of the training by name.
+            results: the measured table: a DataFrame, a list of dicts or the path of a CSV file.
+            private: whether a new repository is private; None (default): the account's setting.
+            token: of the Hub; None (default): that of `hf auth login`.
+            commit_message: default "Upload LatentCRF".
+            create_pr: whether to open a pull request instead (default False).
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ValueError: a name that is none, an unknown licence, an empty recipe, or results with empty cells or NaN.
+            OSError: the file of the results cannot be read, or the Hub refuses.
+        """
+        card = write_card(self, repo_id, base_model=base_model, license=license, recipe=recipe, results=results)
+        hub = HfApi(token=token)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            Path(folder, "README.md").write_text(card, encoding="utf-8")
+            hub.create_repo(repo_id, private=private, exist_ok=True)
+            commit = hub.upload_folder(
+                repo_id=repo_id, folder_path=folder, commit_message=commit_message, create_pr=create_pr
+            )
+        return commit.commit_url

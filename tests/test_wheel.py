@@ -99,7 +99,7 @@ def test_the_wheel_holds_the_library_and_asks_for_little(wheel: Path) -> None:
     assert packages == {"latentcrf"}
     assert {f"latentcrf/{name}" for name in ("scheduler.py", "training/train.py", "utils/files.py")} <= set(names)
     required = re.findall(r"^Requires-Dist: ([\w-]+)(?!.*extra)", metadata, flags=re.MULTILINE)
-    assert set(required) == {"torch", "diffusers", "transformers", "safetensors", "numpy"}
+    assert set(required) == {"torch", "diffusers", "transformers", "huggingface_hub", "safetensors", "numpy"}
 
 
 def test_it_runs_where_only_its_requirements_are_installed(wheel: Path, tmp_path: Path) -> None:
