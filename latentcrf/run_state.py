@@ -1,5 +1,6 @@
 """The state of one run of a `LatentCRFScheduler`, and what it reads of the pipeline that makes the run."""
 
+import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,6 +51,8 @@ class Run:
             each for several samples: tiles, or images one after the other.
         thread: that makes the steps.
         ends_at_bypass: whether the pipeline took only the timesteps before the bypass.
+        signature: of the inner scheduler's `step`, read once, as that takes a fifth of a step of the wrapper; None: not
+            read yet.
         begins_by_strength: whether the pipeline counted the timesteps, of its own schedule, to see where it begins.
         is_set: whether `set_timesteps` made it.
         has_own_schedule: whether `set_timesteps` was given timesteps or sigmas, instead of the number of steps.
@@ -64,6 +67,7 @@ class Run:
     number: int = 0
     thread: int | None = None
     ends_at_bypass: bool = False
+    signature: inspect.Signature | None = None
     begins_by_strength: bool = False
     is_set: bool = False
     has_own_schedule: bool = False

@@ -445,7 +445,8 @@ class LatentCRFScheduler(SchedulerMixin):
         run = self._run
         if self.bypass is not None and not run.is_set:
             raise ValueError("Call set_timesteps before the first step: the bypass needs the number of steps.")
-        call = inspect.signature(self.scheduler.step).bind(*args, **kwargs)
+        run.signature = run.signature or inspect.signature(self.scheduler.step)
+        call = run.signature.bind(*args, **kwargs)
         if run.skipped is None and self.finisher is None:
             timestep = call.arguments["timestep"]
             if timestep is not None and torch.as_tensor(timestep).numel() == 1:
