@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from latentcrf import LatentCRF, LatentCRFScheduler
-from tests.conformance import pipelines
+from tests.conformance import families, pipelines
 from tests.conformance.levels import (
     Denoiser,
     are_equal,
@@ -685,7 +685,7 @@ def test_strengths_of_image_to_image(kind: str) -> None:
 
     https://github.com/huggingface/diffusers/issues/7651, https://github.com/huggingface/diffusers/issues/1867
     """
-    family = pipelines.FAMILIES["StableDiffusionImg2ImgPipeline"]
+    family = families.FAMILIES["StableDiffusionImg2ImgPipeline"]
     pipe = pipelines.make_pipeline(family, pipelines.make_scheduler(family, kind))
     for strength in (0.05, 0.29, 0.58, 0.7, 0.999):
         run = partial(pipelines.run, pipe, family, items=[0], strength=strength)
@@ -711,7 +711,7 @@ def test_inpainting_with_an_ancestral_sampler(strength: float) -> None:
 
     https://github.com/huggingface/diffusers/issues/3487
     """
-    family, kind = pipelines.FAMILIES["StableDiffusionInpaintPipeline"], "EulerAncestralDiscreteScheduler"
+    family, kind = families.FAMILIES["StableDiffusionInpaintPipeline"], "EulerAncestralDiscreteScheduler"
     pipe = pipelines.make_pipeline(family, pipelines.make_scheduler(family, kind))
     run = partial(pipelines.run, pipe, family, items=[0], strength=strength)
     full = run(pipelines.make_scheduler(family, kind))
@@ -996,7 +996,7 @@ def build(name: str, **attributes: Any) -> Callable[[Any], Any]:
     parts = {"image_encoder": None} if name == "StableDiffusionSAGPipeline" else {}
 
     def make_pipeline(scheduler: Any) -> Any:
-        pipe = pipelines.build_sd(name, **parts)(scheduler)
+        pipe = families.build_sd(name, **parts)(scheduler)
         for attribute, value in attributes.items():
             setattr(pipe, attribute, value)
         return pipe
@@ -1005,7 +1005,7 @@ def build(name: str, **attributes: Any) -> Callable[[Any], Any]:
 
 
 def run_three(
-    family: pipelines.Family, kind: str, bypass: tuple[int, int] = BYPASS
+    family: families.Family, kind: str, bypass: tuple[int, int] = BYPASS
 ) -> tuple[pipelines.Trace, pipelines.Trace | None, LatentCRFScheduler]:
     """Run a pipeline unwrapped, with nothing bypassed (checked to be the same) and with a bypass.
 
@@ -1027,13 +1027,13 @@ def run_three(
 
 def make_text_arguments(items: Sequence[int], **more: Any) -> dict[str, Any]:
     """Make arguments for pipelines that take no embeddings, only prompts."""
-    arguments = pipelines.prompts(items)
+    arguments = families.prompts(items)
     return {key: value for key, value in arguments.items() if "embeds" not in key} | {"prompt": "a"} | more
 
 
 def encode(prompt: Any, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
     """Stand in for `encode_prompt` of a pipeline without a text encoder."""
-    arguments, count = pipelines.prompts([0]), len(prompt) if isinstance(prompt, list) else 1
+    arguments, count = families.prompts([0]), len(prompt) if isinstance(prompt, list) else 1
     return tuple(arguments[key].repeat(count, 1, 1) for key in ("prompt_embeds", "negative_prompt_embeds"))  # type: ignore
 
 
@@ -1046,8 +1046,8 @@ def test_panorama_keeps_a_state_for_each_view(kind: str) -> None:
     https://github.com/huggingface/diffusers/issues/3494, https://github.com/huggingface/diffusers/pull/3546
     """
     size = {"height": 512, "width": 576, "view_batch_size": 1, "num_inference_steps": 4}
-    family = pipelines.Family(
-        build("StableDiffusionPanoramaPipeline", vae_scale_factor=8), lambda items: pipelines.square(items) | size
+    family = families.Family(
+        build("StableDiffusionPanoramaPipeline", vae_scale_factor=8), lambda items: families.square(items) | size
     )
     with accept_refusal():
         full, kept, _ = run_three(family, kind, (1, 3))
@@ -1063,10 +1063,10 @@ def test_cycle_diffusion_goes_two_ways_at_once() -> None:
     https://github.com/huggingface/diffusers/pull/888
     """
     more = {"source_prompt": "b", "strength": 0.8, "eta": 0.1, "guidance_scale": 2.0, "source_guidance_scale": 1.0}
-    family = pipelines.Family(
+    family = families.Family(
         build("CycleDiffusionPipeline", encode_prompt=encode),
-        lambda items: make_text_arguments(items, image=pipelines.draw_images(items), **more),
-        config=pipelines.STABLE_DIFFUSION | {"set_alpha_to_one": False},
+        lambda items: make_text_arguments(items, image=families.draw_images(items), **more),
+        config=families.STABLE_DIFFUSION | {"set_alpha_to_one": False},
     )
     _, kept, _ = run_three(family, "DDIMScheduler")
     assert kept is None, "the source is not taken over the bypass"
@@ -1079,8 +1079,8 @@ def test_steps_in_parallel(kind: str) -> None:
 
     https://github.com/huggingface/diffusers/pull/3716, https://github.com/huggingface/diffusers/pull/14692
     """
-    family = pipelines.Family(
-        build("StableDiffusionParadigmsPipeline"), lambda items: pipelines.square(items) | {"parallel": 3}
+    family = families.Family(
+        build("StableDiffusionParadigmsPipeline"), lambda items: families.square(items) | {"parallel": 3}
     )
     _, kept, _ = run_three(family, kind)
     assert kept is None, "no step of the scheduler is made, so nothing is bridged"
@@ -1095,7 +1095,7 @@ def test_text_to_video_zero_copies_the_scheduler_in_a_run(bypass: tuple[int, int
     """
     t0, t1 = 3, 5
     more = {"video_length": 3, "height": 8, "width": 8, "t0": t0, "t1": t1}
-    family = pipelines.Family(
+    family = families.Family(
         build("TextToVideoZeroPipeline", encode_prompt=encode), lambda items: make_text_arguments(items, **more)
     )
     full, kept, _ = run_three(family, "DDIMScheduler", bypass)
@@ -1125,7 +1125,7 @@ def test_self_attention_guidance_reads_alphas(kind: str) -> None:
 
     https://github.com/huggingface/diffusers/issues/4924
     """
-    family = pipelines.Family(build("StableDiffusionSAGPipeline"), pipelines.square)
+    family = families.Family(build("StableDiffusionSAGPipeline"), families.square)
     full, kept, _ = run_three(family, kind)
     assert kept is not None and kept.timesteps == full.timesteps[:8] + full.timesteps[16:]
     assert are_equal(kept.seen[:8], full.seen[:8])
@@ -1137,8 +1137,8 @@ def test_guess_mode() -> None:
 
     https://github.com/huggingface/diffusers/pull/2998
     """
-    family = pipelines.FAMILIES["StableDiffusionControlNetPipeline"]
-    guess = pipelines.Family(family.build, lambda items: family.arguments(items) | {"guess_mode": True})
+    family = families.FAMILIES["StableDiffusionControlNetPipeline"]
+    guess = families.Family(family.build, lambda items: family.arguments(items) | {"guess_mode": True})
     full, kept, scheduler = run_three(guess, "UniPCMultistepScheduler")
     assert kept is not None and scheduler.last_bypass is not None
     assert kept.timesteps == full.timesteps[: BYPASS[0]] + full.timesteps[BYPASS[1] :]
@@ -1151,7 +1151,7 @@ def test_stable_diffusion_with_a_scheduler_that_scales_nothing() -> None:
 
     https://github.com/huggingface/diffusers/pull/12015
     """
-    family = pipelines.Family(pipelines.build_sd("StableDiffusionPipeline"), pipelines.square, config={})
+    family = families.Family(families.build_sd("StableDiffusionPipeline"), families.square, config={})
     try:
         full, kept, scheduler = run_three(family, "FlowMatchEulerDiscreteScheduler")
     except AttributeError as error:  # in versions of diffusers where the unwrapped pipeline fails too
