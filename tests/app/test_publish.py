@@ -181,7 +181,7 @@ def test_the_page_starts_from_the_uploaded_files_alone(tmp_path: Path) -> None:
         client = None
         for _ in range(120):
             try:
-                client = Client(f"http://127.0.0.1:{port}", verbose=False)
+                client = Client(f"http://127.0.0.1:{port}", verbose=False, httpx_kwargs={"timeout": 120})
                 break
             except Exception:  # it does not answer yet
                 assert page.poll() is None, (tmp_path / "log").read_text()
