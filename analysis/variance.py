@@ -107,7 +107,8 @@ def run_variance(options: argparse.Namespace) -> list[str]:
     LatentCRFScheduler(pipeline.scheduler, crf, bypass=bypass).set_timesteps(STEPS)  # refuses a wrong bypass now
     settings = {name: getattr(options, name) for name in SAVED}
     settings |= {"bypass": options.bypass, "precision": precision_name(precision)}
-    networks = {"text_encoder": pipeline.text_encoder, "unet": pipeline.unet, "crf": crf}
+    encoders = {name: network for name, network in pipeline.components.items() if name.startswith("text_encoder")}
+    networks = {**encoders, "unet": pipeline.unet, "crf": crf}
     folder = options.out / "parts"
     key = open_folder(folder, settings | {"prompts": prompts}, networks, state)
     count, size = -(-len(prompts) // options.batch_size), options.batch_size

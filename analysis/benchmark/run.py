@@ -289,7 +289,8 @@ def run_benchmark(options: argparse.Namespace) -> pd.DataFrame | None:
         "prompt": task.prompt.tolist(),
         "images": [row["pixels_sha256"] for row in real_images.rows],
     }
-    open_folder(folder, settings, {name: getattr(pipeline, name) for name in ("text_encoder", "unet", "vae")}, state)
+    names = ("text_encoder", "text_encoder_2", "unet", "vae")
+    open_folder(folder, settings, {name: getattr(pipeline, name) for name in names if hasattr(pipeline, name)}, state)
 
     core = list_core_methods()
     entries = [

@@ -226,7 +226,7 @@ def compare(methods: Sequence[Method], arrays: Mapping[str, Arrays]) -> pd.DataF
 
 
 def format_overview(table: pd.DataFrame) -> str:
-    """Format all methods with their headline metrics as Markdown.
+    """Format all methods with their headline metrics, as far as they were computed, as Markdown.
 
     Args:
         table: as of `build_table`.
@@ -250,4 +250,6 @@ def format_overview(table: pd.DataFrame) -> str:
         ]
         for _, row in table.iterrows()
     ]  # fmt: skip
-    return format_markdown_table(titles, rows) + "\n"
+    measured = [column for column in range(len(titles)) if any(row[column] for row in rows)]
+    shown = [[each[column] for column in measured] for each in (titles, *rows)]
+    return format_markdown_table(shown[0], shown[1:]) + "\n"
