@@ -1,7 +1,7 @@
 """Measure the latent variance over the steps of a run (paper, Fig. A.1).
 
     python -m analysis.variance --data data/emoji --out results/variance --prompts 1000
-    accelerate launch -m analysis.variance --model FOLDER --crf none --prompts PartiPrompts.tsv --out results/variance
+    accelerate launch -m analysis.variance --model FOLDER --crf FOLDER --prompts PartiPrompts.tsv --out results/variance
 
 The full run and LatentCRF start from the same noise. Measured at each step: the variance of the latents over all
 their dimensions, that of the clean estimate x0_hat, and the root mean square change of the latents a step of the full
@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import prompts as prompt_lists
-from analysis.arguments import add_arguments, build_parser
+from analysis.arguments import add_arguments, build_parser, find_network
 from analysis.export import Results, parse, write_results
 from analysis.figures.variance import draw_quantity
 from analysis.sampling import BYPASS, STEPS, load_pipeline
@@ -103,7 +103,9 @@ def run_variance(options: argparse.Namespace) -> list[str]:
     precision = choose_precision(options.precision, state.device)
     prompts = choose_prompts(options)
     pipeline = load_pipeline(options.model, state.device)
-    crf = None if str(options.crf) == "none" else LatentCRF.from_pretrained(options.crf).eval()
+    crf_folder = find_network(options, "crf", "emoji-latentcrf")
+    has_crf = crf_folder is not None and str(crf_folder) != "none"
+    crf = LatentCRF.from_pretrained(crf_folder).eval() if has_crf else None
     LatentCRFScheduler(pipeline.scheduler, crf, bypass=bypass).set_timesteps(STEPS)  # refuses a wrong bypass now
     settings = {name: getattr(options, name) for name in SAVED}
     settings |= {"bypass": options.bypass, "precision": precision_name(precision)}
@@ -154,8 +156,8 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 0, or 1 after an error message.
     """
     parser = build_parser("analysis.variance", __doc__)
-    crf_help = {"help": "bypass CRF (default: shipped); none: the zero-parameter bypass"}
-    add_arguments(parser, "data", "out", "model", "crf", crf=crf_help)
+    crf = {"default": None, "help": "bypass CRF (default: shipped; with another --model none: zero-parameter bypass)"}
+    add_arguments(parser, "data", "out", "model", "crf", crf=crf)
     parser.add_argument(
         "--prompts", type=number_or_prompts, default=1000, metavar="N",
         help="runs, one a prompt, in turn (default 1000); parti: all Parti prompts, fetched; or a file of prompts, one "

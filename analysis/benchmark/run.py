@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from analysis.arguments import load_features_argument, load_lpips_argument
+from analysis.arguments import find_network, load_features_argument, load_lpips_argument
 from analysis.benchmark.floors import measure_floors
 from analysis.benchmark.measure import Metrics, Task, decode_latents, generate, measure
 from analysis.benchmark.methods import (
@@ -49,7 +49,6 @@ from latentcrf import Finisher, LatentCRF, VAERoundTrip
 from latentcrf.precision import choose_precision, precision_name
 from latentcrf.utils.content_hash import content_hash
 from latentcrf.utils.files import replace_file
-from latentcrf.utils.weights import MODELS
 
 RESAMPLES = 2000
 SAMPLES = 6  # images shown of each method
@@ -57,7 +56,6 @@ PAIRS = 64  # prompts on the sheet of the full run and the headline method
 TIMED_TOGETHER = 8  # methods beside one full run
 PARTS = "parts"  # folder of batches of latents, below that of the methods
 SPECTRA = 500  # real images at least, where there are as many, whose spectrum is that of all
-SHIPPED_LDM = MODELS / "emoji-ldm"
 NETWORKS = {  # CRF form or finisher of a method -> (option that names its folder, shipped model, what it is)
     "conditional": ("crf", "emoji-latentcrf", "bypass CRF"),
     "static": ("static", "emoji-latentcrf-static", "bypass CRF of the static form"),
@@ -74,16 +72,10 @@ def find_networks(options: argparse.Namespace) -> dict[str, Path]:
         options: model, and the options of `NETWORKS`: None where the command line does not name them.
 
     Returns:
-        By the keys of `NETWORKS`: the folders that are named. The shipped LDM also has the shipped networks.
+        By the keys of `NETWORKS`, as of `analysis.arguments.find_network`; without those that there are not.
     """
-    folders = {}
-    for name, (option, shipped, _) in NETWORKS.items():
-        folder = getattr(options, option.replace("-", "_"))
-        if folder is None and options.model == SHIPPED_LDM:
-            folder = MODELS / shipped
-        if folder is not None:
-            folders[name] = folder
-    return folders
+    found = {name: find_network(options, option, shipped) for name, (option, shipped, _) in NETWORKS.items()}
+    return {name: folder for name, folder in found.items() if folder is not None}
 
 
 @dataclass(frozen=True)
