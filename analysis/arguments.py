@@ -114,3 +114,19 @@ def load_features_argument(options: argparse.Namespace) -> EfficientNetLite0:
         return load_features(options.features)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error} On this command line the folder is --features FOLDER.") from None
+
+
+def find_network(options: argparse.Namespace, option: str, shipped: str) -> Path | None:
+    """Find the folder of a CRF or plain network: the named one, or for the shipped LDM the shipped one.
+
+    Args:
+        options: model, and `option`: None where the command line does not name it.
+        option: such as "plain-finisher".
+        shipped: the shipped network's name.
+
+    Returns:
+        The folder; None where none is named for another LDM, whose latents the shipped networks do not know.
+    """
+    named = getattr(options, option.replace("-", "_"))
+    is_shipped = Path(options.model).resolve() == (MODELS / "emoji-ldm").resolve()
+    return MODELS / shipped if named is None and is_shipped else named

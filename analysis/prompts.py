@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
@@ -36,16 +37,40 @@ def parti(opener: Callable[..., Any] | None = None) -> list[str]:
     except OSError as error:  # URLError, HTTPError and time-outs are all of them
         raise PromptsError(
             f"the Parti prompts could not be fetched from {PARTI_URL} ({getattr(error, 'reason', error)}). Is there a "
-            "network? Without one give a number to --prompts, or your own prompts to --text."
+            "network? Without one give a number or a file of prompts to --prompts, or your own prompts to --text."
         ) from error
-    return read_parti(content.decode("utf-8", errors="replace"))
+    return read_table(content.decode("utf-8", errors="replace"), PARTI_URL)
 
 
-def read_parti(text: str) -> list[str]:
-    """Read the column Prompt of the tab-separated table.
+def read_file(path: str | Path) -> list[str]:
+    """Read a file of prompts.
+
+    Args:
+        path: a table as of `read_table`, where the name ends in .tsv; else a text with a prompt a line.
+
+    Returns:
+        The prompts, without empty ones.
+
+    Raises:
+        PromptsError: it is no such file, or holds no prompt.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PromptsError(f"{path} cannot be read as a text of prompts: {error}.") from error
+    if Path(path).suffix.lower() == ".tsv":
+        return read_table(text, str(path))
+    if not (prompts := [" ".join(line.split()) for line in text.splitlines() if line.strip()]):
+        raise PromptsError(f"{path} holds no prompt: one prompt a line is accepted.")
+    return prompts
+
+
+def read_table(text: str, source: str) -> list[str]:
+    """Read the column Prompt of a tab-separated table, such as PartiPrompts.tsv.
 
     Args:
         text: of the table.
+        source: its address or path, for messages.
 
     Returns:
         The prompts, without empty ones.
@@ -56,10 +81,10 @@ def read_parti(text: str) -> list[str]:
     # Quotation marks belong to the prompts ("a sign that says ..."); no field goes over a line's end.
     rows = csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
     if "Prompt" not in (rows.fieldnames or ()):
-        raise PromptsError(f"the answer of {PARTI_URL} is not the table of Parti prompts: it has no column Prompt.")
+        raise PromptsError(f"{source} is no table of prompts: it has no column Prompt.")
     prompts = [" ".join((row["Prompt"] or "").split()) for row in rows]
     if not (prompts := [prompt for prompt in prompts if prompt]):
-        raise PromptsError(f"the table of Parti prompts at {PARTI_URL} is empty.")
+        raise PromptsError(f"the table of prompts {source} is empty.")
     return prompts
 
 
@@ -67,12 +92,15 @@ def core_subjects(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """List the core subjects seen in training.
 
     Args:
-        rows: of the data set.
+        rows: of an image folder. Without the emoji data set's columns all rows are core and "train", and each caption
+            is a subject.
 
     Returns:
         Columns text, code_point.
     """
     table = pd.DataFrame(rows)
+    defaults = {"core": True, "split": "train", "code_point": table["text"]}
+    table = table.assign(**{name: default for name, default in defaults.items() if name not in table})
     return table[table["core"] & (table["split"] == "train")][["text", "code_point"]].drop_duplicates()
 
 
@@ -140,6 +168,6 @@ def _is_default(subjects: pd.DataFrame) -> pd.Series:
 
 def _draw(subjects: pd.DataFrame, count: int, seed: int) -> pd.DataFrame:
     if not 1 <= count <= len(subjects):
-        raise ValueError(f"--prompts {count} is out of range: 1 to {len(subjects)}, the number of core subjects.")
+        raise ValueError(f"--prompts {count} is out of range: 1 to {len(subjects)}, the number of subjects.")
     indices = np.random.default_rng(seed).choice(len(subjects), size=count, replace=False)
     return subjects.iloc[indices].reset_index(drop=True)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from analysis.metrics.pixels import to_images
+from analysis.real_images import RealImages
 from latentcrf.utils.files import replace_file
 
 
@@ -30,14 +31,14 @@ def embed(model: nn.Module, images: Tensor, batch_size: int = 32) -> Tensor:
 
 
 def load_gallery(
-    model: nn.Module, rows: list[dict[str, Any]], pixels: np.ndarray, folder: str | Path
+    model: nn.Module, rows: list[dict[str, Any]], pixels: np.ndarray | RealImages, folder: str | Path
 ) -> tuple[Tensor, list[str]]:
     """Load the features of all data-set images, or compute and store them.
 
     Args:
         model: as from `analysis.metrics.perceptual.load_features`.
         rows: of the data set.
-        pixels: its images, uint8 (N, H, W, 3).
+        pixels: its images, uint8 (N, H, W, 3), or what reads them.
         folder: of features.safetensors, which is used again only for the same images and weights.
 
     Returns:

@@ -1,30 +1,36 @@
 """Measure the latent variance over the steps of a run (paper, Fig. A.1).
 
     python -m analysis.variance --data data/emoji --out results/variance --prompts 1000
+    accelerate launch -m analysis.variance --model FOLDER --crf FOLDER --prompts PartiPrompts.tsv --out results/variance
 
 The full run and LatentCRF start from the same noise. Measured at each step: the variance of the latents over all
 their dimensions, that of the clean estimate x0_hat, and the root mean square change of the latents a step of the full
 run. Where little happens, a bypass costs little. Written to --out: settings.json, variance.csv (mean, 5th and 95th
 percentile over the runs), runs.csv (a row a run and step) and a figure of each quantity as HTML and PNG. With
 --summary-only only settings.json and variance.csv, about a hundred rows: what ships.
+
+A launcher's processes share the batches, each with its own GPU; the tables are the same for any number of processes.
+Until the tables are written --out holds a folder `parts`: started again, a killed analysis goes on from there.
 """
 
 import argparse
+import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tqdm import tqdm
 
 from analysis import prompts as prompt_lists
-from analysis.arguments import add_arguments, build_parser
+from analysis.arguments import add_arguments, build_parser, find_network
 from analysis.export import Results, parse, write_results
 from analysis.figures.variance import draw_quantity
-from analysis.sampling import BYPASS, load_pipeline
+from analysis.sampling import BYPASS, STEPS, load_pipeline
+from analysis.sharding import Part, compute_share, join_processes, open_folder, read_parts
 from analysis.studies.variance import QUANTITIES, compute, summarize
-from latentcrf import LatentCRF
+from latentcrf import LatentCRF, LatentCRFScheduler
 from latentcrf.precision import choose_precision, precision_name
-from latentcrf.training.data import DatasetError, read_image_folder
+from latentcrf.training.data import DatasetError, read_metadata
 from latentcrf.utils.files import replace_file
 
 SAVED = ("prompts", "text", "seed", "guidance", "batch_size")  # options that settings.json names
@@ -45,8 +51,8 @@ def build_results(
     return Results("variance", options, {"variance": summary}, figures)
 
 
-def number_or_parti(text: str) -> int | str:
-    """Parse `--prompts`: a number of runs, 1 or more, or "parti".
+def number_or_prompts(text: str) -> int | str:
+    """Parse `--prompts`: a number of runs, 1 or more, "parti", or a file of prompts.
 
     Args:
         text: the option's.
@@ -56,9 +62,11 @@ def number_or_parti(text: str) -> int | str:
     """
     if text.strip().lower() == "parti":
         return "parti"
-    if not text.strip().isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is out of range: 1 or more, or parti.")
-    return int(text)
+    if text.strip().isdecimal() and int(text) >= 1:
+        return int(text)
+    if Path(text).is_file():
+        return text
+    raise argparse.ArgumentTypeError(f"{text} is out of range: 1 or more, parti, or a file that exists.")
 
 
 def choose_prompts(options: argparse.Namespace) -> list[str]:
@@ -72,8 +80,70 @@ def choose_prompts(options: argparse.Namespace) -> list[str]:
     """
     if options.prompts == "parti":
         return prompt_lists.parti()
-    listed = options.text or prompt_lists.core_subjects(read_image_folder(options.data)[0])["text"].tolist()
+    if isinstance(options.prompts, str):
+        return prompt_lists.read_file(options.prompts)
+    listed = options.text or prompt_lists.core_subjects(read_metadata(options.data))["text"].tolist()
     return [listed[index % len(listed)] for index in range(options.prompts)]
+
+
+def run_variance(options: argparse.Namespace) -> list[str]:
+    """Compute this process's share of the runs; the main process writes the results to --out.
+
+    Args:
+        options: of the command line.
+
+    Returns:
+        The names of the written files; none in the other processes.
+
+    Raises:
+        PromptsError, DatasetError, OSError, ValueError: wrong options, or --out holds parts of other settings.
+    """
+    state = join_processes()
+    bypass = (options.bypass[0], options.bypass[1])
+    precision = choose_precision(options.precision, state.device)
+    prompts = choose_prompts(options)
+    pipeline = load_pipeline(options.model, state.device)
+    crf_folder = find_network(options, "crf", "emoji-latentcrf")
+    has_crf = crf_folder is not None and str(crf_folder) != "none"
+    crf = LatentCRF.from_pretrained(crf_folder).eval() if has_crf else None
+    LatentCRFScheduler(pipeline.scheduler, crf, bypass=bypass).set_timesteps(STEPS)  # refuses a wrong bypass now
+    settings = {name: getattr(options, name) for name in SAVED}
+    settings |= {"bypass": options.bypass, "precision": precision_name(precision)}
+    encoders = {name: network for name, network in pipeline.components.items() if name.startswith("text_encoder")}
+    networks = {**encoders, "unet": pipeline.unet, "crf": crf}
+    folder = options.out / "parts"
+    key = open_folder(folder, settings | {"prompts": prompts}, networks, state)
+    count, size = -(-len(prompts) // options.batch_size), options.batch_size
+    parts = [Part(folder / f"{index:05}.npz", key) for index in range(count)]
+
+    def compute_part(index: int) -> None:
+        if parts[index].is_stored():
+            return
+        begin, batch = index * size, prompts[index * size : (index + 1) * size]
+        seeds = [options.seed + begin + number for number in range(len(batch))]
+        tables = compute(
+            pipeline, batch, seeds, crf, bypass, guidance=options.guidance, batch_size=size, precision=precision
+        )
+        runs = pd.concat(tables, ignore_index=True)
+        runs["run"] += begin
+        arrays = {name: runs[name].to_numpy() for name in runs}
+        parts[index].write(arrays | {"method": arrays["method"].astype(str)})  # objects cannot be stored
+
+    compute_share(count, compute_part, state, "variance")
+    if not state.is_main_process:
+        return []
+    runs = pd.concat([pd.DataFrame(arrays) for arrays in read_parts(parts)], ignore_index=True)
+    if crf is None:
+        settings["crf"] = "none"
+    names = write_results(
+        build_results(summarize(runs), settings, bypass, with_figures=not options.summary_only), options.out
+    )
+    if not options.summary_only:
+        with replace_file(options.out / "runs.csv") as temporary:
+            runs.assign(precision=settings["precision"]).to_csv(temporary, index=False, float_format="%.6g")
+        names.append("runs.csv")
+    shutil.rmtree(folder)
+    return names
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -86,11 +156,12 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 0, or 1 after an error message.
     """
     parser = build_parser("analysis.variance", __doc__)
-    crf_help = {"help": "bypass CRF (default: shipped); none: the zero-parameter bypass"}
-    add_arguments(parser, "data", "out", "model", "crf", crf=crf_help)
+    crf = {"default": None, "help": "bypass CRF (default: shipped; with another --model none: zero-parameter bypass)"}
+    add_arguments(parser, "data", "out", "model", "crf", crf=crf)
     parser.add_argument(
-        "--prompts", type=number_or_parti, default=1000, metavar="N",
-        help="runs, one a prompt, in turn (default 1000); parti: all Parti prompts, fetched, for Stable Diffusion",
+        "--prompts", type=number_or_prompts, default=1000, metavar="N",
+        help="runs, one a prompt, in turn (default 1000); parti: all Parti prompts, fetched; or a file of prompts, one "
+        "a line, or a .tsv with a column Prompt, as PartiPrompts.tsv: all of it",
     )  # fmt: skip
     parser.add_argument(
         "--text", action="extend", nargs="+", metavar="PROMPT", help="the prompts (default: the data set's subjects)"
@@ -98,34 +169,15 @@ def main(arguments: list[str] | None = None) -> int:
     add_arguments(parser, "seed", "bypass", "guidance", "batch-size", "precision")
     parser.add_argument("--summary-only", action="store_true", help="write settings.json and variance.csv only")
     options = parse(parser, "variance", arguments)
-    if options.prompts == "parti" and options.text:
-        parser.error("--prompts parti and --text name two sets of prompts; give one.")
-    bypass = (options.bypass[0], options.bypass[1])
+    if isinstance(options.prompts, str) and options.text:
+        parser.error(f"--prompts {options.prompts} and --text name two sets of prompts; give one.")
     try:
-        precision = choose_precision(options.precision, "cpu")
-        prompts = choose_prompts(options)
-        seeds = [options.seed + index for index in range(len(prompts))]
-        crf = None if str(options.crf) == "none" else LatentCRF.from_pretrained(options.crf).eval()
-        tables = compute(
-            load_pipeline(options.model), prompts, seeds, crf, bypass,
-            guidance=options.guidance, batch_size=options.batch_size, precision=precision,
-        )  # fmt: skip
-        count = 2 * -(-len(prompts) // options.batch_size)
-        runs = pd.concat(tqdm(tables, total=count, desc="variance", unit="batch"), ignore_index=True)
-        settings = {name: getattr(options, name) for name in SAVED}
-        settings |= {"bypass": options.bypass, "precision": precision_name(precision)}
-        if crf is None:
-            settings["crf"] = "none"
-        results = build_results(summarize(runs), settings, bypass, with_figures=not options.summary_only)
-        names = write_results(results, options.out)
-        if not options.summary_only:
-            with replace_file(options.out / "runs.csv") as temporary:
-                runs.assign(precision=settings["precision"]).to_csv(temporary, index=False, float_format="%.6g")
-            names.append("runs.csv")
+        names = run_variance(options)
     except (DatasetError, prompt_lists.PromptsError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"written: {options.out}/{', '.join(names)}")
+    if names:
+        print(f"written: {options.out}/{', '.join(names)}")
     return 0
 
 

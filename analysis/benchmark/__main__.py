@@ -1,6 +1,7 @@
 """Measure LatentCRF and its baselines on the same prompts and from the same noise.
 
     python -m analysis.benchmark --data data/emoji --out results/benchmark
+    accelerate launch -m analysis.benchmark --model FOLDER --crf FOLDER --data IMAGE_FOLDER --out results/benchmark
 
 LatentCRF acts at the bypass and as the finisher. Baselines: fewer steps (DDIM, DPM-Solver++ 2M, UniPC, "Align Your
 Steps"), guidance cut-off, DeepCache, the zero-parameter bypass, and plain networks of the CRFs' sizes. Each is compared
@@ -14,6 +15,10 @@ CRF also to the best baseline that takes no more time and to their variants), fl
 the autoencoder), frontier.html and frontier.png, benchmark.md, a row of images a method in `samples`, pairs.webp (64
 images of the full run beside those of UniPC-12 with cut-off and finisher), and in `methods` what each method has been
 measured to: a stopped benchmark goes on from there, and with another CRF only that CRF's methods are measured again.
+
+The processes of `accelerate launch` or `torchrun` share the work, each with its own GPU; the metrics are the same for
+any number of processes. Of another --model than the shipped one the methods are measured whose networks are given.
+Images without a column code_point have no subjects: R@1 and R@5 are left out.
 """
 
 import argparse
@@ -21,19 +26,10 @@ import sys
 from pathlib import Path
 
 from analysis.arguments import COUNT, add_arguments, build_parser
-from analysis.benchmark.run import run_benchmark
+from analysis.benchmark.run import NETWORKS, run_benchmark
 from analysis.benchmark.tables import format_overview
-from latentcrf.precision import choose_precision
 from latentcrf.training.data import DatasetError
 from latentcrf.utils.arguments import int_between
-from latentcrf.utils.weights import MODELS
-
-FOLDERS = {  # option -> (shipped model, what it is)
-    "static": ("emoji-latentcrf-static", "bypass CRF of the static form"),
-    "finisher": ("emoji-latentcrf-finisher", "finisher"),
-    "plain": ("emoji-plain", "plain network for the bypass"),
-    "plain-finisher": ("emoji-plain-finisher", "plain network for final latents"),
-}
 
 
 def build_arguments() -> argparse.ArgumentParser:
@@ -41,10 +37,12 @@ def build_arguments() -> argparse.ArgumentParser:
     parser = build_parser("analysis.benchmark", __doc__)
     add = parser.add_argument
     add_arguments(
-        parser, "data", "out", "model", "crf", out={"help": "folder of the benchmark; a second run goes on with it"}
-    )
-    for option, (name, words) in FOLDERS.items():
-        add(f"--{option}", type=Path, default=MODELS / name, metavar="FOLDER", help=f"{words} (default: shipped)")
+        parser, "data", "out", "model",
+        data={"help": "image folder with captions (default data/emoji)"},
+        out={"help": "folder of the benchmark; a second run goes on with it"},
+    )  # fmt: skip
+    for option, _, words in NETWORKS.values():
+        add(f"--{option}", type=Path, metavar="FOLDER", help=f"{words} (default: shipped; none with another --model)")
     add_arguments(parser, "lpips", "features")
     prompts = int_between(2, 100_000)
     add("--prompts", type=prompts, default=200, metavar="N",
@@ -74,13 +72,13 @@ def main(arguments: list[str] | None = None) -> int:
     """
     options = build_arguments().parse_args(arguments)
     try:
-        options.precision = choose_precision(options.precision, "cpu")
         table = run_benchmark(options)
     except (DatasetError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(format_overview(table))
-    print(f"written: {options.out}/benchmark.csv, comparisons.csv, floors.csv, benchmark.md, frontier.html")
+    if table is not None:
+        print(format_overview(table))
+        print(f"written: {options.out}/benchmark.csv, comparisons.csv, floors.csv, benchmark.md, frontier.html")
     return 0
 
 

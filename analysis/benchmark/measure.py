@@ -19,10 +19,11 @@ from analysis.metrics.perceptual import lpips
 from analysis.metrics.pixels import edge_strength, latent_mse, psnr, spectrum_error
 from analysis.metrics.retrieval import retrieval_ranks
 from analysis.reference_features import embed
-from analysis.sampling import cache_deep_features, count_calls, decode, sample
+from analysis.sampling import cache_deep_features, count_calls, decode, encode, run_sampler, sample
 
 FRECHET_RESAMPLES = 200
 FIRST_SEED = 10_000  # far from the seeds of `analysis.quality`
+DECODED_TOGETHER = 16  # images, at most: large ones need much memory
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Task:
         captions: one an image (N,).
         seeds: one an image (N,).
         prompt: the number of its prompt, 0..C-1, one an image (N,).
-        labels: the prompted subject's code point, one an image (N,).
+        labels: the prompted subject's code point, or its caption where the data set names none, one an image (N,).
         guidance: scale of classifier-free guidance.
         batch_size: images at a time.
         precision: in which the networks compute.
@@ -53,14 +54,36 @@ class Task:
         Args:
             prompts: how many, at most all.
         """
-        count = int((self.prompt < prompts).sum())
+        return self.slice(0, int((self.prompt < prompts).sum()))
+
+    def batch(self, number: int) -> "Task":
+        """Take a batch of images.
+
+        Args:
+            number: of the batch, from 0. The last one is smaller; there is nothing in those after it.
+        """
+        return self.slice(number * self.batch_size, (number + 1) * self.batch_size)
+
+    def slice(self, begin: int, end: int) -> "Task":
+        """Take some of the images.
+
+        Args:
+            begin: number of the first.
+            end: number of the one after the last.
+        """
+        images = slice(begin, end)
         return replace(
             self,
-            captions=self.captions[:count],
-            seeds=self.seeds[:count],
-            prompt=self.prompt[:count],
-            labels=self.labels[:count],
+            captions=self.captions[images],
+            seeds=self.seeds[images],
+            prompt=self.prompt[images],
+            labels=self.labels[images],
         )
+
+    @property
+    def num_batches(self) -> int:
+        """Number of batches."""
+        return -(-len(self.seeds) // self.batch_size)
 
     @property
     def num_prompts(self) -> int:
@@ -101,7 +124,7 @@ class Metrics:
         lpips: as from `load_lpips`.
         features: as from `load_features`.
         gallery: features of the data set's images (M, D).
-        labels: their code points (M,).
+        labels: their code points (M,); None: the data set names no subjects, and retrieval is left out.
         real: features of the core subjects' images.
         real_images: some of these images (K, 3, H, W).
         resamples: of the bootstrap over prompts.
@@ -110,7 +133,7 @@ class Metrics:
     lpips: nn.Module
     features: nn.Module
     gallery: Tensor
-    labels: list[str]
+    labels: list[str] | None
     real: RealFeatures
     real_images: Tensor
     resamples: int
@@ -156,16 +179,16 @@ def compute_metrics(
         By `name_draws`: (1 + resamples,), the estimate, then its bootstrap over prompts.
     """
     features = embed(metrics.features, images)
-    ranks = retrieval_ranks(features, task.labels, metrics.gallery, metrics.labels)
     full_images, full_latents = (tensor[: len(images)] for tensor in full)
     values = {
-        "r_at_1": average_by_prompt(ranks <= 1, task),
-        "r_at_5": average_by_prompt(ranks <= 5, task),
         "lpips_full": average_by_prompt(lpips(metrics.lpips, images, full_images), task),
         "psnr_full": average_by_prompt(psnr(images, full_images).clamp(max=100), task),  # equal images: infinite
         "latent_mse_full": average_by_prompt(latent_mse(latents, full_latents), task),
         "edges": average_by_prompt(edge_strength(images), task),
     }
+    if metrics.labels is not None:
+        ranks = retrieval_ranks(features, task.labels, metrics.gallery, metrics.labels)
+        values |= {f"r_at_{rank}": average_by_prompt(ranks <= rank, task) for rank in (1, 5)}
     groups = [np.flatnonzero(task.prompt == prompt) for prompt in range(task.num_prompts)]
     if len(groups[0]) > 1:
         values["pairwise_lpips"] = np.array([pairwise_lpips(metrics.lpips, images[group]) for group in groups])
@@ -216,18 +239,51 @@ def count_work(
     return calls, evaluations
 
 
-def measure(
-    method: Method, task: Task, pipeline: StableDiffusionPipeline, scheduler: Any, full: tuple[Tensor, Tensor] | None,
-    metrics: Metrics, counts: Sequence[int],
-) -> dict[str, np.ndarray]:  # fmt: skip
-    """Generate a method's images and measure them.
+def generate(method: Method, batch: Task, pipeline: StableDiffusionPipeline, scheduler: Any) -> np.ndarray:
+    """Sample a method's latents.
 
     Args:
         method: one of `list_methods`.
-        task: what to generate.
+        batch: what to generate, at once.
         pipeline: the LDM.
         scheduler: the method's.
-        full: images and latents of the full run; None: this method is the full run.
+
+    Returns:
+        The final latents (B, C, h, w).
+    """
+    settings = method.sampler_settings(batch.guidance) | {"scheduler": scheduler, "precision": batch.precision}
+    with cache_deep_features(pipeline, method.cache_interval):
+        return run_sampler(pipeline, encode(pipeline, batch.captions), batch.seeds, **settings).cpu().numpy()
+
+
+def decode_latents(latents: Tensor, task: Task, pipeline: StableDiffusionPipeline) -> Tensor:
+    """Decode latents to images.
+
+    Args:
+        latents: (N, C, h, w).
+        task: of the latents.
+        pipeline: whose autoencoder decodes.
+
+    Returns:
+        (N, 3, H, W) in [-1, 1], on the CPU.
+    """
+    size = min(DECODED_TOGETHER, task.batch_size)
+    return decode(pipeline, latents.to(pipeline.device), size, task.precision)
+
+
+def measure(
+    method: Method, task: Task, pipeline: StableDiffusionPipeline, scheduler: Any, latents: Tensor,
+    full: tuple[Tensor, Tensor], metrics: Metrics, counts: Sequence[int],
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """Measure a method's images.
+
+    Args:
+        method: one of `list_methods`.
+        task: what was generated.
+        pipeline: the LDM.
+        scheduler: the method's.
+        latents: of the method (N, C, h, w), as of `generate`.
+        full: images and latents of the full run.
         metrics: what the images are measured with.
         counts: numbers of prompts, as of `compute_metrics`.
 
@@ -237,13 +293,9 @@ def measure(
     """
     settings = method.sampler_settings(task.guidance) | {"scheduler": scheduler, "precision": task.precision}
     calls, evaluations = count_work(method, task, pipeline, settings)
-    with cache_deep_features(pipeline, method.cache_interval):
-        latents = sample(
-            pipeline, task.captions, task.seeds, batch_size=task.batch_size, progress=method.name, **settings
-        )  # fmt: skip
-    images = decode(pipeline, latents, precision=task.precision)
+    images = decode_latents(latents, task, pipeline)
     return {
-        **compute_metrics(images, latents, full or (images, latents), task, metrics, counts),
+        **compute_metrics(images, latents, full, task, metrics, counts),
         "latents": latents.numpy(),
         "denoiser_calls": np.array(calls),
         "network_evaluations": np.array(evaluations),

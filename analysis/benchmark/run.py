@@ -2,24 +2,27 @@
 
 import argparse
 import contextlib
-import time
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from accelerate import PartialState
 from diffusers import StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from analysis.arguments import load_features_argument, load_lpips_argument
+from analysis.arguments import find_network, load_features_argument, load_lpips_argument
 from analysis.benchmark.floors import measure_floors
-from analysis.benchmark.measure import Metrics, Task, measure
+from analysis.benchmark.measure import Metrics, Task, decode_latents, generate, measure
 from analysis.benchmark.methods import (
+    CRF_FORMS,
     FINISHERS,
     FULL_RUN,
     HEADLINE,
@@ -37,12 +40,13 @@ from analysis.figures.grid import draw_captioned_sheet
 from analysis.metrics.distributions import RealFeatures
 from analysis.metrics.pixels import to_images, to_pixels
 from analysis.prompts import remaining_prompts, validation_prompts
+from analysis.real_images import RealImages
 from analysis.reference_features import load_gallery
-from analysis.sampling import CachedUNet, decode, import_deep_cache, load_pipeline, use_unet
+from analysis.sampling import CachedUNet, import_deep_cache, load_pipeline, use_unet
+from analysis.sharding import Arrays, Part, compute_share, join_processes, open_folder, read_parts
 from analysis.studies.frontier import name_file
 from latentcrf import Finisher, LatentCRF, VAERoundTrip
-from latentcrf.precision import precision_name
-from latentcrf.training.data import read_image_folder
+from latentcrf.precision import choose_precision, precision_name
 from latentcrf.utils.content_hash import content_hash
 from latentcrf.utils.files import replace_file
 
@@ -50,66 +54,28 @@ RESAMPLES = 2000
 SAMPLES = 6  # images shown of each method
 PAIRS = 64  # prompts on the sheet of the full run and the headline method
 TIMED_TOGETHER = 8  # methods beside one full run
+PARTS = "parts"  # folder of batches of latents, below that of the methods
+SPECTRA = 500  # real images at least, where there are as many, whose spectrum is that of all
+NETWORKS = {  # CRF form or finisher of a method -> (option that names its folder, shipped model, what it is)
+    "conditional": ("crf", "emoji-latentcrf", "bypass CRF"),
+    "static": ("static", "emoji-latentcrf-static", "bypass CRF of the static form"),
+    "plain": ("plain", "emoji-plain", "plain network for the bypass"),
+    "finisher": ("finisher", "emoji-latentcrf-finisher", "finisher"),
+    "plain finisher": ("plain-finisher", "emoji-plain-finisher", "plain network for final latents"),
+}
 
-Arrays = dict[str, np.ndarray]
 
-
-def read_stored(path: Path, key: str) -> Arrays | None:
-    """Read what `store` wrote.
+def find_networks(options: argparse.Namespace) -> dict[str, Path]:
+    """Find the folders of the networks that there are for the LDM.
 
     Args:
-        path: the file.
-        key: as it was given to `store`.
+        options: model, and the options of `NETWORKS`: None where the command line does not name them.
 
     Returns:
-        The arrays, or None where there is no file or that of another key.
+        By the keys of `NETWORKS`, as of `analysis.arguments.find_network`; without those that there are not.
     """
-    if not path.exists():
-        return None
-    with np.load(path) as file:
-        if file["key"].item() == key:
-            return dict(file)
-    tqdm.write(f"{path.stem} was measured with another CRF or other settings of the time: it is measured again")
-    return None
-
-
-def store(path: Path, key: str, arrays: Arrays) -> Arrays:
-    """Write arrays.
-
-    Args:
-        path: the file.
-        key: the hash of what the arrays depend on.
-        arrays: by name.
-
-    Returns:
-        The arrays.
-    """
-    with replace_file(path) as temporary, open(temporary, "wb") as opened:
-        np.savez_compressed(opened, **arrays, key=np.array(key))  # type: ignore[arg-type]
-    return arrays
-
-
-class Progress:
-    """Prints how far a pass over `total` methods is and how long the rest takes.
-
-    Args:
-        total: number of methods.
-        verb: what was done with them, "measured".
-    """
-
-    def __init__(self, total: int, verb: str) -> None:
-        self.total, self.verb, self.begin, self.passed, self.computed = total, verb, time.monotonic(), 0, 0
-
-    def advance(self, computed: bool) -> None:
-        """Count one method.
-
-        Args:
-            computed: whether it took its time; False: it was stored.
-        """
-        self.passed, self.computed = self.passed + 1, self.computed + computed
-        if computed:
-            left = (time.monotonic() - self.begin) / self.computed * (self.total - self.passed) / 60
-            tqdm.write(f"{self.passed} of {self.total} methods {self.verb}, about {left:.0f} minutes left")
+    found = {name: find_network(options, option, shipped) for name, (option, shipped, _) in NETWORKS.items()}
+    return {name: folder for name, folder in found.items() if folder is not None}
 
 
 @dataclass(frozen=True)
@@ -129,26 +95,24 @@ class Networks:
     finishers: dict[str, Finisher | VAERoundTrip]
 
     @classmethod
-    def load(cls, options: argparse.Namespace) -> "Networks":
-        """Load them from the folders that the command line names.
+    def load(cls, pipeline: StableDiffusionPipeline, folders: Mapping[str, Path]) -> "Networks":
+        """Load the CRFs from their folders.
 
         Args:
-            options: model, crf, static, plain, finisher, plain_finisher.
+            pipeline: the LDM.
+            folders: as of `find_networks`; others are not loaded.
 
         Raises:
             OSError: one is missing.
         """
-        pipeline = load_pipeline(options.model)
-        folders = {"conditional": options.crf, "static": options.static, "plain": options.plain}
-        crfs = {form: LatentCRF.from_pretrained(folder).eval() for form, folder in folders.items()}
-        finisher, plain = (
-            Finisher(LatentCRF.from_pretrained(folder).eval()) for folder in (options.finisher, options.plain_finisher)
-        )
+        loaded = {name: LatentCRF.from_pretrained(folder).eval() for name, folder in folders.items()}
+        finishers = {name: Finisher(crf) for name, crf in loaded.items() if name in FINISHERS}
+        crfs = {name: crf for name, crf in loaded.items() if name in CRF_FORMS}
         return cls(
             pipeline,
             CachedUNet(pipeline.unet),
             {"zero-parameter": None} | crfs,
-            dict(zip(FINISHERS, (finisher, plain, VAERoundTrip(pipeline.vae)), strict=True)),
+            finishers | {"VAE round trip": VAERoundTrip(pipeline.vae)},
         )
 
     @contextlib.contextmanager
@@ -185,78 +149,154 @@ class Networks:
         return content_hash(settings | method.sampler_settings(scale), *crfs)
 
 
-def choose_methods(only: Sequence[str] | None, all_methods: bool = False) -> list[Method]:
+@dataclass(frozen=True)
+class Entry:
+    """A method of this benchmark, with what it generates and the files of its results.
+
+    Attributes:
+        method: one of `list_methods`.
+        task: what to generate with it.
+        key: as of `Networks.hash_method`.
+        folder: of the files.
+    """
+
+    method: Method
+    task: Task
+    key: str
+    folder: Path
+
+    @property
+    def result(self) -> Part:
+        """What it is measured to, as of `analysis.benchmark.measure.measure`."""
+        return Part(self.folder / f"{name_file(self.method.name)}.npz", self.key)
+
+    @property
+    def batches(self) -> list[Part]:
+        """The latents of each batch, until all methods are measured."""
+        name = name_file(self.method.name)
+        return [Part(self.folder / PARTS / f"{name}-{i:05}.npz", self.key) for i in range(self.task.num_batches)]
+
+    def read_latents(self) -> Tensor:
+        """Read the latents of all batches (N, C, h, w).
+
+        Raises:
+            ValueError: some are missing.
+        """
+        stored = self.result.read()
+        arrays = read_parts(self.batches) if stored is None else [stored]
+        return torch.from_numpy(np.concatenate([each["latents"] for each in arrays]))
+
+
+def choose_methods(only: Sequence[str] | None, all_methods: bool, networks: Mapping[str, Path]) -> list[Method]:
     """Choose the methods to measure, the full run first.
 
     Args:
         only: their names, beside the full run's; None: as `all_methods` says.
         all_methods: all instead of those of the default table.
+        networks: as of `find_networks`. Methods that need another one are left out, with a message.
 
     Raises:
-        ValueError: a name that no method has.
+        ValueError: `only` names a method that does not exist, or that needs another network.
     """
+
+    def find_missing(method: Method) -> list[str]:
+        names = (method.crf_form, method.finisher)
+        return [f"--{NETWORKS[name][0]}" for name in names if name in NETWORKS and name not in networks]
+
     if not only:
-        return list_methods() if all_methods else list_default_methods()
+        methods = list_methods() if all_methods else list_default_methods()
+        if missing := sorted({option for method in methods for option in find_missing(method)}):
+            tqdm.write(f"left out: the methods that need {', '.join(missing)}, for which no folder is given")
+        return [method for method in methods if not find_missing(method)]
     methods = list_methods()
     names = [method.name for method in methods]
     if unknown := sorted(set(only) - set(names)):
         raise ValueError(f"--only {unknown[0]!r} is not a method; accepted are {', '.join(names)}.")
-    return [method for method in methods if method.name in {names[0], *only}]
+    chosen = [method for method in methods if method.name in {names[0], *only}]
+    for method in chosen:
+        if missing := find_missing(method):
+            raise ValueError(f"--only {method.name!r} needs {' and '.join(missing)} FOLDER, made for this --model.")
+    return chosen
 
 
-def run_benchmark(options: argparse.Namespace) -> pd.DataFrame:
-    """Measure and time every method that is not stored yet, then write tables, figure and samples to --out.
+def load_metrics(options: argparse.Namespace, real_images: RealImages) -> Metrics:
+    """Load what images are measured with, and compute the real images' features where they are not stored.
 
     Args:
-        options: of the command line; `precision` is a torch.dtype.
+        options: data, features, lpips.
+        real_images: of the data set.
+
+    Raises:
+        FileNotFoundError: the weights of the features or of LPIPS are missing.
+    """
+    features = load_features_argument(options)
+    gallery, labels = load_gallery(features, real_images.rows, real_images, options.data)
+    core = [index for index, row in enumerate(real_images.rows) if row["core"]]
+    return Metrics(
+        lpips=load_lpips_argument(options),
+        features=features,
+        gallery=gallery,
+        labels=labels if real_images.has_subjects else None,
+        real=RealFeatures(gallery[core]),
+        real_images=to_images(real_images[core[:: max(8, len(core) // SPECTRA)]]),
+        resamples=RESAMPLES,
+    )
+
+
+def run_benchmark(options: argparse.Namespace) -> pd.DataFrame | None:
+    """Measure and time every method that is not stored yet, then write tables, figure and samples to --out.
+
+    A launcher's processes share the batches to sample, then the methods to measure. Then the main process goes on
+    alone: it times, while no other process computes, and writes.
+
+    Args:
+        options: of the command line.
 
     Returns:
-        The table of benchmark.csv.
+        The table of benchmark.csv; None in the other processes.
 
     Raises:
         ValueError: wrong options, or --out holds a benchmark of other settings or weights.
     """
-    rows, pixels = read_image_folder(options.data)
+    state = join_processes()
+    folders = find_networks(options)
+    methods = choose_methods(options.only, options.all, folders)
+    if any(method.cache_interval > 1 for method in methods):
+        import_deep_cache()  # a missing package is named now, not after hours
+    networks = Networks.load(load_pipeline(options.model, state.device), folders)
+    pipeline = networks.pipeline
+    real_images = RealImages(options.data, pipeline.unet.config.sample_size * pipeline.vae_scale_factor)
     draw_prompts = validation_prompts if options.validation else remaining_prompts
     task = Task.from_prompts(
-        draw_prompts(rows, options.prompts, options.seed), options.seeds, options.seed, options.guidance,
-        options.batch_size, options.precision,
+        draw_prompts(real_images.rows, options.prompts, options.seed), options.seeds, options.seed, options.guidance,
+        options.batch_size, choose_precision(options.precision, state.device),
     )  # fmt: skip
     few = min(options.few_prompts, options.prompts)
     precision = precision_name(task.precision)
-    methods = choose_methods(options.only, options.all)
-    if any(method.cache_interval > 1 for method in methods):
-        import_deep_cache()  # a missing package is named now, not after hours
-    networks = Networks.load(options)
-    pipeline = networks.pipeline
 
     folder = options.out / "methods"
-    folder.mkdir(parents=True, exist_ok=True)
     settings = asdict(task) | {
         "precision": precision,
         "few_prompts": few,
         "prompt": task.prompt.tolist(),
-        "images": [row["pixels_sha256"] for row in rows],
+        "images": [row["pixels_sha256"] for row in real_images.rows],
     }
-    key = content_hash(settings, pipeline.text_encoder, pipeline.unet, pipeline.vae)
-    key_file = folder / "key.txt"
-    if key_file.exists() and key_file.read_text() != key:
-        raise ValueError(f"{options.out} holds a benchmark of other settings or weights; choose another --out.")
-    key_file.write_text(key)
+    names = ("text_encoder", "text_encoder_2", "unet", "vae")
+    open_folder(folder, settings, {name: getattr(pipeline, name) for name in names if hasattr(pipeline, name)}, state)
 
-    features = load_features_argument(options)
-    gallery, labels = load_gallery(features, rows, pixels, options.data)
-    core = [index for index, row in enumerate(rows) if row["core"]]
-    metrics = Metrics(
-        lpips=load_lpips_argument(options),
-        features=features,
-        gallery=gallery,
-        labels=labels,
-        real=RealFeatures(gallery[core]),
-        real_images=to_images(pixels[core[::8]]),
-        resamples=RESAMPLES,
-    )
-    arrays = measure_methods(methods, task, few, networks, metrics, folder)
+    core = list_core_methods()
+    entries = [
+        Entry(method, task if method in core else task.first(few), networks.hash_method(method, task.guidance), folder)
+        for method in methods
+    ]
+    load = cache(partial(load_metrics, options, real_images))
+    if state.is_main_process and load().labels is None:  # stores the features, before the others read them
+        tqdm.write(f"left out: R@1 and R@5, as the images of {options.data} have no code_point, their subject")
+    measure_methods(entries, networks, load, few, state)
+    if not state.is_main_process:
+        return None
+    results = read_parts([entry.result for entry in entries])
+    arrays = {entry.method.name: result for entry, result in zip(entries, results, strict=True)}
     # Timed apart from the rest, so that all are timed under the same conditions.
     ratios = time_methods(methods, task, networks, options.rounds, folder)
     for name in arrays:
@@ -264,7 +304,7 @@ def run_benchmark(options: argparse.Namespace) -> pd.DataFrame:
 
     table = build_table(methods, arrays, precision, options.seeds)
     comparisons = compare(methods, arrays).assign(precision=precision)
-    floors = measure_floors(task, rows, pixels, pipeline, metrics).assign(precision=precision)
+    floors = measure_floors(task, real_images, pipeline, load()).assign(precision=precision)
     for name, frame in (("benchmark", table), ("comparisons", comparisons), ("floors", floors)):
         with replace_file(options.out / f"{name}.csv") as temporary:
             frame.to_csv(temporary, index=False, float_format="%.6g")
@@ -274,46 +314,56 @@ def run_benchmark(options: argparse.Namespace) -> pd.DataFrame:
     if HEADLINE in methods:
         write_pairs(arrays, task, pipeline, options.out / "pairs.webp")
     write_figure(draw_frontier(table, "kid", all_methods=bool(options.only)), options.out / "frontier")
+    shutil.rmtree(folder / PARTS, ignore_errors=True)
     return table
 
 
 def measure_methods(
-    methods: Sequence[Method], task: Task, few: int, networks: Networks, metrics: Metrics, folder: Path
-) -> dict[str, Arrays]:
-    """Measure the methods that are not stored yet.
+    entries: Sequence[Entry], networks: Networks, load: Callable[[], Metrics], few: int, state: PartialState
+) -> None:
+    """Sample and measure the methods that are not stored yet, together with the other processes.
 
     Args:
-        methods: the full run first.
-        task: what to generate with the core methods.
-        few: the number of its prompts, the first, that the other methods are measured on. The core methods are
-            measured on them too, so that every two methods can be compared on the same prompts.
+        entries: the full run first.
         networks: what to sample with.
-        metrics: what to measure with.
-        folder: of the stored arrays.
-
-    Returns:
-        By name, as of `measure`.
+        load: returns what to measure with; called once a batch and method at most, by processes that measure.
+        few: the number of prompts, the first, that all methods are measured on, so that every two can be compared on
+            the same prompts. The core methods are measured on all their prompts too.
+        state: as of `analysis.sharding.join_processes`.
     """
-    arrays: dict[str, Arrays] = {}
-    full: tuple[Tensor, Tensor] | None = None
-    core, counts = list_core_methods(), sorted({few, task.num_prompts})
-    progress = Progress(len(methods), "measured")
-    for method in methods:
-        path, key = folder / f"{name_file(method.name)}.npz", networks.hash_method(method, task.guidance)
-        stored = read_stored(path, key)
-        if stored is None:
-            part, parts = (task, counts) if method in core else (task.first(few), counts[:1])
-            scheduler = networks.build_scheduler(method)
-            with networks.prepare(method) as pipeline:
-                stored = store(path, key, measure(method, part, pipeline, scheduler, full, metrics, parts))
-            progress.advance(True)
-        else:
-            progress.advance(False)
-        arrays[method.name] = stored
-        if full is None:
-            latents = torch.from_numpy(stored["latents"])
-            full = decode(networks.pipeline, latents, precision=task.precision), latents
-    return arrays
+    due = [entry for entry in entries if not entry.result.is_stored()]
+    if state.is_main_process:
+        for entry in due:
+            if entry.result.path.exists():
+                tqdm.write(f"{entry.method.name} was measured with another CRF: it is measured again")
+
+    def sample_batch(number: int) -> None:
+        networks.unet.answers.clear()  # of the batch before
+        for entry in due:
+            if number < entry.task.num_batches and not entry.batches[number].is_stored():
+                scheduler = networks.build_scheduler(entry.method)
+                with networks.prepare(entry.method) as pipeline:
+                    latents = generate(entry.method, entry.task.batch(number), pipeline, scheduler)
+                entry.batches[number].write({"latents": latents})
+
+    @cache
+    def read_full_run() -> tuple[Tensor, Tensor]:
+        latents = entries[0].read_latents()
+        return decode_latents(latents, entries[0].task, networks.pipeline), latents
+
+    def measure_method(index: int) -> None:
+        entry = due[index]
+        latents, scheduler = entry.read_latents(), networks.build_scheduler(entry.method)
+        counts = sorted({few, entry.task.num_prompts})
+        with networks.prepare(entry.method) as pipeline:
+            arrays = measure(
+                entry.method, entry.task, pipeline, scheduler, latents, read_full_run(), load(), counts
+            )  # fmt: skip
+        entry.result.write(arrays)
+
+    compute_share(max((entry.task.num_batches for entry in due), default=0), sample_batch, state, "sampling")
+    networks.unet.answers.clear()
+    compute_share(len(due), measure_method, state, "measuring")
 
 
 def time_methods(
@@ -331,23 +381,19 @@ def time_methods(
     Returns:
         By name: `ratios`, as of `measure_time_ratios`.
     """
-    paths = {method.name: folder / f"{name_file(method.name)}-time.npz" for method in methods}
     settings = {"rounds": rounds, "together": TIMED_TOGETHER}
-    hashes = {method.name: networks.hash_method(method, task.guidance) for method in methods}
-    keys = {name: content_hash(settings | {"network": hashed}) for name, hashed in hashes.items()}
-    stored = {method.name: read_stored(paths[method.name], keys[method.name]) for method in methods}
-    arrays = {name: each for name, each in stored.items() if each is not None}
-    due = [method for method in methods if method.name not in arrays]
-    progress = Progress(len(due), "timed")
-    for begin in range(0, len(due), TIMED_TOGETHER):
+    parts = {}
+    for method in methods:
+        key = content_hash(settings | {"network": networks.hash_method(method, task.guidance)})
+        parts[method.name] = Part(folder / f"{name_file(method.name)}-time.npz", key)
+    due = [method for method in methods if not parts[method.name].is_stored()]
+    for begin in tqdm(range(0, len(due), TIMED_TOGETHER), desc="timing", unit="group"):
         group = due[begin : begin + TIMED_TOGETHER]
         schedulers = [networks.build_scheduler(method) for method in group]
         ratios = measure_time_ratios(group, task, networks.pipeline, schedulers, rounds)
         for method, values in zip(group, ratios, strict=True):
-            name = method.name
-            arrays[name] = store(paths[name], keys[name], {"ratios": values})
-            progress.advance(True)
-    return arrays
+            parts[method.name].write({"ratios": values})
+    return dict(zip(parts, read_parts(list(parts.values())), strict=True))
 
 
 def write_samples(
@@ -368,7 +414,7 @@ def write_samples(
     first = [index for index in firsts if index < measured]
     for method in methods:
         latents = torch.from_numpy(arrays[method.name]["latents"][first])
-        row = np.concatenate(list(to_pixels(decode(pipeline, latents, precision=task.precision))), axis=1)
+        row = np.concatenate(list(to_pixels(decode_latents(latents, task, pipeline))), axis=1)
         with replace_file(folder / f"{name_file(method.name)}.webp") as temporary:
             Image.fromarray(row).save(temporary, "WEBP", quality=80, method=6)
 
@@ -384,7 +430,7 @@ def write_pairs(arrays: Mapping[str, Arrays], task: Task, pipeline: StableDiffus
     """
     firsts = [int(np.flatnonzero(task.prompt == prompt)[0]) for prompt in range(min(PAIRS, task.num_prompts))]
     both = [
-        to_pixels(decode(pipeline, torch.from_numpy(arrays[method.name]["latents"][firsts]), precision=task.precision))
+        to_pixels(decode_latents(torch.from_numpy(arrays[method.name]["latents"][firsts]), task, pipeline))
         for method in (FULL_RUN, HEADLINE)
     ]
     sheet = draw_captioned_sheet(np.concatenate(both, axis=2), [task.captions[first] for first in firsts])

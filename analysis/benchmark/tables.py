@@ -156,12 +156,14 @@ def find_best_baselines(
 
     Returns:
         The best of all methods without a CRF (plain finishers and VAE round trips are such), then the best of those
-        that end without either; none, where none is quick enough.
+        that end without either; none, where none is quick enough or the metric was not computed.
     """
     time = np.median(arrays[method.name]["ratios"])
     sign = 1 if METRICS[metric][1] else -1
     quick = [each for each in methods if not each.uses_crf and np.median(arrays[each.name]["ratios"]) <= time]
     few = min(count_prompts(arrays[method.name]))
+    if name_draws(metric, few) not in arrays[method.name]:
+        return []
     groups = (quick, [each for each in quick if not each.finisher])
     return [
         max((each.name for each in group), key=lambda name: sign * arrays[name][name_draws(metric, few)][0])
@@ -224,7 +226,7 @@ def compare(methods: Sequence[Method], arrays: Mapping[str, Arrays]) -> pd.DataF
 
 
 def format_overview(table: pd.DataFrame) -> str:
-    """Format all methods with their headline metrics as Markdown.
+    """Format all methods with their headline metrics, as far as they were computed, as Markdown.
 
     Args:
         table: as of `build_table`.
@@ -248,4 +250,6 @@ def format_overview(table: pd.DataFrame) -> str:
         ]
         for _, row in table.iterrows()
     ]  # fmt: skip
-    return format_markdown_table(titles, rows) + "\n"
+    measured = [column for column in range(len(titles)) if any(row[column] for row in rows)]
+    shown = [[each[column] for column in measured] for each in (titles, *rows)]
+    return format_markdown_table(shown[0], shown[1:]) + "\n"

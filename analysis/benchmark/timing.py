@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline
 from tqdm import tqdm
 
 from analysis.benchmark.measure import Task
-from analysis.benchmark.methods import FULL_RUN, Method
+from analysis.benchmark.methods import FULL_RUN, Method, build_scheduler
 from analysis.sampling import cache_deep_features, encode, run_sampler
 
 
@@ -49,13 +49,19 @@ def time_interleaved(
     return np.array(seconds[1:]).T
 
 
+def read_gpu_clock() -> float:
+    """Read the clock on the wall once the GPU has finished its work, in seconds."""
+    torch.accelerator.synchronize()
+    return time.perf_counter()
+
+
 def measure_time_ratios(
     methods: Sequence[Method], task: Task, pipeline: StableDiffusionPipeline, schedulers: Sequence[Any], rounds: int
 ) -> list[np.ndarray]:
     """Time the samplers against the full run: batch 1, rounds of the full run and then every method once.
 
-    In CPU seconds of one thread, which a busy machine moves less than seconds on the wall. The prompt is encoded
-    before: that costs every method the same.
+    On a CPU in CPU seconds of one thread, which a busy machine moves less than seconds on the wall; on a GPU in seconds
+    on the wall, once it has finished. The prompt is encoded before: that costs every method the same.
 
     Args:
         methods: n methods.
@@ -75,6 +81,8 @@ def measure_time_ratios(
         with cache_deep_features(pipeline, method.cache_interval):
             run_sampler(pipeline, embeds, seeds, scheduler=scheduler, precision=task.precision, **settings)
 
-    samplers = [(None, FULL_RUN), *zip(schedulers, methods, strict=True)]
-    full, *others = time_interleaved(run, samplers, rounds, threads=1, clock=time.thread_time)
+    clock = time.thread_time if pipeline.device.type == "cpu" else read_gpu_clock
+    full_scheduler = build_scheduler(FULL_RUN, pipeline, {}, {})
+    samplers = [(full_scheduler, FULL_RUN), *zip(schedulers, methods, strict=True)]
+    full, *others = time_interleaved(run, samplers, rounds, threads=1, clock=clock)
     return [seconds / full for seconds in others]

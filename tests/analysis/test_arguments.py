@@ -9,11 +9,13 @@ from analysis.arguments import (
     SHARED,
     add_arguments,
     build_parser,
+    find_network,
     load_features_argument,
     load_lpips_argument,
     parse_prompt,
 )
 from analysis.diversity import main
+from latentcrf.utils.weights import MODELS
 
 
 def test_each_shared_argument_has_a_default_and_a_help() -> None:
@@ -48,3 +50,16 @@ def test_missing_weights_of_metrics_name_their_option(tmp_path: Path, capsys: py
             load(options)
     assert main(["--out", str(tmp_path / "out"), "--lpips", str(tmp_path)]) == 1
     assert "--lpips FOLDER" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_another_model_has_no_shipped_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(MODELS)
+    for model, named, found in (
+        (MODELS / "emoji-ldm", None, MODELS / "emoji-plain"),
+        (Path("emoji-ldm"), None, MODELS / "emoji-plain"),
+        (MODELS / "emoji-ldm", Path("mine"), Path("mine")),
+        (Path("sd"), None, None),
+        (Path("sd"), Path("mine"), Path("mine")),
+    ):
+        options = argparse.Namespace(model=model, plain=named)
+        assert find_network(options, "plain", "emoji-plain") == found

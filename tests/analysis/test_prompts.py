@@ -1,6 +1,7 @@
 """Prompts: subjects seen in training, choices apart from reports, the Parti prompts."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,10 +51,31 @@ def test_reported_prompts_are_not_those_of_choices() -> None:
 
 def test_parti_prompts_are_read_as_they_stand() -> None:
     text = 'Prompt\tCategory\tNote\na corgi\tAnimals\t\n\n"hello" on a wall, in 5\' letters \tArts\tquotes\n\tArts\t\n'
-    assert prompts.read_parti(text) == ["a corgi", '"hello" on a wall, in 5\' letters']
+    assert prompts.read_table(text, "x.tsv") == ["a corgi", '"hello" on a wall, in 5\' letters']
     opened = prompts.parti(lambda url, timeout: io.BytesIO(text.encode()))
-    assert opened == prompts.read_parti(text)
-    with pytest.raises(prompts.PromptsError, match="it has no column Prompt"):
-        prompts.read_parti("<html>")
+    assert opened == prompts.read_table(text, "x.tsv")
+    with pytest.raises(prompts.PromptsError, match="x.tsv is no table of prompts: it has no column Prompt"):
+        prompts.read_table("<html>", "x.tsv")
     with pytest.raises(prompts.PromptsError, match="is empty"):
-        prompts.read_parti("Prompt\tCategory\n")
+        prompts.read_table("Prompt\tCategory\n", "x.tsv")
+
+
+def test_files_of_prompts(tmp_path: Path) -> None:
+    lines, table, empty = tmp_path / "mine.txt", tmp_path / "PartiPrompts.tsv", tmp_path / "empty.txt"
+    lines.write_text("a  corgi\n\n a red apple \n")
+    assert prompts.read_file(lines) == ["a corgi", "a red apple"]
+    table.write_text("Prompt\tCategory\na corgi\tAnimals\n")
+    assert prompts.read_file(table) == ["a corgi"]
+    empty.write_text("\n")
+    with pytest.raises(prompts.PromptsError, match="empty.txt holds no prompt: one prompt a line is accepted"):
+        prompts.read_file(empty)
+    empty.write_bytes(b"\xff\xfe")
+    with pytest.raises(prompts.PromptsError, match="cannot be read as a text of prompts"):
+        prompts.read_file(empty)
+
+
+def test_captions_are_subjects_where_the_folder_names_none() -> None:
+    rows = [{"file_name": f"{i}.png", "text": f"a picture of {i // 2}"} for i in range(8)]
+    drawn = remaining_prompts(rows, 4, 0)
+    assert sorted(drawn["text"]) == [f"a picture of {i}" for i in range(4)]
+    assert drawn["code_point"].equals(drawn["text"])

@@ -111,7 +111,7 @@ def test_figure() -> None:
 @pytest.fixture
 def quick(tiny_pipeline: StableDiffusionPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command line with the tiny pipeline and without Chrome, which is tested elsewhere."""
-    monkeypatch.setattr("analysis.variance.load_pipeline", lambda folder: tiny_pipeline)
+    monkeypatch.setattr("analysis.variance.load_pipeline", lambda folder, device: tiny_pipeline)
     monkeypatch.setattr("analysis.export.draw_png", lambda figure, name: None)
 
 
@@ -119,7 +119,7 @@ def quick(tiny_pipeline: StableDiffusionPipeline, monkeypatch: pytest.MonkeyPatc
 def test_command_line(small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--out", str(tmp_path), "--prompts", "0"])
-    assert "argument --prompts: 0 is out of range: 1 or more, or parti" in capsys.readouterr().err
+    assert "argument --prompts: 0 is out of range: 1 or more, parti, or a file that exists" in capsys.readouterr().err
     arguments = ["--data", str(small_data), "--out", str(tmp_path / "out"), "--prompts", "1", "--bypass", "40", "51"]
     assert main(arguments) == 1
     assert "50" in capsys.readouterr().err
@@ -140,6 +140,39 @@ def test_the_summary_alone_and_made_again(small_data: Path, tmp_path: Path) -> N
     assert main(again) == 0
     for name in ("settings.json", "variance.csv"):
         assert (tmp_path / "second" / name).read_text() == (tmp_path / "first" / name).read_text()
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_killed_analysis_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("analysis.variance.QUANTITIES", ())  # the figures are tested above
+    words = ["--text", "red apple", "pizza", "--prompts", "3", "--batch-size", "2", "--bypass", "2", "49"]
+    assert main([*words, "--out", str(tmp_path / "whole")]) == 0
+    begun: list[int] = []
+
+    def compute(pipeline: Any, batch: list[str], *rest: Any, **settings: Any) -> Any:
+        begun.append(len(batch))
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return variance.compute(pipeline, batch, *rest, **settings)
+
+    monkeypatch.setattr("analysis.variance.compute", compute)
+    with pytest.raises(KeyboardInterrupt):
+        main([*words, "--out", str(tmp_path / "out")])
+    assert main([*words, "--out", str(tmp_path / "out"), "--guidance", "5"]) == 1
+    assert (
+        "parts holds results of other settings or weights: guidance is 3.0 there and 5.0 here"
+        in capsys.readouterr().err
+    )
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    assert begun == [2, 1, 1]  # the first batch is not computed again
+    for name in ("variance.csv", "runs.csv", "settings.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert (
+        pd.read_csv(tmp_path / "out" / "runs.csv").groupby("method")["run"].unique().map(sorted).tolist()
+        == [[0, 1, 2]] * 2
+    )
 
 
 def test_parti_without_a_network(

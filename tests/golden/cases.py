@@ -653,6 +653,12 @@ def benchmark_tables(out: Path) -> Values:
     folder, own = work_folder(), (benchmark.measure_time_ratios, benchmark.write_figure)
     benchmark.measure_time_ratios, benchmark.write_figure = count_instead_of_timing, lambda *_, **__: None
     words = ["--data", folder / "data", "--model", folder / "ldm", "--out", out, "--prompts", 3, "--seeds", 2]
+    for option, name in (
+        ("crf", "emoji-latentcrf"),
+        ("plain", "emoji-plain"),
+        ("finisher", "emoji-latentcrf-finisher"),
+    ):
+        words += [f"--{option}", MODELS / name]
     try:
         assert benchmark_command.main([*map(str, words), "--only", *map(rename, METHODS), *FLOAT32]) == 0
     finally:

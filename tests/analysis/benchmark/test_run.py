@@ -1,5 +1,6 @@
 """The benchmark's command line: wrong options, and one small run for real."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ from PIL import Image
 from analysis.benchmark import run
 from analysis.benchmark.__main__ import main
 from analysis.benchmark.measure import measure
+from analysis.benchmark.methods import list_default_methods
 from analysis.benchmark.timing import measure_time_ratios
 from analysis.studies.frontier import FULL_METHOD
 from latentcrf import LatentCRF
 from latentcrf.utils.weights import MODELS
+from tests.training.tiny import build_sd
 
 
 @pytest.mark.parametrize("arguments", (["--prompts", "1"], ["--seeds", "0"], ["--rounds", "0"]))
@@ -96,3 +99,52 @@ def test_a_small_benchmark_goes_on_where_it_stopped(
     assert "holds a benchmark of other settings" in capsys.readouterr().err
     assert main([*arguments, "DDIM-3"]) == 1
     assert "--only 'DDIM-3' is not a method; accepted are DDIM-50, DDIM-34" in capsys.readouterr().err
+
+
+TEN = (
+    "DDIM-50", "DDIM-34", "UniPC-12", "UniPC-8", "UniPC-12 cut-off 1/3", "DDIM-50 DeepCache 3",
+    "DDIM-50 zero-parameter bypass (33, 49)", "DDIM-50 LatentCRF (33, 49)", "DDIM-50 + finisher",
+    "UniPC-12 cut-off 1/3 + finisher",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_ten_methods_of_a_stable_diffusion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("analysis.export.draw_png", lambda figure, name: None)  # tested elsewhere
+    build_sd(sample_size=32).save_pretrained(tmp_path / "sd")  # images of 64 px, PNDM
+    LatentCRF(form="static", num_experts=3, pairwise_rank=3, channels=8).save_pretrained(tmp_path / "crf")
+    images = tmp_path / "images"
+    images.mkdir()
+    rows = []
+    for index, size in enumerate([(96, 64), (64, 64), (70, 130)] * 4):
+        Image.effect_mandelbrot(size, (-2, -1.5, 1, 1.5), 10 + index).convert("RGB").save(images / f"{index}.png")
+        rows.append({"file_name": f"{index}.png", "text": f"a picture of {'abcdefghijkl'[index]}"})
+    (images / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    arguments = ["--model", str(tmp_path / "sd"), "--data", str(images), "--out", str(tmp_path / "out")]
+    arguments += ["--prompts", "4", "--seeds", "2", "--batch-size", "4", "--guidance", "7.5", "--rounds", "1"]
+    crf = str(tmp_path / "crf")
+    assert main([*arguments, "--crf", crf, "--only", *TEN]) == 1
+    assert (
+        "--only 'UniPC-12 cut-off 1/3 + finisher' needs --finisher FOLDER, made for this --model"
+        in capsys.readouterr().err
+    )
+    assert not (tmp_path / "out").exists()
+    assert main([*arguments, "--crf", crf, "--finisher", crf, "--only", *TEN]) == 0
+    assert "left out: R@1 and R@5" in capsys.readouterr().out
+    table = pd.read_csv(tmp_path / "out" / "benchmark.csv").set_index("method")
+    assert set(table.index) == set(TEN) and table["prompts"].eq(4).all()
+    assert not [name for name in table if name.startswith("r_at")]
+    assert table[["kid", "frechet", "lpips_full", "pairwise_lpips"]].notna().all(axis=None)
+    floors = pd.read_csv(tmp_path / "out" / "floors.csv")
+    assert floors["count"].tolist() == [4, 4] and "r_at_5" not in floors
+    assert "R@5" not in (tmp_path / "out" / "benchmark.md").read_text()
+
+
+def test_methods_without_their_network_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    methods = run.choose_methods(None, False, {"conditional": Path("crf")})
+    assert {method.crf_form for method in methods} == {"", "zero-parameter", "conditional"}
+    assert {method.finisher for method in methods} == {""}
+    assert "left out: the methods that need --finisher, --plain, --plain-finisher" in capsys.readouterr().out
+    assert run.choose_methods(None, False, dict.fromkeys(run.NETWORKS, Path("x"))) == list_default_methods()
