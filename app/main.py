@@ -3,6 +3,8 @@
 import sys
 import threading
 
+from huggingface_hub import is_offline_mode
+
 from app.arguments import build_parser
 from app.device import DeviceWorker
 from app.layout import build_app, list_launch_arguments
@@ -24,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.port is not None and not 1 <= options.port <= 65535:
         parser.error(f"--port {options.port} is out of range: 1 to 65535.")
     try:
-        catalog = read_catalog(options.model, options.public)
+        catalog = read_catalog(options.model, options.public, may_fetch=not is_offline_mode())
         catalog.default.check()
         for name, reason in catalog.refused.items():
             print(f"{name} is not offered: {reason}", file=sys.stderr)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, hf_hub_download, is_offline_mode
+from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from safetensors import SafetensorError, safe_open
 
@@ -41,6 +41,7 @@ REPLACED = (
     "PNDMScheduler", "IPNDMScheduler", "LMSDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler",
     "KDPM2AncestralDiscreteScheduler", "DPMSolverSDEScheduler",
 )  # fmt: skip
+SOURCES = ("model", "crf", "finisher")  # keys of an entry that name where files are
 CRF_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 
 
@@ -101,7 +102,7 @@ class ModelSet:
     @property
     def is_embedded(self) -> bool:
         """Whether it is the model that the results in this copy were measured with."""
-        return not self.model.on_hub and self.model.folder.resolve() == EMBEDDED
+        return self.crf is not None and not self.model.on_hub and self.model.folder.resolve() == EMBEDDED
 
     @property
     def export_options(self) -> dict[str, str]:
@@ -221,7 +222,9 @@ class Catalog:
 # ---------------------------------------------------------------------------------------------- reading
 
 
-def read_catalog(chosen: str | None = None, is_public: bool = False, path: Path = MODELS_FILE) -> Catalog:
+def read_catalog(
+    chosen: str | None = None, is_public: bool = False, may_fetch: bool = False, path: Path = MODELS_FILE
+) -> Catalog:
     """Read what the page offers.
 
     Entries of the file whose model is neither on this machine nor may be fetched are not offered.
@@ -229,6 +232,7 @@ def read_catalog(chosen: str | None = None, is_public: bool = False, path: Path 
     Args:
         chosen: the model that is shown first: an entry's name, PATH, ID or ID@REVISION; None: the file's first.
         is_public: whether strangers use the page: it offers the file's entries only, each at a commit.
+        may_fetch: whether the hub may be reached; False (default): only its cache on this machine is looked into.
         path: of the file.
 
     Returns:
@@ -247,28 +251,28 @@ def read_catalog(chosen: str | None = None, is_public: bool = False, path: Path 
             )
         source = Source.parse(chosen)
         entry = {"name": name_model(source), "title": source.place.rstrip("/").split("/")[-1], "model": chosen}
-        models[entry["name"]] = build_model_set(entry, Path())
+        models[entry["name"]] = build_model_set(entry, Path(), may_fetch)
         entries.pop(entry["name"], None)  # the name is the chosen model's then
     order = sorted(entries, key=lambda name: name != chosen)
     for name in order:
         try:
-            model_set = build_model_set(entries[name], ROOT)
             if is_public:
-                check_pins(model_set, path)
-            models[name] = model_set
+                check_pins(entries[name], path)
+            models[name] = build_model_set(entries[name], ROOT, may_fetch)
         except ModelsError as error:
-            if name == (chosen or next(iter(order))):
+            if name == (chosen or order[0]):
                 raise
             refused[name] = str(error)
     return Catalog(models, refused)
 
 
-def find_file(source: Source, name: str) -> Path | None:
+def find_file(source: Source, name: str, may_fetch: bool = True) -> Path | None:
     """Find a file of a model; one of the hub is fetched, or looked for in its cache if the hub may not be reached.
 
     Args:
         source: of the model.
         name: path within the model.
+        may_fetch: as of `read_catalog`, default True.
 
     Returns:
         The file; None where there is no such file.
@@ -280,29 +284,30 @@ def find_file(source: Source, name: str) -> Path | None:
         path = source.folder / name
         return path if path.is_file() else None
     try:
-        return Path(hf_hub_download(source.place, name, revision=source.revision))
+        return Path(hf_hub_download(source.place, name, revision=source.revision, local_files_only=not may_fetch))
     except EntryNotFoundError as error:
         if isinstance(error, FileNotFoundError) and name == "model_index.json":  # of `LocalEntryNotFoundError`
             raise ModelsError(
-                f"{source} is not in the cache of the Hugging Face hub, and the hub may not be asked or does not "
-                f"answer. Start the page with --model {source} to fetch it."
+                f"{source} is not in the Hugging Face hub's cache on this machine; --model {source} fetches it, if the "
+                "hub answers."
             ) from None
         return None
     except (OSError, HFValidationError) as error:
         raise ModelsError(f"{source} cannot be had from the Hugging Face hub: {error}") from None
 
 
-def read_config(source: Source, name: str) -> dict[str, Any]:
+def read_config(source: Source, name: str, may_fetch: bool = True) -> dict[str, Any]:
     """Read a JSON file of a model.
 
     Args:
         source: of the model.
         name: path within the model.
+        may_fetch: as of `find_file`.
 
     Raises:
         ModelsError: it is missing, or no JSON object.
     """
-    path = find_file(source, name)
+    path = find_file(source, name, may_fetch)
     if path is None:
         raise ModelsError(f"{source.place}/{name} is missing. Is it the folder of a pipeline, and complete?")
     try:
@@ -324,17 +329,17 @@ def name_model(source: Source) -> str:
     return re.sub(r"[^a-z0-9._-]+", "-", last.lower()).strip("-._")[:64] or "model"
 
 
-def check_pins(model_set: ModelSet, path: Path) -> None:
-    """Check that a model always has the same files.
+def check_pins(entry: dict[str, Any], path: Path) -> None:
+    """Check that an entry always means the same files.
 
     Args:
-        model_set: the model.
-        path: of the file that names it.
+        entry: as of `read_entries`.
+        path: of the file.
 
     Raises:
         ModelsError: a repository is named without a commit.
     """
-    for source in model_set.sources.values():
+    for source in (Source.parse(entry[key], ROOT) for key in SOURCES if key in entry):
         if not source.is_pinned:
             raise ModelsError(
                 f"{source} names no commit, so its owner could exchange the files: a public page does not offer it. "
@@ -342,12 +347,13 @@ def check_pins(model_set: ModelSet, path: Path) -> None:
             )
 
 
-def build_model_set(entry: dict[str, Any], root: Path) -> ModelSet:
+def build_model_set(entry: dict[str, Any], root: Path, may_fetch: bool) -> ModelSet:
     """Build a model set from an entry and from the configurations of its pipeline.
 
     Args:
         entry: as of `read_entries`; one without `prompts` and `defaults` gets those of its class.
         root: what paths are relative to.
+        may_fetch: as of `read_catalog`.
 
     Returns:
         The model set.
@@ -355,18 +361,20 @@ def build_model_set(entry: dict[str, Any], root: Path) -> ModelSet:
     Raises:
         ModelsError: the pipeline is not there, of another class, or the entry's settings are out of range.
     """
-    model, *crfs = (None if text is None else Source.parse(text, root)
-                    for text in (entry["model"], entry.get("crf"), entry.get("finisher")))  # fmt: skip
-    assert model is not None
-    index = read_config(model, "model_index.json")
-    kind = str(index.get("_class_name"))
+    sources = {key: Source.parse(entry[key], root) for key in SOURCES if key in entry}
+    model = sources["model"]
+    kind = str(read_config(model, "model_index.json", may_fetch).get("_class_name"))
     if kind not in PIPELINES:
         raise ModelsError(f"{model} is a {kind}; this page takes {' and '.join(PIPELINES)}.")
-    if model.on_hub and is_offline_mode() and not has_weights(model):
+    if model.on_hub and not may_fetch and not has_weights(model):
         raise ModelsError(f"{model} is in the cache of the Hugging Face hub only in part.")
-    scheduler = read_config(model, "scheduler/scheduler_config.json")
-    unet, vae = read_config(model, "unet/config.json"), read_config(model, "vae/config.json")
-    tokenizer = read_config(model, "tokenizer/tokenizer_config.json")
+    names = (
+        "scheduler/scheduler_config.json",
+        "unet/config.json",
+        "vae/config.json",
+        "tokenizer/tokenizer_config.json",
+    )
+    scheduler, unet, vae, tokenizer = (read_config(model, name, may_fetch) for name in names)
     prompts = tuple(entry.get("prompts", PROMPTS))
     values = {"prompt": prompts[0], **DEFAULTS, **PIPELINES[kind], **entry.get("defaults", {})}
     fast = {"few_steps": FEW_STEPS, "guidance_cutoff": FEW_STEPS_CUTOFF} | entry.get("fast", {})
@@ -387,8 +395,8 @@ def build_model_set(entry: dict[str, Any], root: Path) -> ModelSet:
         name=entry["name"],
         title=entry["title"],
         model=model,
-        crf=crfs[0],
-        finisher=crfs[1],
+        crf=sources.get("crf"),
+        finisher=sources.get("finisher"),
         defaults=defaults,
         few_steps=int(fast["few_steps"]),
         few_steps_cutoff=float(fast["guidance_cutoff"]),
@@ -403,13 +411,13 @@ def build_model_set(entry: dict[str, Any], root: Path) -> ModelSet:
 
 
 def has_weights(source: Source) -> bool:
-    """Tell whether the cache of the hub holds the weights of a pipeline's U-Net.
+    """Tell whether the hub's cache on this machine holds the weights of a pipeline's U-Net.
 
     Args:
         source: on the hub.
     """
     names = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json")
-    return any(find_file(source, f"unet/{name}") for name in names)
+    return any(find_file(source, f"unet/{name}", may_fetch=False) for name in names)
 
 
 # ---------------------------------------------------------------------------------------------- pinning
@@ -432,9 +440,9 @@ def pin(path: Path = MODELS_FILE, api: HfApi | None = None) -> dict[str, str]:
     commits: dict[str, str] = {}
     text = path.read_text()
     for entry in read_entries(path):
-        for key in ("model", "crf", "finisher"):
-            source = Source.parse(entry[key], ROOT) if key in entry else None
-            if source is None or not source.on_hub:
+        for key in (key for key in SOURCES if key in entry):
+            source = Source.parse(entry[key], ROOT)
+            if not source.on_hub:
                 continue
             try:
                 commit = api.model_info(source.place).sha

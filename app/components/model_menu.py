@@ -80,6 +80,16 @@ class ModelMenu:
         self.dropdown.change(self.show_model, self.dropdown, [component for component, _ in self._followers], **AT_ONCE)
 
 
+def update_note(model_set: ModelSet) -> Any:
+    """Update what the page says about a model.
+
+    Args:
+        model_set: the model.
+    """
+    text = format_model(model_set)
+    return gr.update(value=text, visible=bool(text))
+
+
 def build_model_note(menu: ModelMenu) -> None:
     """Build what the page says about a model: how it is sampled, and how to train a CRF for it.
 
@@ -87,7 +97,8 @@ def build_model_note(menu: ModelMenu) -> None:
         menu: of the page.
     """
     first = menu.catalog.default
-    note = gr.HTML(format_model(first), elem_id="model-note", padding=False)
+    text = format_model(first)
+    note = gr.HTML(text, visible=bool(text), elem_id="model-note", padding=False)
     with gr.Accordion("Train a LatentCRF for this model", open=False, visible=first.crf is None) as training:
         command = gr.Code(
             first.training_command, language="shell", interactive=False, show_label=False, elem_id="training-command"
@@ -97,6 +108,6 @@ def build_model_note(menu: ModelMenu) -> None:
             "trained CRF gets onto this page.</p>",
             padding=False,
         )
-    menu.follow(note, format_model)
+    menu.follow(note, update_note)
     menu.follow(training, lambda model_set: gr.update(visible=model_set.crf is None))
     menu.follow(command, lambda model_set: model_set.training_command)
