@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from app import api
-from app.components.model_menu import ModelMenu, build_model_note
+from app.components.model_menu import ModelMenu, build_model_note, build_training_command
 from app.device import DeviceWorker
 from app.runs import AT_ONCE
 from app.tabs import COMPARE, TabContext, compare, convergence, diversity, frontier, method, variance
@@ -59,6 +59,7 @@ def build_app(worker: DeviceWorker) -> gr.Blocks:
             for name, title, build in TABS:
                 with gr.Tab(title, id=name, elem_id=f"{name}-tab") as tab:
                     build(TabContext(worker, menu, tabs, tab, form, presentation))
+        build_training_command(menu)
         menu.connect()
         with gr.Accordion("Glossary", open=False, elem_id="glossary") as glossary:
             gr.Markdown(GLOSSARY.read_text().removeprefix("# Glossary\n"))

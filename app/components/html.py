@@ -56,7 +56,10 @@ def format_model(model_set: ModelSet) -> str:
             "combined with a bypass."
         )
     if model_set.crf is None:
-        sentences.append("No LatentCRF is trained for it yet: the bypass goes on from the model's own clean estimate.")
+        sentences.append(
+            "No LatentCRF is trained for it yet (the page's foot has the command): the bypass goes on from the model's "
+            "own clean estimate."
+        )
     if model_set.finisher is None:
         sentences.append("Finisher: a VAE round trip, which needs no training.")
     if not sentences:

@@ -31,7 +31,7 @@ class ModelMenu:
             container=False,
             filterable=False,
             interactive=len(catalog.models) > 1,
-            min_width=190,
+            min_width=150,
             elem_id="model",
         )
         self._followers: list[tuple[Any, Callable[[ModelSet], Any]]] = []
@@ -91,23 +91,40 @@ def update_note(model_set: ModelSet) -> Any:
 
 
 def build_model_note(menu: ModelMenu) -> None:
-    """Build what the page says about a model: how it is sampled, and how to train a CRF for it.
+    """Build the sentences about a model: how it is sampled, and what stands for CRFs that it lacks.
+
+    Args:
+        menu: of the page.
+    """
+    text = format_model(menu.catalog.default)
+    menu.follow(gr.HTML(text, visible=bool(text), elem_id="model-note", padding=False), update_note)
+
+
+def build_training_command(menu: ModelMenu) -> None:
+    """Build the command that trains a CRF for a model that has none, ready to copy.
 
     Args:
         menu: of the page.
     """
     first = menu.catalog.default
-    text = format_model(first)
-    note = gr.HTML(text, visible=bool(text), elem_id="model-note", padding=False)
-    with gr.Accordion("Train a LatentCRF for this model", open=False, visible=first.crf is None) as training:
+    with gr.Accordion(
+        "Train a LatentCRF for this model", open=False, visible=first.crf is None, elem_id="training"
+    ) as training:
         command = gr.Code(
-            first.training_command, language="shell", interactive=False, show_label=False, elem_id="training-command"
+            first.training_command,
+            language="shell",
+            interactive=False,
+            show_label=False,
+            lines=1,
+            show_line_numbers=False,
+            wrap_lines=True,
+            buttons=["copy"],
+            elem_id="training-command",
         )
         gr.HTML(
-            '<p class="note">FOLDER holds pictures with captions. docs/training.md says how long it takes, and how the '
-            "trained CRF gets onto this page.</p>",
+            '<p class="note">FOLDER holds pictures with captions. docs/training.md says how long it takes, '
+            "docs/page.md how the trained CRF gets onto this page.</p>",
             padding=False,
         )
-    menu.follow(note, update_note)
     menu.follow(training, lambda model_set: gr.update(visible=model_set.crf is None))
     menu.follow(command, lambda model_set: model_set.training_command)

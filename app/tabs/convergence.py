@@ -17,7 +17,7 @@ from app.text import CONVERGENCE_NOTES
 
 COUNT = Number("Seeds", 1, 6)
 SETTINGS = ("steps", "guidance", "bypass_start", "bypass_end")
-NO_CRF = "no LatentCRF is trained for this model yet, so nothing converges. The command above the tabs trains one."
+NO_CRF = "no LatentCRF is trained for this model yet, so nothing converges. The command at the page's foot trains one."
 
 
 class Outcome(NamedTuple):
