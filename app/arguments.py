@@ -22,6 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--public",
+        dest="is_public",
         action="store_true",
         default="SPACE_ID" in os.environ,
         help="strangers use the page: only the models of app/models.json, each at a commit (default on a Space)",

@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.port is not None and not 1 <= options.port <= 65535:
         parser.error(f"--port {options.port} is out of range: 1 to 65535.")
     try:
-        catalog = read_catalog(options.model, options.public, may_fetch=not is_offline_mode())
+        catalog = read_catalog(options.model, options.is_public, may_fetch=not is_offline_mode())
         catalog.default.check()
         for name, reason in catalog.refused.items():
             print(f"{name} is not offered: {reason}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """The models file, what a page offers of it, and pinning."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +13,10 @@ import huggingface_hub.constants
 import pytest
 
 from app import models
+from app.arguments import build_parser, prepare_environment
 from app.components import form, html
 from app.components.model_menu import ModelMenu
+from app.main import main
 from app.models import Catalog, read_catalog
 from app.models_file import MODELS_FILE, ModelsError, Source, names_hub_model, read_entries
 from app.png import read_png, write_png
@@ -94,6 +97,34 @@ def test_a_public_page_offers_pinned_entries_of_the_file_alone(tmp_path: Path, f
             read_catalog(chosen, is_public=True)
     branch = write(tmp_path / "models.json", EMOJI_ENTRY, HUB_ENTRY | {"model": "someone/far@main"})
     assert "names no commit" in read_catalog(is_public=True, path=branch).refused["far"]
+
+
+def test_the_hub_is_reached_only_if_one_of_its_models_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for words, is_offline in (
+        ([], True),
+        (["--model", "emoji"], True),
+        (["--model", "no such folder"], True),
+        (["--model"], True),
+        (["--model", "sdxl", "--port", "7000"], False),
+        (["--model=someone/far@main"], False),
+    ):
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        prepare_environment(words)
+        assert ("HF_HUB_OFFLINE" in os.environ) is is_offline, words
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    prepare_environment([])
+    assert os.environ["HF_HUB_OFFLINE"] == "0"  # the operator's own choice
+
+
+def test_the_command_line_refuses_with_a_sentence(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--public", "--model", str(folder)]) == 1
+    assert "error: --model " in capsys.readouterr().err
+    assert main(["--model", "no such folder"]) == 1
+    assert "no such folder is no folder, and no repository" in capsys.readouterr().err
+    monkeypatch.setenv("SPACE_ID", "someone/page")  # a Space is public
+    assert build_parser().parse_args([]).is_public
 
 
 @pytest.mark.parametrize("name", ["tiny-sd", "someone/far", "/etc", "../..", "x" * 1000, 7, ["emoji"]])
