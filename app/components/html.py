@@ -52,16 +52,12 @@ def format_model(model_set: ModelSet) -> str:
     sentences = []
     if model_set.is_scheduler_replaced:
         sentences.append(
-            f"Sampled by DDIM of the same configuration: the pipeline's own {model_set.own_scheduler} cannot be "
-            "combined with a bypass."
+            f"Sampled by DDIM of the same configuration, as {model_set.own_scheduler} cannot be combined with a bypass."
         )
     if model_set.crf is None:
-        sentences.append(
-            "No LatentCRF is trained for it yet (the page's foot has the command): the bypass goes on from the model's "
-            "own clean estimate."
-        )
+        sentences.append("No LatentCRF is trained for it yet (command: at the foot): the bypass is without parameters.")
     if model_set.finisher is None:
-        sentences.append("Finisher: a VAE round trip, which needs no training.")
+        sentences.append("The finisher is a VAE round trip.")
     if not sentences:
         return ""
     height, width = model_set.image_size

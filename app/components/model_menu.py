@@ -31,7 +31,7 @@ class ModelMenu:
             container=False,
             filterable=False,
             interactive=len(catalog.models) > 1,
-            min_width=150,
+            min_width=120,
             elem_id="model",
         )
         self._followers: list[tuple[Any, Callable[[ModelSet], Any]]] = []

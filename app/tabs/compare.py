@@ -22,7 +22,7 @@ from app.visitor_files import make_folder
 
 DOWNLOAD = "Download PNG with its settings"
 MODES = ("Paper's bypass", "Few steps + CRF")
-MODES_WITHOUT_CRF = ("Bypass without a CRF", "Few steps + VAE")  # their labels then
+MODES_WITHOUT_CRF = ("Bypass, no CRF", "Few steps + VAE")  # their labels then
 READY = "Type a prompt and press Enter, or choose an example."
 
 

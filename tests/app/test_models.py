@@ -217,7 +217,7 @@ def test_a_model_without_an_entry_comes_first_and_has_its_own_sizes(catalog: Cat
     assert list(catalog.models) == ["tiny-sd", "emoji"] and (model_set.crf, model_set.finisher) == (None, None)
     assert model_set.defaults.guidance == 7.5 and model_set.defaults.model == "tiny-sd"
     note = html.format_model(model_set)
-    assert "64 × 64 pixels" in note and "own PNDMScheduler cannot be" in note and "VAE round trip" in note
+    assert "64 × 64 pixels" in note and "as PNDMScheduler cannot be" in note and "VAE round trip" in note
     assert html.format_model(EMOJI) == ""
     plan = html.format_plan(model_set, model_set.defaults)
     assert "its last clean estimate in place of 16" in plan and "a VAE round trip corrects" in plan
