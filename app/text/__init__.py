@@ -126,8 +126,8 @@ def write_method_notes(model_set: ModelSet) -> dict[str, str]:
             "From left to right: noise goes, as the energy falls.", "Each iterate decoded by itself."
         ),
         "hand-over": format_note(
-            "“Off by” is the distance to the full run's final latents: it should fall from the first picture to the "
-            f"third. The fourth is the full run itself: {defaults.steps} denoiser calls, off by 0.",
+            "“Off by” is the distance to the full run's final latents: it should fall from picture to picture. "
+            f"The last one is the full run itself: {defaults.steps} denoiser calls, off by 0.",
             "Root mean square difference of the latents; denoiser calls up to that picture.",
         ),
     }
