@@ -209,7 +209,7 @@ def fetch_model(source: Source, name: str) -> Path:
 
 
 def name_weights(source: Source, folder: Path) -> str:
-    """Name the weights of a model so that others with the same name can be told from them.
+    """Name the weights of a model so that others with the same name differ from them.
 
     Args:
         source: of the model.
