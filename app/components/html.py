@@ -55,7 +55,7 @@ def format_model(model_set: ModelSet) -> str:
             f"Sampled by DDIM of the same configuration, as {model_set.own_scheduler} cannot be combined with a bypass."
         )
     if model_set.crf is None:
-        sentences.append("No LatentCRF is trained for it yet (command: at the foot): the bypass is without parameters.")
+        sentences.append("No LatentCRF is trained for it yet (command: at the foot): the zero-parameter bypass acts.")
     if model_set.finisher is None:
         sentences.append("The finisher is a VAE round trip.")
     if not sentences:

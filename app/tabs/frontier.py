@@ -161,7 +161,7 @@ def draw(label: str, all_methods: bool, presentation: bool) -> list[Any]:
     ]
 
 
-def say_what_was_measured(model_set: ModelSet) -> str:
+def describe_table_model(model_set: ModelSet) -> str:
     """Say which model the table is of, where another one is chosen.
 
     Args:
@@ -222,8 +222,8 @@ def build(context: TabContext) -> None:
             info="also those that nobody would choose, and baselines that only explain others",
             elem_id="frontier-all",
         )
-    measured = gr.HTML(say_what_was_measured(context.menu.catalog.default), elem_id="frontier-model", padding=False)
-    context.menu.follow(measured, say_what_was_measured)
+    measured = gr.HTML(describe_table_model(context.menu.catalog.default), elem_id="frontier-model", padding=False)
+    context.menu.follow(measured, describe_table_model)
     status = gr.HTML(elem_id="frontier-status", padding=False)
     place = build_figure("frontier-figure")
     gr.HTML(html.format_note(FRONTIER_READING, FRONTIER_COMPUTATION.format(command=COMMAND)), padding=False)

@@ -174,7 +174,7 @@ def test_every_tab_answers(worker: DeviceWorker, tmp_path: Path, monkeypatch: py
     width = 1 + 2 * len(convergence.CONVERGENCE_NOTES)
     shown = last(convergence.run_convergence, ["red apple", 0, 2, 6, 2, 3, 5, False], width)
     assert "no LatentCRF is trained for this model yet" in shown[0] and "alert" not in shown[0]
-    assert "embedded emoji model, not with" in frontier.say_what_was_measured(model_set)
+    assert "embedded emoji model, not with" in frontier.describe_table_model(model_set)
 
 
 # ------------------------------------------------------------------------------- what can go wrong on it
