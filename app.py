@@ -2,7 +2,11 @@
 
 import sys
 
-from app.main import main
+from app.arguments import prepare_environment
+
+prepare_environment()
+
+from app.main import main  # noqa: E402  it imports gradio, which reads the environment
 
 if __name__ == "__main__":
     sys.exit(main())

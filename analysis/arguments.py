@@ -8,6 +8,7 @@ from torch import nn
 
 from analysis.metrics.perceptual import EfficientNetLite0, load_features, load_lpips
 from analysis.sampling import BYPASS, GUIDANCE
+from latentcrf import LatentCRF
 from latentcrf.precision import add_precision_argument
 from latentcrf.utils.arguments import float_between, int_between
 from latentcrf.utils.weights import MODELS
@@ -99,6 +100,20 @@ def load_lpips_argument(options: argparse.Namespace) -> nn.Module:
         return load_lpips(options.lpips)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error} On this command line the folder is --lpips FOLDER.") from None
+
+
+def load_crf_argument(options: argparse.Namespace) -> LatentCRF | None:
+    """Load the bypass CRF from the folder of `--crf`; "none" is the zero-parameter bypass.
+
+    Args:
+        options: with `crf`.
+
+    Raises:
+        OSError: it is not there.
+    """
+    if str(options.crf) == "none":
+        return None
+    return LatentCRF.from_pretrained(options.crf, use_safetensors=True).eval()
 
 
 def load_features_argument(options: argparse.Namespace) -> EfficientNetLite0:

@@ -12,17 +12,23 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from analysis.arguments import add_arguments, build_parser, load_features_argument, load_lpips_argument, parse_prompt
+from analysis.arguments import (
+    add_arguments,
+    build_parser,
+    load_crf_argument,
+    load_features_argument,
+    load_lpips_argument,
+    parse_prompt,
+)
 from analysis.export import Results, parse, write_results
 from analysis.figures.diversity import draw_figures
-from analysis.sampling import load_pipeline
-from analysis.studies import FULL_RUN
-from analysis.studies.diversity import CALLS, MethodImages, compute, tabulate, tabulate_pairs
-from latentcrf import LatentCRF
+from analysis.sampling import STEPS, load_pipeline
+from analysis.studies import FULL_RUN, LATENTCRF
+from analysis.studies.diversity import COMPARED, MethodImages, compute, tabulate, tabulate_pairs
 from latentcrf.precision import choose_precision, precision_name
 from latentcrf.utils.arguments import int_between
 
-SAVED = ("prompt", "seeds", "seed", "guidance")  # options that settings.json names
+SAVED = ("prompt", "seeds", "seed", "guidance", "steps", "bypass")  # options that settings.json names
 
 
 def build_results(results: Sequence[MethodImages], seeds: Sequence[int], options: dict[str, Any]) -> Results:
@@ -54,18 +60,24 @@ def main(arguments: list[str] | None = None) -> int:
     add_arguments(parser, "out")
     add("--prompt", type=parse_prompt, default="red apple", help="what to draw (default: red apple)")
     add("--seeds", type=int_between(4, 64), default=16, metavar="N", help="number of seeds, 4 to 64 (default 16)")
-    add("--methods", action="extend", nargs="+", choices=CALLS, metavar="METHOD",
-        help=f"of {', '.join(CALLS)} (default: all)")  # fmt: skip
-    add_arguments(parser, "seed", "guidance", "model", "crf", "lpips", "features", "precision")
+    add("--methods", action="extend", nargs="+", choices=COMPARED, metavar="METHOD",
+        help=f"of {', '.join(COMPARED)} (default: all)")  # fmt: skip
+    add("--steps", type=int_between(2, 200), default=STEPS, metavar="N",
+        help=f"of the full run, 2 to 200 (default {STEPS})")  # fmt: skip
+    add_arguments(parser, "seed", "bypass", "guidance", "model", "crf", "lpips", "features", "precision", crf={
+        "help": "bypass CRF (default: shipped); none: there is none, and no LatentCRF among the methods"
+    })  # fmt: skip
     options = parse(parser, "diversity", arguments)
     seeds = [options.seed + i for i in range(options.seeds)]
-    methods = list(dict.fromkeys([FULL_RUN, *(options.methods or CALLS)]))
+    without_crf = [name for name in COMPARED if name != LATENTCRF]
+    default = without_crf if str(options.crf) == "none" else COMPARED
+    methods = list(dict.fromkeys([FULL_RUN, *(options.methods or default)]))
     try:
         precision = choose_precision(options.precision, "cpu")
         lpips, features = load_lpips_argument(options), load_features_argument(options)
         results = compute(
-            load_pipeline(options.model), LatentCRF.from_pretrained(options.crf).eval(), lpips, features,
-            options.prompt, seeds, methods, guidance=options.guidance, precision=precision,
+            load_pipeline(options.model), load_crf_argument(options), lpips, features, options.prompt, seeds, methods,
+            steps=options.steps, bypass=tuple(options.bypass), guidance=options.guidance, precision=precision,
         )  # fmt: skip
         settings = {name: getattr(options, name) for name in SAVED}
         settings |= {"precision": precision_name(precision), "methods": methods}

@@ -9,12 +9,11 @@ each step of the full run), weights.csv (the energy's terms at the minimum, for 
 
 import sys
 
-from analysis.arguments import add_arguments, build_parser, parse_prompt
+from analysis.arguments import add_arguments, build_parser, load_crf_argument, parse_prompt
 from analysis.export import Results, parse, write_results
 from analysis.figures.walkthrough import draw_figures
 from analysis.sampling import STEPS, load_pipeline
 from analysis.studies.walkthrough import COLUMNS, PROMPT, Walkthrough, compute
-from latentcrf import LatentCRF
 from latentcrf.precision import choose_precision
 from latentcrf.utils.arguments import int_between
 
@@ -25,12 +24,9 @@ def build_results(walkthrough: Walkthrough) -> Results:
     Args:
         walkthrough: as of `analysis.studies.walkthrough.compute`.
     """
-    tables = {
-        "steps": walkthrough.steps,
-        "weights": walkthrough.weights,
-        "descent": walkthrough.descent,
-        "hand-over": walkthrough.hand_over,
-    }
+    tables = {"steps": walkthrough.steps, "hand-over": walkthrough.hand_over}
+    if walkthrough.weights is not None and walkthrough.descent is not None:  # without a CRF there is no energy
+        tables |= {"weights": walkthrough.weights, "descent": walkthrough.descent}
     return Results("method", walkthrough.options, tables, draw_figures(walkthrough))
 
 
@@ -49,12 +45,14 @@ def main(arguments: list[str] | None = None) -> int:
     add("--prompt", type=parse_prompt, default=PROMPT, help=f"what to draw (default: {PROMPT})")
     add("--steps", type=int_between(COLUMNS, 200), default=STEPS, metavar="N",
         help=f"of the full run, {COLUMNS} to 200 (default {STEPS})")  # fmt: skip
-    add_arguments(parser, "seed", "bypass", "guidance", "model", "crf", "precision")
+    add_arguments(parser, "seed", "bypass", "guidance", "model", "crf", "precision", crf={
+        "help": "bypass CRF (default: shipped); none: the zero-parameter bypass, without what needs an energy"
+    })  # fmt: skip
     options = parse(parser, "method", arguments)
     try:
         precision = choose_precision(options.precision, "cpu")
         walkthrough = compute(
-            load_pipeline(options.model), LatentCRF.from_pretrained(options.crf).eval(), options.prompt, options.seed,
+            load_pipeline(options.model), load_crf_argument(options), options.prompt, options.seed,
             bypass=tuple(options.bypass), steps=options.steps, guidance=options.guidance, precision=precision,
         )  # fmt: skip
         names = write_results(build_results(walkthrough), options.out)

@@ -2,48 +2,123 @@
 
 import contextlib
 import hashlib
+import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.callbacks import PipelineCallback
 from torch import Tensor
 from tqdm import tqdm
 
+from analysis.safety import draw_blocked, find_blocked
 from latentcrf import LatentCRFScheduler
 from latentcrf.guidance import GuidanceCutoff, cutoff
+from latentcrf.inner_schedulers import check_scheduler
 from latentcrf.precision import autocast
 from latentcrf.utils.weights import MODELS
 
 STEPS, BYPASS, GUIDANCE = 50, (33, 49), 3.0
+PIPELINES = {kind.__name__: kind for kind in (StableDiffusionPipeline, StableDiffusionXLPipeline)}
+SITES = 16 * 32 * 32  # latent sites that are computed at a time, all images of a batch together
 
 
-def load_pipeline(folder: str | Path = MODELS / "emoji-ldm", device: str = "cpu") -> StableDiffusionPipeline:
-    """Load a pipeline in float32, without progress bars.
+def load_pipeline(
+    folder: str | Path = MODELS / "emoji-ldm", device: str = "cpu", precision: torch.dtype = torch.float32
+) -> StableDiffusionPipeline:
+    """Load a pipeline, without progress bars, with a scheduler that LatentCRF can wrap.
 
     Args:
-        folder: a pipeline folder, default the shipped LDM's.
+        folder: of a `StableDiffusionPipeline` or a `StableDiffusionXLPipeline`, default the shipped LDM's.
         device: default "cpu".
+        precision: of the weights but the autoencoder's, which stay in float32: SDXL's overflows in float16; default
+            float32.
 
     Raises:
         FileNotFoundError: `folder` is no pipeline folder.
+        ValueError: a pipeline of another class, or a scheduler that cannot be replaced.
     """
-    if not Path(folder, "model_index.json").is_file():
+    index = Path(folder, "model_index.json")
+    if not index.is_file():
         raise FileNotFoundError(f"{folder} is no pipeline folder: it has no model_index.json.")
+    kind = json.loads(index.read_text()).get("_class_name")
+    if kind not in PIPELINES:
+        raise ValueError(f"{folder} holds a {kind}; accepted are {' and '.join(PIPELINES)}.")
+    kinds = precision if precision == torch.float32 else {"vae": torch.float32, "default": precision}
     with warnings.catch_warnings():  # diffusers 0.42 prefers `dtype`, which those before it do not know
         warnings.filterwarnings("ignore", message=".*torch_dtype", category=FutureWarning)
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True
+        pipeline = PIPELINES[kind].from_pretrained(
+            folder, torch_dtype=kinds, use_safetensors=True, local_files_only=True
         )
     pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = choose_scheduler(pipeline.scheduler)
     return pipeline.to(device)
 
 
+def choose_scheduler(scheduler: Any) -> Any:
+    """Choose a pipeline's own scheduler, or DDIM of its configuration where LatentCRF cannot wrap it (PNDM).
+
+    Args:
+        scheduler: the pipeline's own.
+
+    Raises:
+        ValueError: it cannot be wrapped, and DDIM does not stand for it: its noise levels are of another kind.
+    """
+    try:
+        check_scheduler(scheduler)
+    except ValueError:
+        if not hasattr(scheduler, "alphas_cumprod"):
+            raise
+        return build_ddim(scheduler)
+    return scheduler
+
+
+def build_ddim(scheduler: Any) -> DDIMScheduler:
+    """Build DDIM from another scheduler's configuration.
+
+    Args:
+        scheduler: with `alphas_cumprod`.
+    """
+    # latents are not pixels: DDIM's default, to clip clean estimates to [-1, 1], is not for them
+    return DDIMScheduler.from_config(scheduler.config, clip_sample=False)
+
+
+def get_device(pipeline: StableDiffusionPipeline) -> torch.device:
+    """Return the device on which a pipeline computes, also where its networks wait on the CPU for their turn.
+
+    Args:
+        pipeline: the LDM.
+    """
+    return pipeline._execution_device  # diffusers has no public name for it; `device` says where the weights lie
+
+
+def get_latent_shape(pipeline: StableDiffusionPipeline) -> tuple[int, int, int]:
+    """Return channels, height and width of a pipeline's latents.
+
+    Args:
+        pipeline: the LDM.
+    """
+    side = pipeline.unet.config.sample_size
+    height, width = (side, side) if isinstance(side, int) else side
+    return pipeline.unet.config.in_channels, height, width
+
+
+def choose_batch_size(height: int, width: int, most: int = 16) -> int:
+    """Choose how many images are computed at a time: 16 of emoji size, 4 of 512 x 512 and 1 of 1024 x 1024 pixels.
+
+    Args:
+        height: of the latents.
+        width: of the latents.
+        most: the largest batch, default 16.
+    """
+    return max(1, min(most, SITES // (height * width)))
+
+
 def initial_noise(pipeline: StableDiffusionPipeline, seeds: Sequence[int]) -> Tensor:
-    """Draw standard normal latents, one generator a seed: an item's noise does not depend on its batch.
+    """Draw standard normal latents, one generator a seed: an item's noise depends on no batch and on no device.
 
     Args:
         pipeline: whose U-Net gives the shape.
@@ -52,9 +127,9 @@ def initial_noise(pipeline: StableDiffusionPipeline, seeds: Sequence[int]) -> Te
     Returns:
         (B, C, h, w) on the pipeline's device.
     """
-    side, channels = pipeline.unet.config.sample_size, pipeline.unet.config.in_channels
-    noise = [torch.randn(channels, side, side, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    return torch.stack(noise).to(pipeline.device)
+    shape = get_latent_shape(pipeline)
+    noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    return torch.stack(noise).to(get_device(pipeline))
 
 
 @contextlib.contextmanager
@@ -155,15 +230,20 @@ def encode(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> dict[st
     """Encode prompts and the empty prompt.
 
     Args:
-        pipeline: with tokenizer and text encoder.
+        pipeline: with tokenizer and text encoder; SDXL's has two of each.
         prompts: B texts.
 
     Returns:
-        Token states, float32, as the pipeline's own arguments: `prompt_embeds`, `negative_prompt_embeds`.
+        Token states (B, tokens, D) as the pipeline's own arguments: `prompt_embeds`, `negative_prompt_embeds`; for SDXL
+        also `pooled_prompt_embeds` and `negative_pooled_prompt_embeds` (B, D).
     """
-    with torch.inference_mode(), torch.autocast(pipeline.device.type, enabled=False):
-        embeds, empty = pipeline.encode_prompt(list(prompts), pipeline.device, 1, True)
-    return {"prompt_embeds": embeds, "negative_prompt_embeds": empty}
+    device = get_device(pipeline)
+    with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+        embeds = pipeline.encode_prompt(
+            prompt=list(prompts), device=device, num_images_per_prompt=1, do_classifier_free_guidance=True
+        )
+    names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
+    return dict(zip(names, embeds, strict=False))
 
 
 def import_deep_cache() -> Any:
@@ -219,11 +299,12 @@ class GuidanceInterval(PipelineCallback):
         embeds: as from `encode`.
     """
 
-    tensor_inputs = ["prompt_embeds"]
+    tensor_inputs: list[str] = []
 
     def __init__(self, begin: float, cutoff: GuidanceCutoff, guidance: float, embeds: dict[str, Tensor]) -> None:
         super().__init__()
         self.begin, self.cutoff, self.guidance, self.embeds = begin, cutoff, guidance, embeds
+        self.tensor_inputs = cutoff.tensor_inputs
 
     def callback_fn(self, pipeline: Any, step_index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         """Switch guidance on or off for the next denoiser call.
@@ -232,10 +313,10 @@ class GuidanceInterval(PipelineCallback):
             pipeline: the running pipeline.
             step_index: the call that has just been made, from 0.
             timestep: not used.
-            tensors: `prompt_embeds`.
+            tensors: those of `tensor_inputs`.
 
         Returns:
-            `prompt_embeds`, doubled while the run is guided.
+            The tensors, doubled while the run is guided.
 
         Raises:
             ValueError: no call is left between begin and cut-off.
@@ -249,10 +330,15 @@ class GuidanceInterval(PipelineCallback):
             )
         if step_index + 1 == first:
             pipeline._guidance_scale = self.guidance
-            return {"prompt_embeds": torch.cat([self.embeds["negative_prompt_embeds"], self.embeds["prompt_embeds"]])}
+            empty: dict[str, Any] = {
+                "prompt_embeds": self.embeds["negative_prompt_embeds"],
+                "add_text_embeds": self.embeds.get("negative_pooled_prompt_embeds"),
+                "add_time_ids": tensors.get("add_time_ids"),  # the same for both
+            }
+            return {name: torch.cat([empty[name], tensors[name]]) for name in self.tensor_inputs}
         if step_index + 1 == end:
             pipeline._guidance_scale = 1.0
-            return {"prompt_embeds": self.embeds["prompt_embeds"]}
+            return {name: tensors[name].chunk(2)[1] for name in self.tensor_inputs}
         return tensors
 
 
@@ -297,17 +383,18 @@ def run_sampler(
         raise ValueError(f"guidance_begin is {guidance_begin}; accepted are 0 to below 1.")
     if isinstance(scheduler, LatentCRFScheduler):
         scheduler.prompt_embeds = embeds["prompt_embeds"]
-    switch: PipelineCallback | None = cutoff(guidance_cutoff) if guidance_cutoff else None
+    ends_early = cutoff(guidance_cutoff, pipeline)
+    switch: PipelineCallback | None = ends_early if guidance_cutoff else None
     begins_late = guidance_begin > 0 and guidance > 1
     if begins_late:
-        switch = GuidanceInterval(guidance_begin, cutoff(guidance_cutoff), guidance, embeds)
+        switch = GuidanceInterval(guidance_begin, ends_early, guidance, embeds)
 
     def on_step_end(pipe: Any, step: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if on_step is not None and on_step(step, tensors["latents"]):
             pipe._interrupt = True  # diffusers documents this attribute for callbacks
         return {} if switch is None else switch(pipe, step, timestep, tensors)
 
-    with use_scheduler(pipeline, scheduler), autocast(pipeline.device, precision):
+    with use_scheduler(pipeline, scheduler), autocast(get_device(pipeline), precision):
         out = pipeline(
             **embeds,
             latents=noise if isinstance(noise, Tensor) else initial_noise(pipeline, noise),
@@ -316,7 +403,7 @@ def run_sampler(
             guidance_scale=1.0 if begins_late else guidance,
             output_type="latent",
             callback_on_step_end=on_step_end,
-            callback_on_step_end_tensor_inputs=["latents", "prompt_embeds"],
+            callback_on_step_end_tensor_inputs=["latents", *ends_early.tensor_inputs],
         )
     return out.images.float()
 
@@ -357,25 +444,55 @@ def sample(
     return torch.cat(latents)
 
 
-@torch.inference_mode()
 def decode(
-    pipeline: StableDiffusionPipeline, latents: Tensor, batch_size: int = 16, precision: torch.dtype = torch.float32
+    pipeline: StableDiffusionPipeline,
+    latents: Tensor,
+    batch_size: int | None = None,
+    precision: torch.dtype = torch.float32,
 ) -> Tensor:
     """Decode latents to images.
 
     Args:
         pipeline: whose autoencoder decodes.
         latents: (B, C, h, w), scaled as the U-Net sees them.
-        batch_size: images at a time, default 16.
+        batch_size: images at a time; None (default): `choose_batch_size`.
         precision: in which the decoder computes, default float32.
 
     Returns:
-        (B, 3, H, W) in [-1, 1], on the CPU.
+        (B, 3, H, W) in [-1, 1], on the CPU; what the pipeline's safety checker blocks is replaced by a sentence.
     """
-    factor = pipeline.vae.config.scaling_factor
-    with autocast(pipeline.device, precision):
-        images = [pipeline.vae.decode(part / factor).sample for part in latents.split(batch_size)]
-    return torch.cat(images).float().clamp(-1, 1).cpu()
+    return decode_and_check(pipeline, latents, batch_size, precision)[0]
+
+
+@torch.inference_mode()
+def decode_and_check(
+    pipeline: StableDiffusionPipeline,
+    latents: Tensor,
+    batch_size: int | None = None,
+    precision: torch.dtype = torch.float32,
+) -> tuple[Tensor, list[bool]]:
+    """Decode latents to images as `decode`, and say which of them the pipeline's safety checker blocked.
+
+    Args:
+        pipeline: as of `decode`.
+        latents: as of `decode`.
+        batch_size: as of `decode`.
+        precision: as of `decode`.
+
+    Returns:
+        The images of `decode`, and whether each is blocked (B).
+    """
+    factor, images, blocked = pipeline.vae.config.scaling_factor, [], []
+    for part in latents.split(batch_size or choose_batch_size(*latents.shape[-2:])):
+        with autocast(get_device(pipeline), precision):
+            decoded = pipeline.vae.decode(part / factor).sample
+        images.append(decoded.float().clamp(-1, 1))
+        blocked += find_blocked(pipeline, images[-1], get_device(pipeline))
+    found = torch.cat(images).cpu()
+    for index, is_blocked in enumerate(blocked):
+        if is_blocked:
+            found[index] = draw_blocked(*found.shape[-2:])
+    return found, blocked
 
 
 @torch.inference_mode()
@@ -391,7 +508,7 @@ def reconstruct(pipeline: StableDiffusionPipeline, images: Tensor, batch_size: i
     Returns:
         (N, 3, H, W).
     """
-    with autocast(pipeline.device, precision):
+    with autocast(get_device(pipeline), precision):
         latents = [pipeline.vae.encode(batch).latent_dist.mode() for batch in images.split(batch_size)]
     scaled = torch.cat(latents).float() * pipeline.vae.config.scaling_factor
     return decode(pipeline, scaled, batch_size, precision)

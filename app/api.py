@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 import gradio as gr
 
 from app.device import DeviceWorker
-from app.models import ModelsError
+from app.models_file import ModelsError
 from app.png import write_png
 from app.results import Comparison
 from app.runs import SORRY
@@ -31,7 +31,7 @@ def build(worker: DeviceWorker) -> None:
     def endpoint(*values: Any) -> dict[str, Any]:
         return compare(worker, dict(zip(NAMES, values, strict=True)))
 
-    describe_endpoint(endpoint, worker.model_set.defaults)
+    describe_endpoint(endpoint, worker.catalog.default.defaults)
     gr.api(
         endpoint,
         api_name="compare",
@@ -44,16 +44,19 @@ def build(worker: DeviceWorker) -> None:
 def describe_endpoint(endpoint: Any, defaults: Settings) -> None:
     """Give a function of all settings its signature and its docstring, from their declarations.
 
+    All but the prompt may be left out: the model's defaults stand for them.
+
     Args:
         endpoint: the function; gradio reads both from it.
-        defaults: of all settings but the prompt.
+        defaults: of the first model, which the docstring names.
     """
-    types = {name: hint for name, hint in get_type_hints(Settings).items() if name in NAMES}
+    hints = {name: hint for name, hint in get_type_hints(Settings).items() if name in NAMES}
+    types = {name: hint if name == "prompt" else hint | None for name, hint in hints.items()}
     parameters = [
         inspect.Parameter(
             name,
             inspect.Parameter.POSITIONAL_OR_KEYWORD,
-            default=inspect.Parameter.empty if name == "prompt" else getattr(defaults, name),
+            default=inspect.Parameter.empty if name == "prompt" else None,
             annotation=kind,
         )
         for name, kind in types.items()
@@ -61,13 +64,15 @@ def describe_endpoint(endpoint: Any, defaults: Settings) -> None:
     result = dict[str, Any]
     endpoint.__signature__ = inspect.Signature(parameters, return_annotation=result)
     endpoint.__annotations__ = {**types, "return": result}
-    arguments = "\n".join(f"    {name}: {declaration.info}." for name, declaration in DECLARATIONS.items())
+    values = {name: "" if name == "prompt" else f"; default of the first model: {getattr(defaults, name)}"
+              for name in NAMES}  # fmt: skip
+    arguments = "\n".join(f"    {name}: {each.info}{values[name]}." for name, each in DECLARATIONS.items())
     endpoint.__doc__ = (
         "Draw a prompt by the full run and by LatentCRF, from the same noise.\n\n"
         f"Args:\n{arguments}\n\n"
         "Returns:\n"
         "    settings, made_by, lpips, speed_up, and for full and latentcrf each: denoiser_calls, network_evaluations, "
-        "seconds of the sampler, png in base64.\n"
+        "seconds of the sampler, is_blocked (by the model's safety checker), png in base64.\n"
     )
 
 
@@ -80,14 +85,14 @@ def compare(worker: DeviceWorker, values: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         Settings, what made the images, LPIPS, speed-up, and each method's denoiser calls, network evaluations, sampler
-        seconds and PNG in base64.
+        seconds, whether it is blocked, and PNG in base64.
 
     Raises:
         gr.Error: settings out of range, each with its name and accepted range; or another problem, as a sentence.
     """
     try:
-        settings = Settings.parse(values, worker.model_set.defaults)
-        *_, result = worker.stream("compare", settings, False)
+        settings = worker.catalog.parse({name: value for name, value in values.items() if value is not None})
+        *_, result = worker.stream("compare", settings, False, model=settings.model)
         assert isinstance(result, Comparison)
     except (SettingsError, ModelsError) as error:
         raise gr.Error(str(error), print_exception=False) from None
@@ -101,6 +106,7 @@ def compare(worker: DeviceWorker, values: dict[str, Any]) -> dict[str, Any]:
             "denoiser_calls": one.denoiser_calls,
             "network_evaluations": one.network_evaluations,
             "seconds": one.seconds,
+            "is_blocked": one.is_blocked,
             "png": base64.b64encode(png).decode(),
         }
     return {**answer, "speed_up": result.speed_up}

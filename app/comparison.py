@@ -13,11 +13,11 @@ from torch import Tensor
 
 from analysis.metrics.perceptual import lpips
 from analysis.metrics.pixels import to_images, to_pixels
-from analysis.sampling import count_calls, decode, encode, initial_noise, run_sampler
+from analysis.sampling import count_calls, decode_and_check, encode, get_device, initial_noise, run_sampler
 from app.loaded_models import LoadedModels
 from app.results import Comparison, Generated, Progress
 from app.settings import Settings
-from latentcrf import Finisher, LatentCRFScheduler
+from latentcrf import Finisher, LatentCRFScheduler, VAERoundTrip
 from latentcrf.noise_levels import clean_estimate_between, coefficients
 
 PREVIEW_SECONDS = 0.6  # at least this long from one preview to the next
@@ -58,6 +58,14 @@ class Stopwatch:
             self.began += self._read_clock() - stopped
 
 
+class Float32RoundTrip(VAERoundTrip):
+    """The VAE round trip in float32 whatever the sampler runs in: SDXL's autoencoder overflows in float16."""
+
+    def __call__(self, latents: Tensor, prompt_embeds: Tensor | None = None) -> Tensor:
+        with torch.autocast(latents.device.type, enabled=False):
+            return super().__call__(latents.float(), prompt_embeds).to(latents.dtype)
+
+
 def compare(
     models: LoadedModels,
     settings: Settings,
@@ -82,21 +90,21 @@ def compare(
         results[method] = _generate(models, settings, method, scheduler, prompt, noise, previews, report)
         report(results[method])
     finish, bypass = latentcrf.last_finish, latentcrf.last_bypass
-    # In a run of few steps the finisher's is all of LatentCRF's work.
-    if settings.few_steps:
-        assert finish is not None
+    # In a run of few steps, and without a bypass CRF, the finisher's is all of LatentCRF's work.
+    if finish is not None and (settings.few_steps or models.crf is None):
         before, after = finish.before, finish.latents
     else:
         assert bypass is not None
         before, after = bypass.observation.denoised, bypass.y
-    image, reference = (_to_tensor(results[method].image, pipeline.device) for method in ("latentcrf", "full"))
+    is_blocked = any(result.is_blocked for result in results.values())
+    image, reference = (_to_tensor(results[method].image, get_device(pipeline)) for method in ("latentcrf", "full"))
     report(
         Comparison(
             settings,
             **results,
-            before=_decode_image(pipeline, before),
-            after=_decode_image(pipeline, after),
-            lpips=float(lpips(models.lpips, image, reference)),
+            before=_decode_image(pipeline, before)[0],
+            after=_decode_image(pipeline, after)[0],
+            lpips=None if is_blocked else float(lpips(models.lpips, image, reference)),
             origin=models.select_origin(settings),
             unread=_find_unread(pipeline, settings.prompt),
         )
@@ -114,12 +122,16 @@ def build_scheduler(models: LoadedModels, settings: Settings) -> LatentCRFSchedu
         The scheduler, with the finisher where the settings have it on.
     """
     own = models.pipeline.scheduler
+    finisher: Finisher | VAERoundTrip | None = None
+    if settings.finisher:
+        crf = models.finisher
+        finisher = Float32RoundTrip(models.pipeline.vae) if crf is None else Finisher(crf, settings.iterations)
     return LatentCRFScheduler(
         UniPCMultistepScheduler.from_config(own.config) if settings.few_steps else own,
         models.crf,
         bypass=None if settings.few_steps else settings.bypass,
         num_iterations=settings.iterations,
-        finisher=Finisher(models.finisher, settings.iterations) if settings.finisher else None,
+        finisher=finisher,
     )
 
 
@@ -141,13 +153,13 @@ def _generate(
         with stopwatch.paused():
             preview, total = None, len(scheduler.timesteps)
             if previews and index + 1 < total and time.monotonic() - last_preview > PREVIEW_SECONDS:
-                preview = _decode_image(pipeline, _estimate(scheduler, index, latents, following))
+                preview, _ = _decode_image(pipeline, _estimate(scheduler, index, latents, following))
                 last_preview = time.monotonic()
             latents = following
             report(Progress(method, index + 1, total, preview))
 
     with count_calls(pipeline.unet) as batch_sizes:
-        stopwatch = Stopwatch(pipeline.device)
+        stopwatch = Stopwatch(get_device(pipeline))
         final = run_sampler(
             pipeline,
             prompt,
@@ -160,7 +172,8 @@ def _generate(
             on_step=on_step,
         )
         seconds = stopwatch.seconds
-    return Generated(method, _decode_image(pipeline, final), len(batch_sizes), sum(batch_sizes), seconds)
+    image, is_blocked = _decode_image(pipeline, final)
+    return Generated(method, image, len(batch_sizes), sum(batch_sizes), seconds, is_blocked)
 
 
 def _estimate(scheduler: Any, index: int, latents: Tensor, following: Tensor) -> Tensor:
@@ -169,9 +182,11 @@ def _estimate(scheduler: Any, index: int, latents: Tensor, following: Tensor) ->
     return clean_estimate_between(latents.float(), following.float(), here, after)
 
 
-def _decode_image(pipeline: StableDiffusionPipeline, latents: Tensor) -> Image.Image:
+def _decode_image(pipeline: StableDiffusionPipeline, latents: Tensor) -> tuple[Image.Image, bool]:
+    """Decode one image; say whether the safety checker blocked it, which the image says then."""
     # float32 whatever the sampler ran in: decoding is cheap and bfloat16 has fewer levels than 8 bits
-    return Image.fromarray(to_pixels(decode(pipeline, latents.float()))[0])
+    images, (is_blocked,) = decode_and_check(pipeline, latents.float())
+    return Image.fromarray(to_pixels(images)[0]), is_blocked
 
 
 def _to_tensor(image: Image.Image, device: torch.device) -> Tensor:

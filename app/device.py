@@ -1,15 +1,15 @@
-"""The one worker that computes: it loads a model set once, runs one thing at a time and streams what that reports."""
+"""The one worker that computes: it loads each model once, runs one thing at a time and streams what that reports."""
 
 import logging
 import os
 import threading
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from app.callback_stream import stream_reports
-from app.models import EMOJI, ModelsError, ModelSet
+from app.models import Catalog, read_catalog
+from app.models_file import ModelsError
 
 if TYPE_CHECKING:
     from app.loaded_models import LoadedModels
@@ -40,7 +40,7 @@ def import_work() -> Any:
     return work
 
 
-def choose_gpu_seconds(name: str, *_: Any) -> int:
+def choose_gpu_seconds(name: str, *_: Any, **__: Any) -> int:
     """Choose for how long a ZeroGPU is asked for.
 
     Args:
@@ -52,52 +52,71 @@ def choose_gpu_seconds(name: str, *_: Any) -> int:
     return 60 if name == "compare" else 120
 
 
+OUT_OF_MEMORY = (
+    "The GPU's memory ran out, and what filled it has been freed. {advice} Fewer seeds or a smaller model need less."
+)
+
+
+class DeviceMemoryError(ModelsError):
+    """The device's memory ran out; the message says what to do."""
+
+
 class DeviceWorker:
-    """The models of one set and the device they run on. Functions of `app.work` are called by their names.
+    """The models of a page and the device they run on. Functions of `app.work` are called by their names.
 
     Args:
-        model_set: loaded when first needed.
+        catalog: the models that the page offers, each loaded when first needed; None: those of app/models.json.
     """
 
-    def __init__(self, model_set: ModelSet = EMOJI) -> None:
-        self.model_set = model_set
+    def __init__(self, catalog: Catalog | None = None) -> None:
+        self.catalog = read_catalog() if catalog is None else catalog
+        self._loaded: dict[str, LoadedModels] = {}
         self._device = threading.Lock()  # held while anything computes
         self._loading = threading.Lock()
         self._stream = on_gpu(duration=choose_gpu_seconds)(self._stream_on_device)
 
-    @property
-    def is_loaded(self) -> bool:
-        """Whether the models are in memory."""
-        return "_models" in self.__dict__
+    def is_loaded(self, model: str | None = None) -> bool:
+        """Tell whether a model is in memory.
 
-    @property
-    def models(self) -> "LoadedModels":
-        """The models, loaded on first use.
+        Args:
+            model: its name; None (default): the first.
+        """
+        return (model or self.catalog.default.name) in self._loaded
+
+    def load(self, model: str | None = None) -> "LoadedModels":
+        """Load a model, unless it is in memory.
+
+        Args:
+            model: its name; None (default): the first.
+
+        Returns:
+            It.
 
         Raises:
+            SettingsError: the page does not offer it.
             ModelsError: a file is missing or damaged.
         """
+        model_set = self.catalog.get(model)
         with self._loading:
-            return self._models
-
-    @cached_property
-    def _models(self) -> "LoadedModels":
-        self.model_set.check()
-        try:
-            return import_work().load_models(self.model_set)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            log.exception("loading failed")
-            raise ModelsError(f"The models in {self.model_set.folder} do not load: {error}") from error
+            if model_set.name not in self._loaded:
+                model_set.check()
+                try:
+                    self._loaded[model_set.name] = import_work().load_models(model_set)
+                except (OSError, ValueError, KeyError, RuntimeError) as error:
+                    log.exception("loading failed")
+                    raise ModelsError(f"The model {model_set.model} does not load: {error}") from error
+            return self._loaded[model_set.name]
 
     def warm_up(self) -> None:
-        """Load the models and run a short comparison: the first run of anything is slow, and would be measured.
+        """Load the first model and run a short comparison: the first run of anything is slow, and would be measured.
 
         Problems are logged; visitors see them when they ask for images.
         """
-        settings = replace(self.model_set.defaults, steps=4, iterations=2, bypass_start=2, bypass_end=3)
+        settings = replace(self.catalog.default.defaults, steps=4, iterations=2, bypass_start=2, bypass_end=3)
         try:
             if os.environ.get("SPACES_ZERO_GPU"):  # the GPU is lent to a visitor's call only
-                _ = self.models
+                for name in self.catalog.models:
+                    import_work().use_device(self.load(name), [])
                 return
             for _ in self.stream("compare", settings, True):
                 pass
@@ -119,7 +138,7 @@ class DeviceWorker:
         """
         return getattr(import_work(), name)(*arguments)
 
-    def stream(self, name: str, *arguments: Any) -> Generator[Any, None, None]:
+    def stream(self, name: str, *arguments: Any, model: str | None = None) -> Generator[Any, None, None]:
         """Run a function of `app.work` alone on the device.
 
         Closing the generator stops it at its next report.
@@ -127,18 +146,35 @@ class DeviceWorker:
         Args:
             name: of the function; it is called with the models, then `arguments`, then the callback `report`.
             arguments: of the function.
+            model: name of the models; None (default): the first.
 
         Yields:
             What it reports.
 
         Raises:
-            ModelsError: a file of the models is missing or damaged.
+            SettingsError: the page does not offer the model.
+            ModelsError: a file of the models is missing or damaged, or the device's memory ran out.
             Exception: whatever it raises.
         """
-        yield from self._stream(name, *arguments)
+        yield from self._stream(name, *arguments, model=model)
 
-    def _stream_on_device(self, name: str, *arguments: Any) -> Iterator[Any]:
+    def _stream_on_device(self, name: str, *arguments: Any, model: str | None = None) -> Iterator[Any]:
         def work(report: Callable[[Any], None]) -> None:
-            getattr(import_work(), name)(self.models, *arguments, report)
+            tasks, models = import_work(), self.load(model)
+            try:
+                tasks.use_device(models, [each for each in self._loaded.values() if each is not models])
+                getattr(tasks, name)(models, *arguments, report)
+                return
+            except (tasks.OutOfMemoryError, MemoryError) as error:
+                log.error("%s: %s", models.model_set.name, error)
+            # outside of the handler: the error's traceback holds what filled the memory
+            was_offloaded = models.is_offloaded
+            tasks.save_memory(models)
+            advice = (
+                "Please try again: from now on the model's networks come to the GPU one at a time."
+                if models.is_offloaded and not was_offloaded
+                else "Please ask for less at a time."
+            )
+            raise DeviceMemoryError(OUT_OF_MEMORY.format(advice=advice))
 
         yield from stream_reports(work, lock=self._device)

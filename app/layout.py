@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from app import api
+from app.components.model_menu import ModelMenu, build_model_note, build_training_command
 from app.device import DeviceWorker
 from app.runs import AT_ONCE
 from app.tabs import COMPARE, TabContext, compare, convergence, diversity, frontier, method, variance
@@ -45,17 +46,21 @@ def build_app(worker: DeviceWorker) -> gr.Blocks:
     with gr.Blocks(title="LatentCRF", analytics_enabled=False, delete_cache=(1800, 14400), fill_width=True) as app:
         with gr.Row(elem_id="top"):
             gr.HTML(HEADER, elem_id="header", padding=False)
+            menu = ModelMenu(worker.catalog)
             glossary_button = gr.Button("Glossary", size="sm", scale=0, min_width=80, elem_id="open-glossary")
             presentation = gr.Checkbox(
                 False, label="Presentation", container=False, min_width=140, elem_id="presentation"
             )
         presentation.change(None, presentation, None, js=PRESENT_JS, queue=False, api_visibility="private")
+        build_model_note(menu)
         with gr.Tabs() as tabs:
             with gr.Tab("Compare", id=COMPARE):
-                form = compare.build(worker)
+                form = compare.build(worker, menu)
             for name, title, build in TABS:
                 with gr.Tab(title, id=name, elem_id=f"{name}-tab") as tab:
-                    build(TabContext(worker, tabs, tab, form, presentation))
+                    build(TabContext(worker, menu, tabs, tab, form, presentation))
+        build_training_command(menu)
+        menu.connect()
         with gr.Accordion("Glossary", open=False, elem_id="glossary") as glossary:
             gr.Markdown(GLOSSARY.read_text().removeprefix("# Glossary\n"))
         opened = glossary_button.click(lambda: gr.update(open=True), None, glossary, **AT_ONCE)

@@ -1,46 +1,54 @@
 """A model set in memory. Imported with torch and diffusers, which takes seconds: by `app.work` alone."""
 
+import gc
 import hashlib
+import os
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from analysis.metrics.perceptual import load_features, load_lpips
 from analysis.sampling import load_pipeline
-from app.models import ModelSet
+from app.models import ModelSet, find_file
+from app.models_file import Source
 from app.settings import Settings
 from latentcrf import LatentCRF
 from latentcrf.precision import choose_precision, precision_name
 
+ROOM = 0.7  # share of the GPU's free memory that weights may take; the rest is for what a run computes
 
-@dataclass(frozen=True)
+
+@dataclass
 class LoadedModels:
     """What the page computes with, on its device.
 
     Attributes:
         model_set: where they come from.
         pipeline: the base model.
-        crf: the bypass CRF.
-        finisher: the CRF that corrects final latents.
+        crf: the bypass CRF; None: the zero-parameter bypass.
+        finisher: the CRF that corrects final latents; None: a VAE round trip.
         lpips: the LPIPS network.
         features: EfficientNet-Lite0, for Vendi scores.
         precision: type in which the sampler's networks compute.
         origin: what made an image: weights, device, precision.
+        is_offloaded: whether the pipeline's networks come to the GPU one at a time, as its memory is short.
     """
 
     model_set: ModelSet
     pipeline: StableDiffusionPipeline
-    crf: LatentCRF
-    finisher: LatentCRF
+    crf: LatentCRF | None
+    finisher: LatentCRF | None
     lpips: nn.Module
     features: nn.Module
     precision: torch.dtype
     origin: dict[str, str] = field(default_factory=dict)
+    is_offloaded: bool = False
 
     @property
     def precision_name(self) -> str:
@@ -59,9 +67,50 @@ class LoadedModels:
         unused = {"finisher": not settings.finisher, "crf": bool(settings.few_steps)}
         return {key: value for key, value in self.origin.items() if not unused.get(key)}
 
+    @property
+    def networks(self) -> list[nn.Module]:
+        """The networks beside the pipeline."""
+        return [each for each in (self.crf, self.finisher, self.lpips, self.features) if each is not None]
+
+    def count_bytes(self, device_type: str | None = None) -> int:
+        """Count the bytes of the weights.
+
+        Args:
+            device_type: only of those that are there; None (default): of all.
+        """
+        parts = [part for part in self.pipeline.components.values() if isinstance(part, nn.Module)]
+        weights = (weight for part in (*parts, *self.networks) for weight in part.parameters())
+        return sum(weight.nbytes for weight in weights if device_type in (None, weight.device.type))
+
+    def move_to(self, device: torch.device, free_bytes: int | None = None) -> None:
+        """Move all networks to a device.
+
+        Where the GPU's memory is short, the pipeline's networks stay on the CPU and come to the GPU one at a time, when
+        they compute.
+
+        Args:
+            device: where to.
+            free_bytes: of the device; None: it has room.
+        """
+        if device.type != "cpu" and free_bytes is not None and self.count_bytes() > ROOM * free_bytes:
+            self.is_offloaded = True
+        for network in self.networks:
+            network.to(device)
+        if device.type == "cpu":
+            self.pipeline.remove_all_hooks()
+        elif self.is_offloaded:
+            self.pipeline.enable_model_cpu_offload(device=device)
+            return
+        self.pipeline.to(device)
+
+
+def find_device() -> torch.device:
+    """Find the GPU, or the CPU where there is none."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
 
 def load_models(model_set: ModelSet) -> LoadedModels:
-    """Load a model set onto the GPU, or the CPU where there is none.
+    """Load a model set into the CPU's memory, in the type in which the device computes; `use_device` moves it there.
 
     Args:
         model_set: its files were checked (`ModelSet.check`).
@@ -70,44 +119,112 @@ def load_models(model_set: ModelSet) -> LoadedModels:
         The models.
 
     Raises:
-        OSError: a file cannot be read.
+        OSError: a file cannot be read or fetched.
         ValueError: a file is not what its name says.
     """
     for library in (diffusers_logging, transformers_logging):
         library.set_verbosity_error()  # the text encoder is not the one that pipelines expect: known, and right
         library.disable_progress_bar()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    folder = model_set.folder
+    device = find_device()
     precision = choose_precision("auto", device)
-    names = {"ldm": model_set.pipeline, "crf": model_set.crf, "finisher": model_set.finisher}
-    origin = {key: f"{name} {compute_fingerprint(folder / name)}" for key, name in names.items()}
+    folders = {name: fetch_model(source, name) for name, source in model_set.sources.items()}
+    origin = {"model": model_set.name}
+    origin |= {name: name_weights(source, folders[name]) for name, source in model_set.sources.items()}
+    if "finisher" not in origin:
+        origin["finisher"] = "VAE round trip"
     origin |= {"device": device.type, "precision": precision_name(precision), "torch": torch.__version__}
     crf, finisher = (
-        LatentCRF.from_pretrained(folder / name, torch_dtype=torch.float32, use_safetensors=True).to(device).eval()
-        for name in (model_set.crf, model_set.finisher)
+        LatentCRF.from_pretrained(folders[name], torch_dtype=torch.float32, use_safetensors=True).eval()
+        if name in folders
+        else None
+        for name in ("crf", "finisher")
     )
-    return LoadedModels(
-        model_set,
-        load_pipeline(folder / model_set.pipeline, device.type),
-        crf,
-        finisher,
-        load_lpips().to(device),
-        load_features().to(device),
-        precision,
-        origin,
-    )
+    weights = precision if device.type != "cpu" else torch.float32  # half as much of the GPU's memory
+    pipeline = load_pipeline(folders["ldm"], precision=weights)
+    return LoadedModels(model_set, pipeline, crf, finisher, load_lpips(), load_features(), precision, origin)
 
 
-def compute_fingerprint(folder: Path) -> str:
-    """Compute a fingerprint of a model folder's weights.
+def use_device(models: LoadedModels, others: list[LoadedModels]) -> None:
+    """Move models to the GPU; the other ones make room. Without a GPU nothing is moved.
 
     Args:
-        folder: of the model.
+        models: to compute with.
+        others: loaded ones.
+    """
+    device = find_device()
+    if device.type == "cpu":
+        return
+    if os.environ.get("SPACES_ZERO_GPU"):  # the GPU is lent to a call: weights are put there once, before any
+        models.move_to(device)
+        return
+    for other in others:
+        other.move_to(torch.device("cpu"))
+    free_device_memory()
+    models.move_to(device, torch.cuda.mem_get_info(device)[0] + models.count_bytes(device.type))
+
+
+def free_device_memory() -> None:
+    """Give the GPU's memory that nothing holds back to it."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def save_memory(models: LoadedModels) -> None:
+    """After the GPU's memory ran out: free it, and let the pipeline's networks come to it one at a time from now on.
+
+    Args:
+        models: that computed.
+    """
+    free_device_memory()
+    if find_device().type != "cpu" and not os.environ.get("SPACES_ZERO_GPU"):
+        models.is_offloaded = True
+        models.move_to(torch.device("cpu"))
+        free_device_memory()
+
+
+def fetch_model(source: Source, name: str) -> Path:
+    """Fetch a model from the hub, unless it is a folder of this machine. Only safetensors weights are fetched.
+
+    Args:
+        source: of the model.
+        name: "ldm" for a pipeline, else a CRF's.
 
     Returns:
-        The first 12 hex digits of the SHA-256 over its safetensors files, in the order of their paths.
+        The folder.
+
+    Raises:
+        OSError: it cannot be fetched.
     """
+    if not source.on_hub:
+        return source.folder
+    if name != "ldm":
+        config, weights = (find_file(source, file) for file in ("config.json", "diffusion_pytorch_model.safetensors"))
+        if config is None or weights is None:
+            raise OSError(f"{source} is no LatentCRF: it lacks config.json or diffusion_pytorch_model.safetensors.")
+        return config.parent
+    with warnings.catch_warnings():  # of the weights in other forms that a repository holds as well
+        warnings.simplefilter("ignore", category=FutureWarning)
+        return Path(DiffusionPipeline.download(source.place, revision=source.revision, use_safetensors=True))
+
+
+def name_weights(source: Source, folder: Path) -> str:
+    """Name the weights of a model so that others with the same name differ from them.
+
+    Args:
+        source: of the model.
+        folder: that holds it.
+
+    Returns:
+        The last part of its place with the commit's first 12 digits, or the first 12 hex digits of the SHA-256 over its
+        safetensors files, in the order of their paths.
+    """
+    name = Path(source.place).resolve().name if not source.on_hub else source.place
+    if source.on_hub and source.is_pinned:
+        return f"{name} {(source.revision or '')[:12]}"
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.safetensors")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
+        with path.open("rb") as file:
+            while block := file.read(1 << 24):
+                digest.update(block)
+    return f"{name} {digest.hexdigest()[:12]}"

@@ -1,22 +1,19 @@
-"""The page's command line: python app.py, then open http://127.0.0.1:7860."""
+"""The page's start; `app.arguments` has its command line."""
 
-import argparse
-import os
 import sys
 import threading
-from dataclasses import replace
-from pathlib import Path
 
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before gradio is imported: no message leaves this machine
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the models are here; nothing is to be looked up
+from huggingface_hub import is_offline_mode
 
+from app.arguments import build_parser
 from app.device import DeviceWorker
 from app.layout import build_app, list_launch_arguments
-from app.models import EMOJI, ModelsError
+from app.models import read_catalog
+from app.models_file import ModelsError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Check the models, start the page and load the models behind it.
+    """Check the models, start the page and load the first model behind it.
 
     Args:
         arguments: of the command line; None takes this process's own.
@@ -24,22 +21,16 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         The exit status: 1 where models are missing or the port is taken.
     """
-    parser = argparse.ArgumentParser(prog="app.py", description=__doc__)
-    parser.add_argument("--host", default=None, help="address to listen on (default 127.0.0.1; 0.0.0.0 for everyone)")
-    parser.add_argument("--port", type=int, default=None, help="port, 1 to 65535 (default: the first free from 7860)")
-    parser.add_argument(
-        "--models",
-        type=Path,
-        default=EMOJI.folder,
-        metavar="DIR",
-        help=f"folder of {EMOJI.pipeline}, {EMOJI.crf} and {EMOJI.finisher} (default: the shipped ones)",
-    )
+    parser = build_parser()
     options = parser.parse_args(arguments)
     if options.port is not None and not 1 <= options.port <= 65535:
         parser.error(f"--port {options.port} is out of range: 1 to 65535.")
-    worker = DeviceWorker(replace(EMOJI, folder=options.models))
     try:
-        worker.model_set.check()
+        catalog = read_catalog(options.model, options.is_public, may_fetch=not is_offline_mode())
+        catalog.default.check()
+        for name, reason in catalog.refused.items():
+            print(f"{name} is not offered: {reason}", file=sys.stderr)
+        worker = DeviceWorker(catalog)
         page = build_app(worker)
         page.launch(
             server_name=options.host, server_port=options.port, prevent_thread_lock=True, **list_launch_arguments()

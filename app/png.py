@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from app.models import Catalog
 from app.settings import Settings, SettingsError
 
 KEY = "latentcrf"  # the PNG text chunk's keyword
@@ -34,18 +35,19 @@ def write_png(image: Image.Image, settings: Settings, origin: Mapping[str, Any])
     return buffer.getvalue()
 
 
-def read_png(path: str | Path, defaults: Settings) -> tuple[Settings, dict[str, Any]]:
+def read_png(path: str | Path, catalog: Catalog) -> tuple[Settings, dict[str, Any]]:
     """Read back what `write_png` wrote. The pixels are never decoded.
 
     Args:
         path: of the PNG.
-        defaults: for settings that the file does not name.
+        catalog: of the page; its model's defaults stand for settings that the file does not name.
 
     Returns:
         The checked settings and the origin.
 
     Raises:
-        SettingsError: the file is no PNG, carries no settings of this page, or settings out of range.
+        SettingsError: the file is no PNG, carries no settings of this page, settings out of range, or a model that the
+            page does not offer.
     """
     try:
         if Path(path).stat().st_size > MAX_BYTES:
@@ -72,4 +74,4 @@ def read_png(path: str | Path, defaults: Settings) -> tuple[Settings, dict[str, 
         ) from None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise SettingsError("The settings inside this PNG cannot be read; the file was changed or damaged.") from None
-    return Settings.parse(values, defaults), record
+    return catalog.parse(values), record

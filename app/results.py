@@ -36,6 +36,7 @@ class Generated:
         denoiser_calls: calls of the denoiser.
         network_evaluations: denoiser calls, a guided one counted twice.
         seconds: of the sampler, without the prompt's encoding, decoding, previews and the page's own work.
+        is_blocked: whether the model's safety checker blocked it: `image` says so then.
     """
 
     method: str
@@ -43,6 +44,7 @@ class Generated:
     denoiser_calls: int
     network_evaluations: int
     seconds: float
+    is_blocked: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Comparison:
         latentcrf: LatentCRF's run.
         before: the clean image that goes into the CRF.
         after: the clean image that comes out of it.
-        lpips: LPIPS of the two results, as 8-bit images.
+        lpips: LPIPS of the two results, as 8-bit images; None where one of them is blocked.
         origin: what made the images: weights, device, precision.
         unread: the end of a prompt that is too long for the text encoder; empty otherwise.
     """
@@ -65,7 +67,7 @@ class Comparison:
     latentcrf: Generated
     before: Image.Image
     after: Image.Image
-    lpips: float
+    lpips: float | None
     origin: dict[str, str]
     unread: str = ""
 

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from app.components import html
-from app.device import DeviceWorker
-from app.models import ModelsError
+from app.device import DeviceMemoryError, DeviceWorker
+from app.models import ModelSet
+from app.models_file import ModelsError
 from app.settings import SettingsError
 
 # Events that compute wait for the device, one at a time; those that only show something do not wait.
@@ -54,11 +55,22 @@ class Run:
         worker: what computes.
         run_id: number of the run.
         counter: the visitor's.
+        model: name of the model, as the visitor chose it.
     """
 
     worker: DeviceWorker
     run_id: int
     counter: RunCounter
+    model: str
+
+    @property
+    def model_set(self) -> ModelSet:
+        """The model.
+
+        Raises:
+            SettingsError: the page does not offer it.
+        """
+        return self.worker.catalog.get(self.model)
 
     @property
     def is_cancelled(self) -> bool:
@@ -68,7 +80,8 @@ class Run:
     @property
     def start_text(self) -> str:
         """What to show until the first report."""
-        return "Starting…" if self.worker.is_loaded else "The models are loading: the first run waits for them…"
+        is_loaded = self.worker.is_loaded(self.model)
+        return "Starting…" if is_loaded else "The model is loading: the first run waits for it…"
 
     def stream(self, name: str, *arguments: Any) -> Iterator[Any]:
         """Run a function of `app.work` on the device.
@@ -88,7 +101,7 @@ class Run:
             ModelsError: a file of the models is missing or damaged.
             Exception: whatever the function raises.
         """
-        reports, last_time = self.worker.stream(name, *arguments), time.monotonic()
+        reports, last_time = self.worker.stream(name, *arguments, model=self.model), time.monotonic()
         try:
             for item in reports:
                 if self.is_cancelled:
@@ -148,6 +161,7 @@ class RunControls:
 
     Attributes:
         status: the line that shows how far the run is.
+        ready_text: its text before the first run.
         start: starts a run.
         cancel: cancels it.
         counter: holds the visitor's `RunCounter`.
@@ -155,6 +169,7 @@ class RunControls:
     """
 
     status: gr.HTML
+    ready_text: str
     start: gr.Button
     cancel: gr.Button
     counter: gr.State
@@ -163,6 +178,7 @@ class RunControls:
     def connect(
         self,
         worker: DeviceWorker,
+        model: gr.Dropdown,
         handler: Handler,
         inputs: list[Any],
         outputs: list[Any],
@@ -175,6 +191,7 @@ class RunControls:
 
         Args:
             worker: what computes.
+            model: holds the model's name; when another is chosen, a run that goes on is stopped.
             handler: called with a `Run` and the inputs' values; yields `Update`s.
             inputs: its components.
             outputs: what it changes, beside these controls.
@@ -191,11 +208,10 @@ class RunControls:
         def restore_outputs(*value: Any) -> Sequence[Any]:
             return [gr.skip()] * len(outputs) if restore is None else restore(*value)
 
-        def run(run_id: float, counter: RunCounter, *values: Any) -> Iterator[list[Any]]:
+        def run(run_id: float, counter: RunCounter, model_name: str, *values: Any) -> Iterator[list[Any]]:
             shown, arguments = values[: len(remembered)], values[len(remembered) :]
-            yield from drive(
-                handler, Run(worker, int(run_id), counter), arguments, lambda: restore_outputs(*shown), len(outputs)
-            )
+            this = Run(worker, int(run_id), counter, model_name)
+            yield from drive(handler, this, arguments, lambda: restore_outputs(*shown), len(outputs))
 
         def cancel(counter: RunCounter, *shown: Any) -> list[Any]:
             return [*cancel_runs(counter), *restore_outputs(*shown)]
@@ -203,10 +219,24 @@ class RunControls:
         ends = []
         for listen in triggers or [self.start.click]:
             begun = listen(begin_run, self.counter, [*controls, self.run_id], **AT_ONCE)
-            run_inputs = [self.run_id, self.counter, *remembered, *inputs]
+            run_inputs = [self.run_id, self.counter, model, *remembered, *inputs]
             ends.append(begun.then(run, run_inputs, [*controls, *outputs], **COMPUTING))
         self.cancel.click(cancel, [self.counter, *remembered], [*controls, *outputs], **AT_ONCE)
+        model.input(self.reset, self.counter, controls, **AT_ONCE)
         return ends
+
+    def reset(self, counter: RunCounter) -> list[Any]:
+        """Stop what was asked for so far, for good: its outputs are not restored.
+
+        Args:
+            counter: the visitor's.
+
+        Returns:
+            Values for status, start and cancel.
+        """
+        counter.last += 1
+        counter.cancelled = counter.last
+        return show_status(self.ready_text, busy=False)
 
 
 def begin_run(counter: RunCounter) -> list[Any]:
@@ -255,12 +285,16 @@ def drive(
         return
     try:
         for text, outputs, busy in handler(run, *arguments):
+            if not busy and len(run.worker.catalog.models) > 1:
+                text = f"{run.model_set.title}: {text}"
             yield [*show_status(text, busy=busy), *(unchanged if outputs is None else outputs)]
     except SettingsError as error:
         yield [*show_status(str(error), busy=False, kind="error"), *unchanged]
     except Cancelled:
         if run.run_id == run.counter.last:  # a later run has the controls
             yield [*show_status("Stopped.", busy=False), *restore()]
+    except DeviceMemoryError as error:
+        yield [*show_status(str(error), busy=False, kind="error"), *restore()]
     except ModelsError as error:
         log.error("%s", error)
         yield [*show_status(f"The models cannot be loaded. {error}", busy=False, kind="error"), *restore()]
@@ -297,4 +331,4 @@ def build_run_controls(name: str, label: str, ready_text: str) -> RunControls:
     start = gr.Button(label, variant="primary", scale=1, min_width=110, elem_id=f"{name}-start")
     cancel = gr.Button("Cancel", variant="stop", interactive=False, scale=1, min_width=90, elem_id=f"{name}-cancel")
     status = gr.HTML(html.format_message(ready_text), elem_id=f"{name}-status", padding=False, render=False)
-    return RunControls(status, start, cancel, gr.State(RunCounter()), gr.Number(0, visible="hidden"))
+    return RunControls(status, ready_text, start, cancel, gr.State(RunCounter()), gr.Number(0, visible="hidden"))

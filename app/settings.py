@@ -153,14 +153,48 @@ class Text:
         return text
 
 
-Declaration = Number | Switch | Text
+@dataclass(frozen=True)
+class Choice:
+    """The declaration of a name from a list that the page knows when it starts.
+
+    Attributes:
+        label: its name on the page.
+        help: what it is, in a few words.
+    """
+
+    label: str
+    help: str
+
+    @property
+    def info(self) -> str:
+        """The help, as form and API show it."""
+        return self.help
+
+    def check(self, value: Any) -> str:
+        """Check that a value can be a name. Whether it is in the list is checked where the list is.
+
+        Args:
+            value: anything.
+
+        Returns:
+            The name.
+
+        Raises:
+            SettingsError: it is no text, or longer than 64 characters.
+        """
+        if not isinstance(value, str) or not 1 <= len(value) <= 64:
+            raise SettingsError(f"{self.label} must be a name of 1 to 64 characters; it was {_shorten(value)}.")
+        return value
+
+
+Declaration = Number | Switch | Text | Choice
 
 
 @dataclass(frozen=True)
 class Settings:
     """One comparison. Build it from untrusted values with `Settings.parse`, which checks.
 
-    Defaults are a base model's own (`app.models.ModelSet.defaults`).
+    Defaults are a base model's own (`app.models.ModelSet.defaults`): `app.models.Catalog.parse` finds them.
 
     Attributes:
         prompt: what to draw, 1 to 300 characters.
@@ -175,6 +209,7 @@ class Settings:
             solver (UniPC), 1 to steps - 1, with the finisher and without the bypass.
         guidance_cutoff: share of LatentCRF's denoiser calls, the last ones, that are made without guidance, 0 (none)
             to 0.9; each is one network evaluation instead of two. The full run is always guided.
+        model: name of the base model, as `app.models.ModelSet.name`.
     """
 
     prompt: Annotated[str, Text("Prompt", 300, "what to draw")]
@@ -196,6 +231,7 @@ class Settings:
     guidance_cutoff: Annotated[
         float, Number("Guidance cut-off", 0.0, 0.9, 0.01, "share of LatentCRF's calls, the last, without guidance")
     ]
+    model: Annotated[str, Choice("Model", "name of a model that this page offers")]
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], defaults: "Settings") -> "Settings":
@@ -203,7 +239,7 @@ class Settings:
 
         Args:
             values: by name; unknown names are ignored.
-            defaults: for the names that are missing. A prompt has no default.
+            defaults: of the model, for the names that are missing. A prompt has no default.
 
         Returns:
             The checked settings.
@@ -219,6 +255,8 @@ class Settings:
                 checked[name] = declaration.check(values.get(name, default))
             except SettingsError as error:
                 problems.append(str(error))
+        if not problems and checked["model"] != defaults.model:
+            problems.append(f"Model must be {defaults.model}; it was {checked['model']}.")
         if not problems:
             settings = cls(**checked)
             problems = settings._find_few_steps_problems() if settings.few_steps else settings._find_bypass_problems()

@@ -6,12 +6,14 @@ it shows pictures alone.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from torch import OutOfMemoryError
 
 from analysis import convergence as convergence_export
 from analysis import diversity as diversity_export
@@ -23,15 +25,21 @@ from analysis.figures import convergence as convergence_figures
 from analysis.figures import diversity as diversity_figures
 from analysis.figures import walkthrough as walkthrough_figures
 from analysis.figures.variance import draw_quantity
+from analysis.sampling import choose_batch_size, get_latent_shape
 from analysis.studies import convergence, diversity, variance, walkthrough
 from app.comparison import compare
-from app.loaded_models import LoadedModels, load_models
+from app.loaded_models import LoadedModels, load_models, save_memory, use_device
+from app.models_file import ModelsError
 from app.settings import Settings
 from latentcrf.potentials import Potentials
 
-__all__ = ["compare", "load_models"]  # the others are defined here
+__all__ = ["OutOfMemoryError", "compare", "load_models", "save_memory", "use_device"]  # the others are defined here
 Figures = dict[str, tuple[go.Figure, pd.DataFrame | None]]
 Report = Callable[[Any], None]
+
+
+def _choose_batch_size(models: LoadedModels, most: int = 16) -> int:
+    return choose_batch_size(*get_latent_shape(models.pipeline)[1:], most)
 
 
 def _style(presentation: bool) -> dict[str, bool]:
@@ -42,9 +50,9 @@ def _style(presentation: bool) -> dict[str, bool]:
 
 
 def run_variance(
-    models: LoadedModels, prompts: list[str], seeds: list[int], defaults: Settings, batch_size: int, report: Report
+    models: LoadedModels, prompts: list[str], seeds: list[int], defaults: Settings, most: int, report: Report
 ) -> None:
-    """Report a table for each batch and method, the full run's first."""
+    """Report a table for each batch (of `most` runs or fewer) and method, the full run's first."""
     for table in variance.compute(
         models.pipeline,
         prompts,
@@ -53,7 +61,7 @@ def run_variance(
         defaults.bypass,
         steps=defaults.steps,
         guidance=defaults.guidance,
-        batch_size=batch_size,
+        batch_size=_choose_batch_size(models, most),
         precision=models.precision,
     ):
         report(table)
@@ -93,7 +101,13 @@ def export_variance(summary: pd.DataFrame, options: dict[str, Any], bypass: tupl
 
 
 def run_convergence(models: LoadedModels, settings: Settings, seeds: list[int], report: Report) -> None:
-    """Report the number of denoiser calls so far after each, and at last a `Convergence`."""
+    """Report the number of denoiser calls so far after each, and at last a `Convergence`.
+
+    Raises:
+        ModelsError: the model has no CRF.
+    """
+    if models.crf is None:
+        raise ModelsError(f"{models.model_set.title} has no LatentCRF of its own: nothing converges.")
     report(
         convergence.compute(
             models.pipeline,
@@ -115,23 +129,23 @@ def draw_convergence(found: convergence.Convergence, presentation: bool) -> Figu
     return {name: (figure, found.table if name == "curves" else None) for name, figure in figures.items()}
 
 
-def export_convergence(found: convergence.Convergence, settings: Settings) -> Results:
+def export_convergence(found: convergence.Convergence, settings: Settings, model_options: dict[str, str]) -> Results:
     """Collect the convergence tab's export."""
     options = {"prompt": settings.prompt, "seeds": len(found.seeds), "seed": settings.seed, "steps": settings.steps}
     options |= {"guidance": settings.guidance, "precision": found.precision, "bypass": list(settings.bypass)}
-    return convergence_export.build_results(found, options)
+    return convergence_export.build_results(found, options | model_options)
 
 
 # --------------------------------------------------------------------------------------- diversity
 
 
-def count_diversity_calls(methods: Sequence[str], seeds: int) -> int:
+def count_diversity_calls(methods: Sequence[str], seeds: int, steps: int, bypass: tuple[int, int]) -> int:
     """Count the denoiser calls of all images together."""
-    return diversity.count_denoiser_calls(methods, seeds)
+    return diversity.count_denoiser_calls(methods, seeds, steps, bypass)
 
 
 def run_diversity(
-    models: LoadedModels, prompt: str, seeds: list[int], methods: list[str], guidance: float, report: Report
+    models: LoadedModels, prompt: str, seeds: list[int], methods: list[str], defaults: Settings, report: Report
 ) -> None:
     """Report the number of denoiser calls so far after each, and a `MethodImages` a method."""
     diversity.compute(
@@ -142,7 +156,10 @@ def run_diversity(
         prompt,
         seeds,
         methods,
-        guidance=guidance,
+        steps=defaults.steps,
+        bypass=defaults.bypass,
+        guidance=defaults.guidance,
+        batch_size=_choose_batch_size(models),
         precision=models.precision,
         report=report,
     )
@@ -195,12 +212,13 @@ def run_walkthrough(models: LoadedModels, settings: Settings, report: Report) ->
 
 def solve_weighted(models: LoadedModels, potentials: Potentials, term: str, factor: float, report: Report) -> None:
     """Report the image of lowest energy where `term` counts `factor` times, and its energy by term."""
+    assert models.crf is not None
     report(walkthrough.find_minimum(models.pipeline, models.crf, potentials, term, factor))
 
 
 def draw_walkthrough(found: walkthrough.Walkthrough, presentation: bool) -> Figures:
     """Draw a `Walkthrough`."""
-    tables = {"redundancy": found.steps, "descent": found.descent}
+    tables: dict[str, Any] = {"redundancy": found.steps, "descent": found.descent}
     figures = walkthrough_figures.draw_figures(found, **_style(presentation))
     return {name: (figure, tables.get(name)) for name, figure in figures.items()}
 
@@ -210,9 +228,9 @@ def draw_strip(pictures: np.ndarray, steps: int, presentation: bool) -> go.Figur
     return walkthrough_figures.draw_strip(pictures, walkthrough.choose_shown_steps(steps), **_style(presentation))
 
 
-def export_walkthrough(found: walkthrough.Walkthrough) -> Results:
+def export_walkthrough(found: walkthrough.Walkthrough, model_options: dict[str, str]) -> Results:
     """Collect the method tab's export."""
-    return method_export.build_results(found)
+    return method_export.build_results(replace(found, options=found.options | model_options))
 
 
 # ------------------------------------------------------------------------------------------ export

@@ -103,26 +103,26 @@ def draw_figures(walkthrough: "Walkthrough", **style: bool) -> dict[str, go.Figu
         style: presentation and on_page, as of `apply_style`.
 
     Returns:
-        "steps", "redundancy", "weights", "descent", "iterates", "hand-over".
+        "steps", "redundancy", "weights", "descent", "iterates", "hand-over"; without a CRF the first two and the last.
     """
-    factors = [f"x {factor:g}" for factor in walkthrough.weights["factor"].unique()]
     names = [
         f"{row.picture}<br>{row.denoiser_calls} calls, off by {row.distance:.3f}"
         for row in walkthrough.hand_over.itertuples()
     ]
-    return {
+    figures = {
         "steps": draw_strip(walkthrough.strip, walkthrough.shown_steps, **style),
         "redundancy": draw_redundancy(walkthrough, **style),
-        "weights": draw_image_grid(
+    }
+    if walkthrough.weights is not None and walkthrough.minima is not None and walkthrough.iterates is not None:
+        factors = [f"x {factor:g}" for factor in walkthrough.weights["factor"].unique()]
+        figures["weights"] = draw_image_grid(
             walkthrough.minima, list(TERMS.values()), factors,
             "The image of lowest energy, when one term counts less or more than the CRF learned", "", **style,
-        ),
-        "descent": draw_descent(walkthrough.descent, **style),
-        "iterates": draw_image_grid(
+        )  # fmt: skip
+        figures["descent"] = draw_descent(walkthrough.descent, **style)
+        figures["iterates"] = draw_image_grid(
             walkthrough.iterates[None], [""], name_columns("iteration", walkthrough.shown_iterations),
             "The same descent as images, from the noisy latents", "", **style,
-        ),
-        "hand-over": draw_image_grid(
-            walkthrough.ends[None], [""], names, "Hand-over: before, after, and at the end", "", **style
-        ),
-    }  # fmt: skip
+        )  # fmt: skip
+    title = "Hand-over: before, after, and at the end"
+    return figures | {"hand-over": draw_image_grid(walkthrough.ends[None], [""], names, title, "", **style)}

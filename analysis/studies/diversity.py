@@ -7,24 +7,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 
 from analysis.metrics.diversity import lpips_matrix, pairwise_without_each, vendi
 from analysis.metrics.intervals import jackknife
 from analysis.metrics.pixels import to_images, to_pixels
 from analysis.reference_features import embed
-from analysis.sampling import BYPASS, GUIDANCE, STEPS, count_calls, decode, encode, run_sampler
+from analysis.sampling import BYPASS, GUIDANCE, STEPS, build_ddim, count_calls, decode, encode, run_sampler
 from analysis.studies import EQUAL_CALLS, FEW_STEPS, FULL_RUN, LATENTCRF, ZERO_PARAMETER_BYPASS
 from latentcrf import LatentCRF, LatentCRFScheduler
 
-CALLS = {  # denoiser calls of a run of each method
-    FULL_RUN: STEPS,
-    LATENTCRF: STEPS - (BYPASS[1] - BYPASS[0]),
-    ZERO_PARAMETER_BYPASS: STEPS - (BYPASS[1] - BYPASS[0]),
-    EQUAL_CALLS: STEPS - (BYPASS[1] - BYPASS[0]),
-    FEW_STEPS: 4,
-}
+COMPARED = (FULL_RUN, LATENTCRF, ZERO_PARAMETER_BYPASS, EQUAL_CALLS, FEW_STEPS)
+FEW_CALLS = 4  # of `FEW_STEPS`
 
 
 @dataclass(frozen=True)
@@ -32,7 +27,7 @@ class MethodImages:
     """One method's images and their metrics.
 
     Attributes:
-        method: a key of `CALLS`.
+        method: of `COMPARED`.
         denoiser_calls: of one run.
         network_evaluations: of one image.
         images: uint8 (n, H, W, 3), one a seed.
@@ -48,13 +43,17 @@ class MethodImages:
     vendi: np.ndarray
 
 
-def build_scheduler(method: str, scheduler: Any, crf: LatentCRF) -> tuple[Any, int]:
+def build_scheduler(
+    method: str, scheduler: Any, crf: LatentCRF | None, steps: int = STEPS, bypass: tuple[int, int] = BYPASS
+) -> tuple[Any, int]:
     """Build a method's scheduler.
 
     Args:
-        method: a key of `CALLS`.
+        method: of `COMPARED`.
         scheduler: the pipeline's own.
-        crf: the bypass CRF.
+        crf: the bypass CRF; None: there is none, and no method `LATENTCRF`.
+        steps: of the full run, default 50.
+        bypass: (first, last), in steps of the full run, default (33, 49).
 
     Returns:
         The scheduler and the number of steps of its full run.
@@ -62,34 +61,54 @@ def build_scheduler(method: str, scheduler: Any, crf: LatentCRF) -> tuple[Any, i
     Raises:
         ValueError: another method.
     """
-    if method not in CALLS:
-        raise ValueError(f"{method!r} is not compared; accepted are {', '.join(CALLS)}.")
+    accepted = [name for name in COMPARED if crf is not None or name != LATENTCRF]
+    if method not in accepted:
+        raise ValueError(f"{method!r} is not compared; accepted are {', '.join(accepted)}.")
     if method == FULL_RUN:
-        return scheduler, STEPS
+        return scheduler, steps
     if method in (LATENTCRF, ZERO_PARAMETER_BYPASS):
-        return LatentCRFScheduler(scheduler, crf if method == LATENTCRF else None, bypass=BYPASS), STEPS
-    return DDIMScheduler.from_config(scheduler.config), CALLS[method]
+        return LatentCRFScheduler(scheduler, crf if method == LATENTCRF else None, bypass=bypass), steps
+    return build_ddim(scheduler), count_run_calls(method, steps, bypass)
 
 
-def count_denoiser_calls(methods: Sequence[str], seeds: int) -> int:
+def count_run_calls(method: str, steps: int = STEPS, bypass: tuple[int, int] = BYPASS) -> int:
+    """Count the denoiser calls of one run of a method.
+
+    Args:
+        method: of `COMPARED`.
+        steps: as of `build_scheduler`.
+        bypass: as of `build_scheduler`.
+    """
+    if method == FULL_RUN:
+        return steps
+    return FEW_CALLS if method == FEW_STEPS else steps - (bypass[1] - bypass[0])
+
+
+def count_denoiser_calls(
+    methods: Sequence[str], seeds: int, steps: int = STEPS, bypass: tuple[int, int] = BYPASS
+) -> int:
     """Count the denoiser calls of all images together.
 
     Args:
-        methods: keys of `CALLS`.
+        methods: of `COMPARED`.
         seeds: images a method.
+        steps: as of `build_scheduler`.
+        bypass: as of `build_scheduler`.
     """
-    return seeds * sum(CALLS[method] for method in methods)
+    return seeds * sum(count_run_calls(method, steps, bypass) for method in methods)
 
 
 def compute(
     pipeline: StableDiffusionPipeline,
-    crf: LatentCRF,
+    crf: LatentCRF | None,
     lpips: nn.Module,
     features: nn.Module,
     prompt: str,
     seeds: Sequence[int],
     methods: Sequence[str],
     *,
+    steps: int = STEPS,
+    bypass: tuple[int, int] = BYPASS,
     guidance: float = GUIDANCE,
     batch_size: int = 16,
     precision: torch.dtype = torch.float32,
@@ -99,12 +118,14 @@ def compute(
 
     Args:
         pipeline: the LDM.
-        crf: the bypass CRF.
+        crf: the bypass CRF; None: there is none, and no method `LATENTCRF`.
         lpips: as from `analysis.metrics.perceptual.load_lpips`.
         features: as from `analysis.metrics.perceptual.load_features`.
         prompt: the same for all seeds.
         seeds: n seeds.
-        methods: keys of `CALLS`.
+        methods: of `COMPARED`.
+        steps: of the full run, default 50.
+        bypass: (first, last), in steps of the full run, default (33, 49).
         guidance: default 3.
         batch_size: images at a time, default 16.
         precision: in which the networks compute, default float32.
@@ -116,7 +137,7 @@ def compute(
     """
     results, done = [], 0
     for method in methods:
-        scheduler, steps = build_scheduler(method, pipeline.scheduler, crf)
+        scheduler, run_steps = build_scheduler(method, pipeline.scheduler, crf, steps, bypass)
         pixels = []
         with count_calls(pipeline.unet) as batches:
             for begin in range(0, len(seeds), batch_size):
@@ -129,7 +150,7 @@ def compute(
 
                 latents = run_sampler(
                     pipeline, encode(pipeline, [prompt] * len(batch)), batch,
-                    steps=steps, guidance=guidance, scheduler=scheduler, precision=precision, on_step=on_step,
+                    steps=run_steps, guidance=guidance, scheduler=scheduler, precision=precision, on_step=on_step,
                 )  # fmt: skip
                 pixels.append(to_pixels(decode(pipeline, latents)))
         calls, evaluations = len(batches) // len(pixels), sum(batches) // len(seeds)

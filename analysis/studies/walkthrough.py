@@ -12,12 +12,22 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from analysis.metrics.pixels import to_pixels
-from analysis.sampling import BYPASS, GUIDANCE, STEPS, count_calls, decode, encode, initial_noise, run_sampler
+from analysis.sampling import (
+    BYPASS,
+    GUIDANCE,
+    STEPS,
+    count_calls,
+    decode,
+    encode,
+    get_device,
+    initial_noise,
+    run_sampler,
+)
 from analysis.studies import FULL_RUN, TERMS
 from analysis.studies.convergence import ITERATIONS
 from analysis.studies.variance import tabulate_run
-from latentcrf import LatentCRF, LatentCRFScheduler
-from latentcrf.noise_levels import clean_estimate_between, coefficients
+from latentcrf import BypassRecord, LatentCRF, LatentCRFScheduler
+from latentcrf.noise_levels import clean_estimate_between, coefficients, to_variance_preserving
 from latentcrf.potentials import Experts, Pairwise, Potentials
 from latentcrf.precision import autocast, precision_name
 from latentcrf.solver import SOLVERS
@@ -28,11 +38,12 @@ SOLVED = 5  # iterations behind every image of a minimum
 SHOWN = (0, 1, 2, 3, 5, 10)  # iterations with an image
 EXPONENTS = (-2, -1, 0, 1, 2)  # a term's weight is multiplied by ten to the power of these
 ENDS = ("before the CRF", "after the CRF", "LatentCRF's image", "the full run's image")
+ENDS_WITHOUT_CRF = ("clean estimate before the bypass", "the bypass's image", "the full run's image")
 
 
 @dataclass(frozen=True)
 class Walkthrough:
-    """What `compute` returns. Images are uint8 (..., H, W, 3).
+    """What `compute` returns. Images are uint8 (..., H, W, 3). What needs a CRF is None without one.
 
     Attributes:
         steps: of the full run: columns as of `variance.tabulate_run`, and estimate_change, the root mean square change
@@ -55,12 +66,12 @@ class Walkthrough:
     steps: pd.DataFrame
     shown_steps: list[int]
     strip: np.ndarray
-    potentials: Potentials
-    weights: pd.DataFrame
-    minima: np.ndarray
-    descent: pd.DataFrame
+    potentials: Potentials | None
+    weights: pd.DataFrame | None
+    minima: np.ndarray | None
+    descent: pd.DataFrame | None
     shown_iterations: tuple[int, ...]
-    iterates: np.ndarray
+    iterates: np.ndarray | None
     hand_over: pd.DataFrame
     ends: np.ndarray
     options: dict[str, Any]
@@ -77,7 +88,12 @@ class Walkthrough:
 
         Args:
             term: a key of `TERMS`.
+
+        Raises:
+            ValueError: there is no CRF.
         """
+        if self.weights is None or self.minima is None:
+            raise ValueError("the walkthrough was computed without a CRF: there is no energy.")
         row = self.weights[(self.weights["term"] == term) & (self.weights["factor"] == 1)].iloc[0]
         image = self.minima[list(TERMS).index(term), EXPONENTS.index(0)]
         return image, {name: float(row[name]) for name in (*TERMS, "total")}
@@ -130,7 +146,7 @@ def find_minimum(
     Raises:
         ValueError: as of `scale_term`.
     """
-    p = to_device(p, pipeline.device)
+    p = to_device(p, get_device(pipeline))
     *_, y = crf.solve(scale_term(p, term, factor), SOLVED)
     return decode_one(pipeline, y), {name: float(energy) for name, energy in crf.energy(y, p).items()}
 
@@ -176,7 +192,7 @@ def choose_shown_steps(steps: int) -> list[int]:
 @torch.inference_mode()
 def compute(
     pipeline: StableDiffusionPipeline,
-    crf: LatentCRF,
+    crf: LatentCRF | None,
     prompt: str = PROMPT,
     seed: int = SEED,
     *,
@@ -190,7 +206,7 @@ def compute(
 
     Args:
         pipeline: the LDM.
-        crf: the bypass CRF.
+        crf: the bypass CRF; None: the zero-parameter bypass.
         prompt: default "red apple".
         seed: of the noise, default 0.
         bypass: (first, last), in steps of the full run, default (33, 49).
@@ -219,7 +235,8 @@ def compute(
         estimates.append(clean_estimate_between(path[-2].float(), path[-1].float(), here, after))
         report_call()
         if step in shown_steps:
-            columns.append([decode_one(pipeline, path[-2]), decode_one(pipeline, estimates[-1])])
+            scale = to_variance_preserving(*here)[1]  # Euler's latents grow with the noise
+            columns.append([decode_one(pipeline, path[-2] / scale), decode_one(pipeline, estimates[-1])])
             report(np.array(columns).swapaxes(0, 1))
 
     def run(scheduler: Any, on_step: Callable[[int, Tensor], None]) -> tuple[Tensor, int]:
@@ -238,28 +255,41 @@ def compute(
 
     record = bypassed.last_bypass
     assert record is not None
-    with autocast(pipeline.device, precision):  # as in the run
-        p = crf.potentials(record.observation)
-    minima = {(term, e): find_minimum(pipeline, crf, p, term, 10.0**e) for term in TERMS for e in EXPONENTS}
-    descent, iterates = _descend(pipeline, crf, p, record.observation.latents)
-    ends = (record.observation.denoised, record.y, bypassed_final, final)
-    counts = [bypass[0], bypass[0], bypassed_calls, full_calls]
+    energies: dict[str, Any] = dict.fromkeys(("potentials", "weights", "minima", "descent", "iterates"))
+    pictures: tuple[str, ...] = ENDS_WITHOUT_CRF
+    ends, counts = [record.y, bypassed_final, final], [bypass[0], bypassed_calls, full_calls]
+    if crf is not None:
+        energies = _explore_energy(pipeline, crf, record, precision)
+        pictures, ends, counts = ENDS, [record.observation.denoised, *ends], [bypass[0], *counts]
     distances = [float((latents.float() - final).square().mean().sqrt()) for latents in ends]
     return Walkthrough(
         steps=table,
         shown_steps=shown_steps,
         strip=np.array(columns).swapaxes(0, 1),
-        potentials=to_device(p, "cpu"),
-        weights=pd.DataFrame([{"term": term, "factor": 10.0**e} | minima[term, e][1] for term, e in minima]),
-        minima=np.array([[minima[term, e][0] for e in EXPONENTS] for term in TERMS]),
-        descent=descent,
+        **energies,
         shown_iterations=SHOWN,
-        iterates=iterates,
-        hand_over=pd.DataFrame({"picture": ENDS, "denoiser_calls": counts, "distance": distances}),
+        hand_over=pd.DataFrame({"picture": pictures, "denoiser_calls": counts, "distance": distances}),
         ends=np.array([decode_one(pipeline, latents) for latents in ends]),
         options={"prompt": prompt, "seed": seed, "bypass": list(bypass), "steps": steps, "guidance": guidance,
                  "precision": precision_name(precision)},
     )  # fmt: skip
+
+
+def _explore_energy(
+    pipeline: StableDiffusionPipeline, crf: LatentCRF, record: BypassRecord, precision: torch.dtype
+) -> dict[str, Any]:
+    """Compute what a `Walkthrough` has of the energy: potentials, weights, minima, descent, iterates."""
+    with autocast(get_device(pipeline), precision):  # as in the run
+        p = crf.potentials(record.observation)
+    minima = {(term, e): find_minimum(pipeline, crf, p, term, 10.0**e) for term in TERMS for e in EXPONENTS}
+    descent, iterates = _descend(pipeline, crf, p, record.observation.latents)
+    return {
+        "potentials": to_device(p, "cpu"),
+        "weights": pd.DataFrame([{"term": term, "factor": 10.0**e} | minima[term, e][1] for term, e in minima]),
+        "minima": np.array([[minima[term, e][0] for e in EXPONENTS] for term in TERMS]),
+        "descent": descent,
+        "iterates": iterates,
+    }
 
 
 def _descend(

@@ -1,5 +1,6 @@
 """The form of a comparison's settings: its controls, and what fills them (a PNG, a link, another number of steps)."""
 
+import contextlib
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -7,14 +8,18 @@ from typing import Any
 import gradio as gr
 
 from app.components import html
+from app.components.model_menu import ModelMenu
 from app.device import DeviceWorker
-from app.models import ModelsError
+from app.models import Catalog, ModelSet
+from app.models_file import ModelsError
 from app.png import read_png
+from app.runs import AT_ONCE
 from app.settings import DECLARATIONS, NAMES, Number, Settings, SettingsError, Switch, get_number
 
 FIRST_ROW = ("guidance", "iterations")  # beside the seed; the other settings follow in a second row
 # what the plan shows
-PLANNED = ("steps", "guidance", "bypass_start", "bypass_end", "finisher", "few_steps", "guidance_cutoff")
+PLANNED = ("steps", "guidance", "bypass_start", "bypass_end", "finisher", "few_steps", "guidance_cutoff", "model")
+KEPT = ("prompt", "seed")  # when another model is chosen
 # Copies the address that makes this comparison again, and shows it where the browser does not let us copy.
 COPY_LINK_JS = """(...values) => {
     const url = new URL(window.location.href);
@@ -69,15 +74,16 @@ def load_png(worker: DeviceWorker, path: str | None) -> list[Any]:
         Values for `Form.filled`.
     """
     if path is None:
-        return leave_unchanged(gr.skip())
+        return leave_unchanged()
     try:
-        settings, origin = read_png(path, worker.model_set.defaults)
+        settings, origin = read_png(path, worker.catalog)
     except SettingsError as error:
         return leave_unchanged(html.format_message(f"{error}\nThe settings here are unchanged.", "error"))
-    try:
-        here = worker.models.select_origin(settings)
-    except ModelsError:
-        here = {}
+    here: dict[str, str] = {}
+    # another model's weights take long to load: they are compared once a run has loaded them
+    if settings.model == worker.catalog.default.name or worker.is_loaded(settings.model):
+        with contextlib.suppress(ModelsError):
+            here = worker.load(settings.model).select_origin(settings)
     differences = [
         f"{key} {origin.get(key, 'unknown')} there, {value} here"
         for key, value in here.items()
@@ -88,33 +94,50 @@ def load_png(worker: DeviceWorker, path: str | None) -> list[Any]:
         text = (
             f"Settings loaded from the PNG. The image may differ, as it was made elsewhere: {'; '.join(differences)}."
         )
-    return fill(settings, text)
+    return fill(worker.catalog, settings, text)
 
 
-def load_link(defaults: Settings, request: gr.Request) -> list[Any]:
-    """Fill the form from the page's address: `?prompt=red+apple&seed=7&steps=50`...
+def load_link(catalog: Catalog, request: gr.Request) -> list[Any]:
+    """Fill the form from the page's address: `?model=emoji&prompt=red+apple&seed=7&steps=50`...
 
     Args:
-        defaults: for what the address does not name.
+        catalog: of the page; its model's defaults stand for what the address does not name.
         request: of the page.
 
     Returns:
         Values for `Form.filled`.
     """
     values = {key: value for key, value in request.query_params.items() if key in NAMES}
-    if "prompt" not in values:
-        return leave_unchanged(gr.skip())
     try:
-        settings = Settings.parse(values, defaults)
+        if "prompt" not in values:
+            return choose_model(catalog, catalog.get(values["model"])) if "model" in values else leave_unchanged()
+        settings = catalog.parse(values)
     except SettingsError as error:
         return leave_unchanged(html.format_message(f"This link's settings cannot be used.\n{error}", "error"))
-    return fill(settings, "Settings taken from the link. Press Compare to draw its images.")
+    return fill(catalog, settings, "Settings taken from the link. Press Compare to draw its images.")
 
 
-def fill(settings: Settings, text: str) -> list[Any]:
+def choose_model(catalog: Catalog, model_set: ModelSet) -> list[Any]:
+    """Fill the form with the settings of another model; prompt and seed stay.
+
+    Args:
+        catalog: of the page.
+        model_set: the model.
+
+    Returns:
+        Values for `Form.filled`.
+    """
+    values = fill(catalog, model_set.defaults, "")
+    kept = [NAMES.index(name) for name in KEPT]
+    kept += [len(NAMES), len(NAMES) + 2]  # the random switch and the status
+    return [gr.skip() if index in kept else value for index, value in enumerate(values)]
+
+
+def fill(catalog: Catalog, settings: Settings, text: str) -> list[Any]:
     """Fill the form.
 
     Args:
+        catalog: of the page.
         settings: what to fill in; the random switch is off then.
         text: the status.
 
@@ -126,20 +149,20 @@ def fill(settings: Settings, text: str) -> list[Any]:
         False,
         compute_shares(settings),
         html.format_message(text),
-        html.format_plan(settings),
+        html.format_plan(catalog.get(settings.model), settings),
     ]
 
 
-def leave_unchanged(status: Any) -> list[Any]:
+def leave_unchanged(status: Any = None) -> list[Any]:
     """Leave the form as it is.
 
     Args:
-        status: value for the status alone.
+        status: value for the status alone; None (default): it stays too.
 
     Returns:
         Values for `Form.filled`.
     """
-    return [*[gr.skip()] * (len(NAMES) + 2), status, gr.skip()]
+    return [*[gr.skip()] * (len(NAMES) + 2), gr.skip() if status is None else status, gr.skip()]
 
 
 def compute_shares(settings: Settings) -> tuple[float, float]:
@@ -192,20 +215,32 @@ def move_bypass(steps: float, shares: tuple[float, float]) -> tuple[Any, Any]:
     return start, n if shares[1] >= 1 else max(start + 1, min(round(shares[1] * n), n - 1))
 
 
-def show_plan(defaults: Settings, *values: Any) -> str:
+def show_plan(catalog: Catalog, *values: Any) -> str:
     """Show the plan of the form's settings before they run.
 
     Args:
-        defaults: of the base model.
+        catalog: of the page.
         values: of the settings `PLANNED`, in their order.
 
     Returns:
         HTML: the plan, or what is wrong.
     """
     try:
-        return html.format_plan(Settings.parse({"prompt": "-", **dict(zip(PLANNED, values, strict=True))}, defaults))
+        settings = catalog.parse({"prompt": "-", **dict(zip(PLANNED, values, strict=True))})
+        return html.format_plan(catalog.get(settings.model), settings)
     except SettingsError as error:
         return html.format_message(str(error), "error")
+
+
+def describe_finisher(model_set: ModelSet) -> str:
+    """Describe what the switch of the finisher does.
+
+    Args:
+        model_set: the model.
+    """
+    if model_set.finisher is None:
+        return "a VAE round trip: LatentCRF's final latents are decoded and encoded again"
+    return DECLARATIONS["finisher"].info
 
 
 # ------------------------------------------------------------------------------------------ layout
@@ -267,7 +302,7 @@ def build_prompt(example: str) -> gr.Textbox:
     return gr.Textbox(
         label=DECLARATIONS["prompt"].label,
         show_label=False,
-        placeholder=f"What shall be drawn? For example: {example}",
+        placeholder=write_placeholder(example),
         lines=1,
         max_lines=1,
         autofocus=True,
@@ -277,11 +312,21 @@ def build_prompt(example: str) -> gr.Textbox:
     )
 
 
-def build_form(worker: DeviceWorker, prompt: gr.Textbox, status: gr.HTML, strip: gr.HTML) -> Form:
+def write_placeholder(example: str) -> str:
+    """Write the text of an empty prompt box.
+
+    Args:
+        example: a prompt to name.
+    """
+    return f"What shall be drawn? For example: {example}"
+
+
+def build_form(worker: DeviceWorker, menu: ModelMenu, prompt: gr.Textbox, status: gr.HTML, strip: gr.HTML) -> Form:
     """Build the controls in their accordion, with the events among themselves.
 
     Args:
-        worker: whose model set gives the defaults.
+        worker: whose first model gives the defaults.
+        menu: the control of the setting `model`.
         prompt: the prompt box.
         status: line for what a PNG or a link brought.
         strip: the plan of the steps.
@@ -289,8 +334,8 @@ def build_form(worker: DeviceWorker, prompt: gr.Textbox, status: gr.HTML, strip:
     Returns:
         The form.
     """
-    defaults = worker.model_set.defaults
-    controls: dict[str, Any] = {"prompt": prompt}
+    catalog, defaults = worker.catalog, worker.catalog.default.defaults
+    controls: dict[str, Any] = {"prompt": prompt, "model": menu.dropdown}
     with gr.Accordion("Settings", open=False, elem_id="settings"):
         with gr.Row():
             controls["seed"] = build_control("seed", defaults)
@@ -310,6 +355,7 @@ def build_form(worker: DeviceWorker, prompt: gr.Textbox, status: gr.HTML, strip:
             upload = gr.UploadButton("Load settings from a PNG", file_types=[".png"], size="sm", elem_id="load-png")
             copy = gr.Button("Copy link to these settings", size="sm", elem_id="copy-link")
             link = gr.Textbox(label="Link", interactive=False, buttons=["copy"], visible="hidden", elem_id="link")
+    controls["finisher"].info = describe_finisher(catalog.default)
     form = Form(
         [controls[name] for name in NAMES], random_seed, previews, gr.State(compute_shares(defaults)), status, strip
     )
@@ -323,7 +369,7 @@ def build_form(worker: DeviceWorker, prompt: gr.Textbox, status: gr.HTML, strip:
     planned = [form[name] for name in PLANNED]
     gr.on(
         [control.change for control in planned],
-        partial(show_plan, defaults),
+        partial(show_plan, catalog),
         planned,
         strip,
         queue=False,
@@ -336,7 +382,9 @@ def build_form(worker: DeviceWorker, prompt: gr.Textbox, status: gr.HTML, strip:
     copy.click(lambda: gr.update(visible=True), None, link, queue=False, **private)
 
     def read_link(request: gr.Request) -> list[Any]:  # gradio finds its `Request` by the annotation
-        return load_link(defaults, request)
+        return load_link(catalog, request)
 
     gr.on(None, read_link, None, form.filled, **private)
+    menu.dropdown.input(lambda name: choose_model(catalog, catalog.get(name)), menu.dropdown, form.filled, **AT_ONCE)
+    menu.follow(form["finisher"], lambda model_set: gr.update(info=describe_finisher(model_set)))
     return form

@@ -2,10 +2,12 @@
 
 from html import escape
 
+from app.models import ModelSet
 from app.results import METHODS, Comparison
 from app.settings import Settings
 
 UNKNOWN = "—"  # in place of a figure that is not measured yet
+CRF = "a small conditional random field (CRF)"
 
 
 def format_message(text: str, kind: str = "info") -> str:
@@ -38,13 +40,38 @@ def format_note(reading: str, computation: str) -> str:
     )
 
 
-def format_plan(settings: Settings, done: dict[str, int] | None = None) -> str:
+def format_model(model_set: ModelSet) -> str:
+    """Format what differs from the embedded model: how a model is sampled, and what stands for CRFs that it lacks.
+
+    Args:
+        model_set: the model.
+
+    Returns:
+        HTML; empty for a model with its own scheduler and CRFs.
+    """
+    sentences = []
+    if model_set.is_scheduler_replaced:
+        sentences.append(
+            f"Sampled by DDIM of the same configuration, as {model_set.own_scheduler} cannot be combined with a bypass."
+        )
+    if model_set.crf is None:
+        sentences.append("No LatentCRF is trained for it yet (command: at the foot): the zero-parameter bypass acts.")
+    if model_set.finisher is None:
+        sentences.append("The finisher is a VAE round trip.")
+    if not sentences:
+        return ""
+    height, width = model_set.image_size
+    return f'<p class="reading"><b>{escape(model_set.title)}</b>, {width} × {height} pixels. {" ".join(sentences)}</p>'
+
+
+def format_plan(model_set: ModelSet, settings: Settings, done: dict[str, int] | None = None) -> str:
     """Format what the two methods do with these settings: a sentence, and their steps as rows of cells.
 
     A cell is a denoiser call, filled once it is made; one without guidance, half the work, is half as high. The CRF
     lies over the bypass, or after a run of few steps.
 
     Args:
+        model_set: the model: what acts at the bypass and at the end.
         settings: of the comparison.
         done: denoiser calls so far by method; None: none.
 
@@ -58,17 +85,20 @@ def format_plan(settings: Settings, done: dict[str, int] | None = None) -> str:
     unguided = calls["latentcrf"] - whole if settings.guidance > 1 else 0
     cut = f", the last {unguided} without guidance" if unguided else ""
     if few:
-        sentence = (
-            f"{few} of a faster solver (UniPC){cut}, then a small conditional random field (CRF) corrects the result"
-        )
-        cells = _format_cells(few, made, whole) + _format_crf("0 0 28px", made >= few)
+        corrects = "a VAE round trip" if model_set.finisher is None else CRF
+        sentence = f"{few} of a faster solver (UniPC){cut}, then {corrects} corrects the result"
+        label = "VAE" if model_set.finisher is None else "CRF"
+        cells = _format_cells(few, made, whole) + _format_crf(label, "0 0 28px", made >= few)
         cells += f'<span style="flex:{max(steps - few - 1, 0)} 1 0"></span>'  # the calls that are saved
     else:
         rest = "which ends the run" if end == steps else f"then {steps - end} more"
-        finish = "; a second CRF corrects the result" if settings.finisher else ""
-        sentence = f"{start}, a small conditional random field (CRF) in place of {end - start}, {rest}{finish}"
+        second = "a VAE round trip" if model_set.finisher is None else "a second CRF"
+        finish = f"; {second} corrects the result" if settings.finisher else ""
+        acts = "its last clean estimate" if model_set.crf is None else CRF
+        sentence = f"{start}, {acts} in place of {end - start}, {rest}{finish}"
         sentence += f"; the last {unguided} call{'s' * (unguided != 1)} without guidance" if unguided else ""
-        cells = _format_cells(start, made, whole) + _format_crf(f"{end - start} 1 0", made >= start)
+        label = "bypass" if model_set.crf is None else "CRF"
+        cells = _format_cells(start, made, whole) + _format_crf(label, f"{end - start} 1 0", made >= start)
         cells += _format_cells(steps - end, made - start, whole - start)
     return (
         f'<p class="reading">Same noise for both. Full run: {steps} denoiser calls. LatentCRF: {sentence}.</p>'
@@ -79,8 +109,8 @@ def format_plan(settings: Settings, done: dict[str, int] | None = None) -> str:
     )
 
 
-def _format_crf(flex: str, done: bool) -> str:
-    return f'<span class="crf{" done" if done else ""}" style="flex:{flex}">CRF</span>'
+def _format_crf(label: str, flex: str, done: bool) -> str:
+    return f'<span class="crf{" done" if done else ""}" style="flex:{flex}">{label}</span>'
 
 
 def _format_timeline(method: str, calls: int, evaluations: int, cells: str) -> str:
@@ -141,7 +171,8 @@ def format_cards(result: Comparison | None) -> str:
         both = (result.full, result.latentcrf)
         evaluations = {one.method: one.network_evaluations for one in both}
         seconds = {one.method: one.seconds for one in both}
-        speed_up, distance = f"{result.speed_up:.2f}×", f"{result.lpips:.3f}"
+        speed_up = f"{result.speed_up:.2f}×"
+        distance = UNKNOWN if result.lpips is None else f"{result.lpips:.3f}"
         calls = "denoiser calls: " + " and ".join(str(one.denoiser_calls) for one in both)
     return (
         '<div class="cards">'

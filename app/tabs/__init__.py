@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import gradio as gr
 
 from app.components.form import Form
+from app.components.model_menu import ModelMenu
 from app.device import DeviceWorker
 
 
@@ -14,6 +15,7 @@ class TabContext:
 
     Attributes:
         worker: what computes.
+        menu: of the models.
         tabs: the row of tabs, to switch them.
         tab: the tab itself.
         form: the compare tab's, to fill it.
@@ -21,6 +23,7 @@ class TabContext:
     """
 
     worker: DeviceWorker
+    menu: ModelMenu
     tabs: gr.Tabs
     tab: gr.Tab
     form: Form

@@ -9,18 +9,20 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from app.components import html
-from app.components.form import Form, build_form, build_prompt
+from app.components.form import Form, build_form, build_prompt, write_placeholder
+from app.components.model_menu import ModelMenu
 from app.device import DeviceWorker
 from app.models import ModelSet
 from app.png import write_png
 from app.results import METHODS, Comparison, Generated, Progress
 from app.runs import AT_ONCE, Run, Update, build_run_controls
-from app.settings import NAMES, Settings
-from app.text import ABOUT_CRF
+from app.settings import NAMES
+from app.text import describe_crf
 from app.visitor_files import make_folder
 
 DOWNLOAD = "Download PNG with its settings"
 MODES = ("Paper's bypass", "Few steps + CRF")
+MODES_WITHOUT_CRF = ("Bypass, no CRF", "Few steps + VAE")  # their labels then
 READY = "Type a prompt and press Enter, or choose an example."
 
 
@@ -56,32 +58,34 @@ def run_comparison(run: Run, *values: Any) -> Iterator[Update]:
     Raises:
         SettingsError: the form's values are wrong.
     """
-    model_set = run.worker.model_set
+    model_set = run.model_set
     *form_values, is_random, previews = values
     chosen = dict(zip(NAMES, form_values, strict=True))
     if is_random:
         chosen["seed"] = secrets.randbelow(1_000_000)  # short enough to be read aloud
-    settings = Settings.parse(chosen, model_set.defaults)
+    settings = run.worker.catalog.parse(chosen)
     done = {"full": 0, "latentcrf": 0}
-    yield Update(run.start_text, View(html.format_plan(settings, done), seed=settings.seed))
+    yield Update(run.start_text, View(html.format_plan(model_set, settings, done), seed=settings.seed))
     for report in run.stream("compare", settings, bool(previews)):
         if isinstance(report, Progress):
             done[report.method] = report.done
             preview = {} if report.preview is None else {report.method: report.preview}
-            yield Update(f"{METHODS[report.method]} is running…", View(html.format_plan(settings, done), **preview))
+            plan = html.format_plan(model_set, settings, done)
+            yield Update(f"{METHODS[report.method]} is running…", View(plan, **preview))
         elif isinstance(report, Generated):
             yield Update(f"{METHODS[report.method]} is done.", View(**{report.method: report.image}))
         else:
-            files = save_comparison(report)
+            files = save_comparison(report, model_set)
             text = summarize_comparison(report, model_set)
             yield Update(text, show_comparison(files)._replace(previous=files), busy=False)
 
 
-def save_comparison(result: Comparison) -> dict[str, str]:
+def save_comparison(result: Comparison, model_set: ModelSet) -> dict[str, str]:
     """Write a comparison's images as PNG files with their settings inside.
 
     Args:
         result: of the comparison.
+        model_set: what drew it.
 
     Returns:
         The files' paths, and the HTML of figures and plan, by name.
@@ -95,7 +99,7 @@ def save_comparison(result: Comparison) -> dict[str, str]:
         path.write_bytes(write_png(image, result.settings, {"image": key, **result.origin}))
         files[key] = str(path)
     done = {one.method: one.denoiser_calls for one in (result.full, result.latentcrf)}
-    return {**files, "cards": html.format_cards(result), "strip": html.format_plan(result.settings, done)}
+    return {**files, "cards": html.format_cards(result), "strip": html.format_plan(model_set, result.settings, done)}
 
 
 def show_comparison(files: dict[str, str] | None) -> View:
@@ -125,7 +129,7 @@ def summarize_comparison(result: Comparison, model_set: ModelSet) -> str:
         model_set: what drew it.
 
     Returns:
-        Prompt, settings, and what was not read of the prompt.
+        Prompt, settings, what was not read of the prompt, and what the safety checker blocked.
     """
     s = result.settings
     text = f"“{s.prompt}”, seed {s.seed}, {s.steps} steps"
@@ -133,10 +137,14 @@ def summarize_comparison(result: Comparison, model_set: ModelSet) -> str:
     text += f", guidance {s.guidance:g}"
     if s.guidance > 1 and s.guidance_cutoff:
         text += f" (LatentCRF: not in the last {s.guidance_cutoff:.0%} of its calls)"
-    text += f", {s.iterations} CRF iterations"
-    text += ", with the finisher." if s.finisher else "."
+    text += f", {s.iterations} CRF iterations" if model_set.crf is not None else ""
+    finisher = "the finisher" if model_set.finisher is not None else "a VAE round trip"
+    text += f", with {finisher}." if s.finisher else "."
     if result.unread:
-        text += f" The model reads {model_set.prompt_limit}: it did not see “{result.unread}”."
+        text += f" The model reads {model_set.prompt_tokens} tokens: it did not see “{result.unread}”."
+    blocked = [METHODS[one.method] for one in (result.full, result.latentcrf) if one.is_blocked]
+    if blocked:
+        text += f" The model's safety checker blocked the image of: {' and '.join(blocked)}."
     return text
 
 
@@ -151,6 +159,57 @@ def fill_mode(model_set: ModelSet, mode: str) -> tuple[int, float]:
         Few steps and guidance cut-off; the paper's bypass has neither.
     """
     return (model_set.few_steps, model_set.few_steps_cutoff) if mode == MODES[1] else (0, 0.0)
+
+
+def label_modes(model_set: ModelSet) -> list[tuple[str, str]]:
+    """Label the modes for a model.
+
+    Args:
+        model_set: the model.
+
+    Returns:
+        Pairs of label and mode.
+    """
+    bypass, few = zip(MODES_WITHOUT_CRF, MODES, strict=True)
+    return [
+        bypass if model_set.crf is None else (MODES[0], MODES[0]),
+        few if model_set.finisher is None else (MODES[1], MODES[1]),
+    ]
+
+
+def label_images(model_set: ModelSet) -> dict[str, str]:
+    """Write the headings over LatentCRF's image, and over those before and after the CRF.
+
+    Args:
+        model_set: the model.
+
+    Returns:
+        HTML: latentcrf, before, after.
+    """
+    if model_set.crf is None:
+        return {
+            "latentcrf": html.format_caption("latentcrf", "fewer calls"),
+            "before": html.format_heading("Before the finisher", "or the bypass"),
+            "after": html.format_heading("After the finisher", "or the bypass"),
+        }
+    return {
+        "latentcrf": html.format_caption("latentcrf", "fewer calls, and a CRF"),
+        "before": html.format_heading("Just before the CRF", "the clean estimate"),
+        "after": html.format_heading("Just after the CRF", "of lowest energy"),
+    }
+
+
+def label_image(name: str, model_set: ModelSet) -> str:
+    """Write one of the headings of `label_images`.
+
+    Args:
+        name: of the image.
+        model_set: the model.
+
+    Returns:
+        HTML.
+    """
+    return label_images(model_set)[name]
 
 
 def choose_mode(few_steps: float | None) -> str:
@@ -168,16 +227,18 @@ def choose_mode(few_steps: float | None) -> str:
 # ------------------------------------------------------------------------------------------ layout
 
 
-def build(worker: DeviceWorker) -> Form:
+def build(worker: DeviceWorker, menu: ModelMenu) -> Form:
     """Lay the tab out and connect it; call it within a `gr.Tab`.
 
     Args:
         worker: what computes.
+        menu: of the models.
 
     Returns:
         The form, for other tabs to fill.
     """
-    model_set = worker.model_set
+    catalog, model_set = worker.catalog, worker.catalog.default
+    labels, headings = label_images(model_set), {}
     with gr.Row(elem_id="ask"):
         prompt = build_prompt(model_set.prompts[0])
         controls = build_run_controls("compare", "Compare", READY)
@@ -190,14 +251,14 @@ def build(worker: DeviceWorker) -> Form:
             elem_id="examples",
         )
         mode = gr.Radio(
-            list(MODES),
+            label_modes(model_set),
             value=choose_mode(model_set.defaults.few_steps),
             show_label=False,
             container=False,
             elem_id="modes",
         )
     controls.status.render()
-    strip = gr.HTML(html.format_plan(model_set.defaults), elem_id="strip", padding=False)
+    strip = gr.HTML(html.format_plan(model_set, model_set.defaults), elem_id="strip", padding=False)
 
     picture: dict[str, Any] = {"format": "png", "interactive": False, "show_label": False, "buttons": ["fullscreen"]}
     with gr.Row(elem_id="stage"):
@@ -206,7 +267,7 @@ def build(worker: DeviceWorker) -> Form:
             full = gr.Image(**picture, elem_id="full", alt_text="The full run's image")
             full_file = gr.DownloadButton(DOWNLOAD, size="sm", interactive=False, elem_id="full-file")
         with gr.Column(min_width=150):
-            gr.HTML(html.format_caption("latentcrf", "fewer calls, and a CRF"), padding=False)
+            headings["latentcrf"] = gr.HTML(labels["latentcrf"], padding=False)
             latentcrf = gr.Image(**picture, elem_id="latentcrf", alt_text="LatentCRF's image")
             latentcrf_file = gr.DownloadButton(DOWNLOAD, size="sm", interactive=False, elem_id="latentcrf-file")
         with gr.Column(min_width=150, elem_id="slide"):
@@ -224,27 +285,40 @@ def build(worker: DeviceWorker) -> Form:
 
     with gr.Row(elem_id="crf"):
         with gr.Column(min_width=150):
-            gr.HTML(html.format_heading("Just before the CRF", "the clean estimate"), padding=False)
-            before = gr.Image(**picture, elem_id="before", alt_text="The clean estimate just before the CRF")
+            headings["before"] = gr.HTML(labels["before"], padding=False)
+            before = gr.Image(**picture, elem_id="before", alt_text="The image just before the CRF")
         with gr.Column(min_width=150):
-            gr.HTML(html.format_heading("Just after the CRF", "of lowest energy"), padding=False)
+            headings["after"] = gr.HTML(labels["after"], padding=False)
             after = gr.Image(**picture, elem_id="after", alt_text="The image just after the CRF")
         with gr.Column(min_width=150, elem_id="about"):
-            gr.HTML(ABOUT_CRF, padding=False)
+            about = gr.HTML(describe_crf(model_set), padding=False)
 
     previous: gr.State = gr.State(None)
-    form = build_form(worker, prompt, controls.status, strip)
+    form = build_form(worker, menu, prompt, controls.status, strip)
     few_steps = form["few_steps"]
     cutoff = form["guidance_cutoff"]
-    mode.input(partial(fill_mode, model_set), mode, [few_steps, cutoff], **AT_ONCE)
+    mode.input(
+        lambda mode, model: fill_mode(catalog.get(model), mode), [mode, menu.dropdown], [few_steps, cutoff], **AT_ONCE
+    )
     few_steps.change(choose_mode, few_steps, mode, **AT_ONCE)
 
     chosen = examples.click(lambda sample: sample[0], examples, prompt, **AT_ONCE)
     outputs = View(
         strip, full, latentcrf, slider, before, after, cards, full_file, latentcrf_file, form["seed"], previous
     )
+    menu.clear(full, latentcrf, slider, before, after, previous)
+    menu.follow(cards, lambda _: html.format_cards(None))
+    for file in (full_file, latentcrf_file):
+        menu.follow(file, lambda _: gr.update(value=None, interactive=False))
+    for name, heading in headings.items():
+        menu.follow(heading, partial(label_image, name))
+    menu.follow(about, describe_crf)
+    menu.follow(mode, lambda model_set: gr.update(choices=label_modes(model_set)))
+    menu.follow(examples, lambda model_set: gr.Dataset(samples=[[example] for example in model_set.prompts]))
+    menu.follow(prompt, lambda model_set: gr.update(placeholder=write_placeholder(model_set.prompts[0])))
     controls.connect(
         worker,
+        menu.dropdown,
         run_comparison,
         [*form.values, form.random_seed, form.previews],
         list(outputs),

@@ -17,13 +17,21 @@ from app.text import CONVERGENCE_NOTES
 
 COUNT = Number("Seeds", 1, 6)
 SETTINGS = ("steps", "guidance", "bypass_start", "bypass_end")
+NO_CRF = "no LatentCRF is trained for this model yet, so nothing converges. The command at the page's foot trains one."
 
 
 class Outcome(NamedTuple):
-    """What the last run found: `found` as of `app.work.run_convergence`."""
+    """What the last run found.
+
+    Attributes:
+        found: as of `app.work.run_convergence`.
+        settings: of the run.
+        model_options: as of `ModelSet.export_options`.
+    """
 
     found: Any
     settings: Settings
+    model_options: dict[str, str]
 
 
 # ---------------------------------------------------------------------------------------- handlers
@@ -47,8 +55,11 @@ def run_convergence(run: Run, prompt: str, seed: float, count: float, *values: A
     """
     *chosen, presentation = values
     own = dict(zip(SETTINGS, chosen, strict=True))
-    settings = Settings.parse({"prompt": prompt, "seed": seed, **own}, run.worker.model_set.defaults)
+    settings = Settings.parse({"prompt": prompt, "seed": seed, **own}, run.model_set.defaults)
     number = int(COUNT.check(count))
+    if run.model_set.crf is None:
+        yield Update(NO_CRF, busy=False)
+        return
     yield Update(run.start_text)
     clock = ProgressClock(settings.bypass_start, "denoiser calls")
     seeds = [settings.seed + i for i in range(number)]
@@ -56,7 +67,7 @@ def run_convergence(run: Run, prompt: str, seed: float, count: float, *values: A
         if isinstance(report, int):
             yield Update(clock.format(report))
         else:
-            outcome = Outcome(report, settings)
+            outcome = Outcome(report, settings, run.model_set.export_options)
             seeds_text = f"seed {settings.seed}" if number == 1 else f"{number} seeds from {settings.seed}"
             figures = draw(run.worker, outcome, presentation)
             yield Update(f"“{settings.prompt}”, {seeds_text}.", [outcome, *figures], busy=False)
@@ -88,7 +99,7 @@ def build(context: TabContext) -> None:
     Args:
         context: what the tab is built into.
     """
-    defaults = context.worker.model_set.defaults
+    menu, defaults = context.menu, context.worker.catalog.default.defaults
     with gr.Row(elem_classes="controls"):
         prompt = gr.Textbox(defaults.prompt, label="Prompt", max_lines=1, scale=4, elem_id="convergence-prompt")
         seed = gr.Number(defaults.seed, label="First seed", min_width=100, elem_id="convergence-seed")
@@ -107,8 +118,14 @@ def build(context: TabContext) -> None:
     outcome: gr.State = gr.State(None)
     with gr.Row(elem_classes="controls"):
         build_export(
-            context.worker, "convergence", outcome, lambda last: ["export_convergence", last.found, last.settings]
+            context.worker,
+            "convergence",
+            outcome,
+            lambda last: ["export_convergence", last.found, last.settings, last.model_options],
         )
     inputs = [prompt, seed, count, *values, context.presentation]
-    controls.connect(context.worker, run_convergence, inputs, [outcome, *places])
+    for name, control in zip(("prompt", *SETTINGS), (prompt, *values), strict=True):
+        menu.follow_default(control, name)
+    menu.clear(outcome, *places)
+    controls.connect(context.worker, menu.dropdown, run_convergence, inputs, [outcome, *places])
     context.presentation.change(partial(draw, context.worker), [outcome, context.presentation], places, **AT_ONCE)

@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures.style import METHODS
-from analysis.studies import FEW_STEPS, FULL_RUN, LATENTCRF
+from analysis.studies import FEW_STEPS, FULL_RUN, LATENTCRF, ZERO_PARAMETER_BYPASS
 from app.components import html
 from app.components.exports import build_export
 from app.components.figures import attach_listener_js, build_figure, show_figures
 from app.components.form import build_number
 from app.device import DeviceWorker
+from app.models import ModelSet
 from app.runs import AT_ONCE, ProgressClock, Run, Update, build_run_controls
 from app.settings import DECLARATIONS, MAX_SEED, Number, SettingsError
 from app.tabs import COMPARE, TabContext
@@ -37,8 +38,8 @@ HOVER_JS = attach_listener_js(
 )
 PAIR = '<div class="pair" hidden><img alt=""><img alt=""><p class="reading"></p></div>'
 COUNT, SEED = Number("Seeds", 4, 16), Number("First seed", 0, MAX_SEED - 16)
-OTHERS = tuple(name for name in METHODS if name != FULL_RUN)
 SELECTED = (LATENTCRF, FEW_STEPS)
+SELECTED_WITHOUT_CRF = (ZERO_PARAMETER_BYPASS, FEW_STEPS)
 ROWS = len(METHODS)
 
 
@@ -61,14 +62,54 @@ class Outcome(NamedTuple):
 # ---------------------------------------------------------------------------------------- handlers
 
 
-def parse(prompt: Any, seed: Any, count: Any, others: Sequence[str] | None) -> tuple[str, list[int], list[str]]:
+def list_others(model_set: ModelSet) -> list[str]:
+    """List the methods that can be compared with the full run.
+
+    Args:
+        model_set: the model; one without a CRF has no LatentCRF.
+    """
+    return [name for name in METHODS if name != FULL_RUN and (model_set.crf is not None or name != LATENTCRF)]
+
+
+def update_others(model_set: ModelSet) -> Any:
+    """Update the choice of methods for another model.
+
+    Args:
+        model_set: the model.
+    """
+    return gr.update(
+        choices=list_others(model_set), value=list(SELECTED_WITHOUT_CRF if model_set.crf is None else SELECTED)
+    )
+
+
+def describe_images(model_set: ModelSet) -> str:
+    """Describe the rows of images and how they are computed.
+
+    Args:
+        model_set: the model.
+
+    Returns:
+        HTML.
+    """
+    defaults = model_set.defaults
+    return html.format_note(
+        "A row a method, a column a seed: from the same noise. Click an image to look at its seed in the compare tab.",
+        f"{model_set.sampler} with {defaults.steps} steps and guidance {defaults.guidance:g}; LatentCRF's bypass is "
+        f"({defaults.bypass_start}, {defaults.bypass_end}).",
+    )
+
+
+def parse(
+    model_set: ModelSet, prompt: Any, seed: Any, count: Any, others: Sequence[str] | None
+) -> tuple[str, list[int], list[str]]:
     """Read what a visitor asks for.
 
     Args:
+        model_set: the model.
         prompt: what to draw.
         seed: the first; the others count up.
         count: how many seeds.
-        others: methods beside the full run, of `OTHERS`.
+        others: methods beside the full run, of `list_others`.
 
     Returns:
         Prompt, seeds and methods, the full run first.
@@ -78,30 +119,33 @@ def parse(prompt: Any, seed: Any, count: Any, others: Sequence[str] | None) -> t
     """
     words = str(DECLARATIONS["prompt"].check(prompt))
     first, number = int(SEED.check(seed)), int(COUNT.check(count))
-    others = others or ()
-    unknown = [name for name in others if name not in OTHERS]
+    others, accepted = others or (), list_others(model_set)
+    unknown = [name for name in others if name not in accepted]
     if unknown:
-        raise SettingsError(f"Methods must be among {', '.join(OTHERS)}; {unknown[0]!r} is not.")
-    return words, [first + i for i in range(number)], [FULL_RUN, *(name for name in OTHERS if name in others)]
+        raise SettingsError(f"Methods must be among {', '.join(accepted)}; {unknown[0]!r} is not.")
+    return words, [first + i for i in range(number)], [FULL_RUN, *(name for name in accepted if name in others)]
 
 
-def show_cost(worker: DeviceWorker, count: Any, others: Sequence[str]) -> str:
+def show_cost(worker: DeviceWorker, count: Any, others: Sequence[str], model: str) -> str:
     """Show what a run will take, before it is started.
 
     Args:
         worker: calls the count.
         count: as of `parse`.
         others: as of `parse`.
+        model: name of the model.
 
     Returns:
         HTML.
     """
     try:
-        _, seeds, methods = parse("x", 0, count, others)
+        model_set = worker.catalog.get(model)
+        _, seeds, methods = parse(model_set, "x", 0, count, others)
     except SettingsError as error:
         return html.format_message(str(error), "error")
-    calls = worker.call("count_diversity_calls", methods, len(seeds))
-    evaluations = calls * (2 if worker.model_set.defaults.guidance > 1 else 1)
+    defaults = model_set.defaults
+    calls = worker.call("count_diversity_calls", methods, len(seeds), defaults.steps, defaults.bypass)
+    evaluations = calls * (2 if defaults.guidance > 1 else 1)
     return (
         f'<p class="reading">{len(methods)} methods, {len(seeds)} seeds: {evaluations:,} network evaluations, '
         f"{calls:,} denoiser calls.</p>"
@@ -127,19 +171,20 @@ def run_diversity(
     Raises:
         SettingsError: as of `parse`.
     """
-    worker = run.worker
-    words, seeds, methods = parse(prompt, seed, count, others)
+    worker, defaults = run.worker, run.model_set.defaults
+    words, seeds, methods = parse(run.model_set, prompt, seed, count, others)
     yield Update(run.start_text)
-    guidance = worker.model_set.defaults.guidance
-    clock = ProgressClock(worker.call("count_diversity_calls", methods, len(seeds)), "denoiser calls")
-    options = {"prompt": words, "seeds": len(seeds), "seed": seeds[0], "guidance": guidance}
+    calls = worker.call("count_diversity_calls", methods, len(seeds), defaults.steps, defaults.bypass)
+    clock = ProgressClock(calls, "denoiser calls")
+    options: dict[str, Any] = {"prompt": words, "seeds": len(seeds), "seed": seeds[0], "guidance": defaults.guidance}
+    options |= {"steps": defaults.steps, "bypass": list(defaults.bypass), **run.model_set.export_options}
     rows: list[Any] = []
-    for report in run.stream("run_diversity", words, seeds, methods, guidance):
+    for report in run.stream("run_diversity", words, seeds, methods, defaults):
         if isinstance(report, int):
             yield Update(clock.format(report))
             continue
         rows = [*rows, report]
-        outcome = Outcome(rows, words, seeds, {**options, "precision": worker.models.precision_name})
+        outcome = Outcome(rows, words, seeds, {**options, "precision": worker.load(run.model).precision_name})
         is_done = len(rows) == len(methods)
         text = f"“{words}”, {len(seeds)} seeds from {seeds[0]}." if is_done else f"{report.method} is done."
         yield Update(text, [outcome, *draw(worker, outcome, presentation)], busy=not is_done)
@@ -217,13 +262,18 @@ def build(context: TabContext) -> None:
     Args:
         context: what the tab is built into.
     """
-    worker, defaults = context.worker, context.worker.model_set.defaults
+    worker, menu, model_set = context.worker, context.menu, context.worker.catalog.default
+    defaults, choices = model_set.defaults, update_others(model_set)
     with gr.Row(elem_classes="controls"):
         prompt = gr.Textbox(defaults.prompt, label="Prompt", max_lines=1, scale=3, elem_id="diversity-prompt")
         seed = gr.Number(defaults.seed, label=SEED.label, min_width=100, elem_id="diversity-seed")
         count = build_number(COUNT, 8, "diversity-seeds", min_width=90)
         others = gr.CheckboxGroup(
-            list(OTHERS), value=list(SELECTED), label=f"Beside the {FULL_RUN}", scale=3, elem_id="diversity-methods"
+            choices["choices"],
+            value=choices["value"],
+            label=f"Beside the {FULL_RUN}",
+            scale=3,
+            elem_id="diversity-methods",
         )
         controls = build_run_controls(
             "diversity", "Draw", "The same noise for all methods; 8 seeds take about 20 seconds on two CPU cores."
@@ -249,16 +299,7 @@ def build(context: TabContext) -> None:
             )
         )
         outputs += [galleries[-1], gr.HTML(padding=False)]
-    first, last = defaults.bypass
-    gr.HTML(
-        html.format_note(
-            "A row a method, a column a seed: from the same noise. Click an image to look at its seed in the compare "
-            "tab.",
-            f"{worker.model_set.sampler} with {defaults.steps} steps and guidance {defaults.guidance:g}; LatentCRF's "
-            f"bypass is ({first}, {last}).",
-        ),
-        padding=False,
-    )
+    note = gr.HTML(describe_images(model_set), padding=False)
     plots = {}
     for name, text in DIVERSITY_NOTES.items():
         place = build_figure(f"diversity-{name}")
@@ -272,9 +313,13 @@ def build(context: TabContext) -> None:
             worker, "diversity", outcome, lambda last: ["export_diversity", last.rows, last.seeds, last.options]
         )
     inputs = [prompt, seed, count, others, context.presentation]
-    controls.connect(worker, run_diversity, inputs, [outcome, *outputs])
+    menu.follow_default(prompt, "prompt")
+    menu.follow(others, update_others)
+    menu.follow(note, describe_images)
+    menu.clear(outcome, *outputs)
+    controls.connect(worker, menu.dropdown, run_diversity, inputs, [outcome, *outputs])
     context.presentation.change(partial(draw, worker), [outcome, context.presentation], outputs, **AT_ONCE)
-    gr.on([count.change, others.change], partial(show_cost, worker), [count, others], cost, **AT_ONCE)
+    gr.on([count.change, others.change], partial(show_cost, worker), [count, others, menu.dropdown], cost, **AT_ONCE)
     form = context.form
     for gallery in galleries:
         gallery.select(

@@ -10,6 +10,7 @@ from analysis.studies.frontier import SHIPPED, list_metrics, list_rows, read_sam
 from app.components import html
 from app.components.exports import build_export
 from app.components.figures import attach_listener_js, build_figure, show_figures
+from app.models import ModelSet
 from app.runs import AT_ONCE
 from app.tabs import TabContext
 from app.text import FRONTIER_COMPUTATION, FRONTIER_READING
@@ -69,6 +70,10 @@ ABSENT = (
     f"{'/'.join(SHIPPED.parts[-3:])}."
 )
 UNREADABLE = f"The benchmark's table in this copy cannot be read. Make it again with {COMMAND}."
+OF_EMBEDDED = (
+    "This table was measured with the embedded emoji model, not with {title}. Measure that with python -m "
+    "analysis.benchmark --model FOLDER."
+)
 NO_SAMPLE = f"No images of this method are shipped: {COMMAND} writes them into results/benchmark/samples."
 # A click on a mark chooses its method.
 CLICK_JS = attach_listener_js(
@@ -156,6 +161,18 @@ def draw(label: str, all_methods: bool, presentation: bool) -> list[Any]:
     ]
 
 
+def describe_table_model(model_set: ModelSet) -> str:
+    """Say which model the table is of, where another one is chosen.
+
+    Args:
+        model_set: the model that the page shows.
+
+    Returns:
+        HTML; empty for the embedded model.
+    """
+    return "" if model_set.is_embedded else html.format_message(OF_EMBEDDED.format(title=model_set.title))
+
+
 def show_samples(method: str | None) -> list[Any]:
     """Show a method's row of images.
 
@@ -205,6 +222,8 @@ def build(context: TabContext) -> None:
             info="also those that nobody would choose, and baselines that only explain others",
             elem_id="frontier-all",
         )
+    measured = gr.HTML(describe_table_model(context.menu.catalog.default), elem_id="frontier-model", padding=False)
+    context.menu.follow(measured, describe_table_model)
     status = gr.HTML(elem_id="frontier-status", padding=False)
     place = build_figure("frontier-figure")
     gr.HTML(html.format_note(FRONTIER_READING, FRONTIER_COMPUTATION.format(command=COMMAND)), padding=False)

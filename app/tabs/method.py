@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 import numpy as np
@@ -13,11 +13,11 @@ from app.components import html
 from app.components.exports import build_export
 from app.components.figures import build_figure, link_downloads, show_figures
 from app.device import DeviceWorker
-from app.models import ModelsError
+from app.models_file import ModelsError
 from app.runs import AT_ONCE, COMPUTING, ProgressClock, Run, Update, build_run_controls
 from app.settings import Number, Settings, SettingsError
 from app.tabs import TabContext
-from app.text import read_method, write_method_notes
+from app.text import read_method, write_method_note, write_method_notes
 
 WEIGHT = Number("Weight", -2, 2, 0.1)
 COLOURS = {"unary": "#0072b2", "pairwise": "#009e73", "higher_order": "#cc79a7", "total": "#64748b"}
@@ -33,6 +33,21 @@ LATEX: list[dict[str, str | bool]] = [
 ]
 
 
+NO_CRF = "No LatentCRF is trained for this model yet: there is no energy to show."
+
+
+class Outcome(NamedTuple):
+    """What the last run found.
+
+    Attributes:
+        walkthrough: as of `app.work.run_walkthrough`.
+        model_options: as of `ModelSet.export_options`.
+    """
+
+    walkthrough: Any
+    model_options: dict[str, str]
+
+
 # ---------------------------------------------------------------------------------------- handlers
 
 
@@ -46,12 +61,12 @@ def run_walkthrough(run: Run, prompt: str, seed: float, presentation: bool) -> I
         presentation: whether the page is in presentation mode.
 
     Yields:
-        Updates with a `Walkthrough`, its figures, and each term's slider and example.
+        Updates with an `Outcome`, its figures, and each term's slider and example.
 
     Raises:
         SettingsError: the values are wrong.
     """
-    worker, model_set = run.worker, run.worker.model_set
+    worker, model_set = run.worker, run.model_set
     settings = Settings.parse({"prompt": prompt, "seed": seed}, model_set.defaults)
     names = list(write_method_notes(model_set))
     after_strip = [gr.skip()] * (2 * (len(names) - 1) + 2 * len(TERMS))
@@ -68,25 +83,31 @@ def run_walkthrough(run: Run, prompt: str, seed: float, presentation: bool) -> I
             yield Update(text, [gr.skip(), strip, link_downloads("method-steps"), *after_strip])
         else:
             examples = [show_example(report, term) for term in TERMS]
-            outputs = [report, *draw(worker, report, presentation), *[0] * len(TERMS), *examples]
+            outcome = Outcome(report, run.model_set.export_options)
+            outputs = [outcome, *draw(worker, outcome, presentation), *[0] * len(TERMS), *examples]
             yield Update(f"“{settings.prompt}”, seed {settings.seed}, taken apart below.", outputs, busy=False)
 
 
-def draw(worker: DeviceWorker, walkthrough: Any, presentation: bool) -> list[Any]:
+def draw(worker: DeviceWorker, outcome: Outcome | None, presentation: bool) -> list[Any]:
     """Draw the figures.
 
     Args:
         worker: calls the drawing.
-        walkthrough: as of `app.work.run_walkthrough`; None leaves the figures as they are.
+        outcome: of the last run; None leaves the figures as they are.
         presentation: whether the page is in presentation mode.
 
     Returns:
-        Values for the figures' places, in the order of the notes.
+        Values for the figures' places, in the order of the notes; without a CRF some are empty and say why.
     """
-    names = list(write_method_notes(worker.model_set))
-    if walkthrough is None:
+    names = list(write_method_notes(worker.catalog.default))
+    if outcome is None:
         return [gr.skip()] * (2 * len(names))
-    return show_figures("method", names, worker.call("draw_walkthrough", walkthrough, presentation))
+    figures = worker.call("draw_walkthrough", outcome.walkthrough, presentation)
+    values: list[Any] = []
+    for name in names:
+        is_there = name in figures
+        values += show_figures("method", [name], figures) if is_there else [None, html.format_message(NO_CRF)]
+    return values
 
 
 def show_example(walkthrough: Any, term: str) -> str:
@@ -99,28 +120,34 @@ def show_example(walkthrough: Any, term: str) -> str:
     Returns:
         HTML.
     """
+    if walkthrough.potentials is None:
+        return html.format_message(NO_CRF)
     image, energies = walkthrough.get_minimum(term)
     return write_energy_card(term, image, energies, energies["total"], 1.0)
 
 
-def change_weight(worker: DeviceWorker, term: str, walkthrough: Any, exponent: float) -> str:
+def change_weight(worker: DeviceWorker, term: str, outcome: Outcome | None, exponent: float, model: str) -> str:
     """Show the image of lowest energy where a term counts more or less, and its energy with the learned weights.
 
     Args:
         worker: what computes.
         term: of `TERMS`.
-        walkthrough: as of `app.work.run_walkthrough`, or None.
+        outcome: of the last run, or None.
         exponent: the term counts 10 ** exponent times.
+        model: name of the model.
 
     Returns:
         HTML.
     """
-    if walkthrough is None:
+    if outcome is None:
         return html.format_message("Press Run first.")
+    walkthrough = outcome.walkthrough
+    if walkthrough.potentials is None:
+        return html.format_message(NO_CRF)
     try:
         factor = 10.0 ** WEIGHT.check(exponent)
         _, learned = walkthrough.get_minimum(term)
-        *_, (image, energies) = worker.stream("solve_weighted", walkthrough.potentials, term, factor)
+        *_, (image, energies) = worker.stream("solve_weighted", walkthrough.potentials, term, factor, model=model)
     except (SettingsError, ModelsError) as error:
         return html.format_message(str(error), "error")
     return write_energy_card(term, image, energies, learned["total"], factor)
@@ -163,7 +190,7 @@ def build(context: TabContext) -> None:
     Args:
         context: what the tab is built into.
     """
-    worker, model_set = context.worker, context.worker.model_set
+    worker, menu, model_set = context.worker, context.menu, context.worker.catalog.default
     with gr.Row(elem_classes="controls"):
         prompt = gr.Textbox(model_set.defaults.prompt, label="Prompt", max_lines=1, scale=4, elem_id="method-prompt")
         seed = gr.Number(model_set.defaults.seed, label="Seed", min_width=100, elem_id="method-seed")
@@ -174,20 +201,22 @@ def build(context: TabContext) -> None:
     sliders, examples = {}, {}
     places: list[Any] = []
 
-    def build_section(text: str) -> None:
+    def build_section(index: int, text: str) -> None:
         if text.strip():
-            gr.Markdown(text, latex_delimiters=LATEX, elem_classes="prose-section")
+            section = gr.Markdown(text, latex_delimiters=LATEX, elem_classes="prose-section")
+            menu.follow(section, lambda model_set: read_method(model_set)[index][0])
 
-    for text, name in read_method(model_set):
+    for index, (text, name) in enumerate(read_method(model_set)):
         if name not in TERMS:
-            build_section(text)
+            build_section(index, text)
             if name in notes:
                 places += build_figure(f"method-{name}").outputs
-                gr.HTML(notes[name], padding=False)
+                note = gr.HTML(notes[name], padding=False)
+                menu.follow(note, partial(write_method_note, name))
             continue
         with gr.Row(elem_classes="term"):
             with gr.Column(scale=3, min_width=300):
-                build_section(text)
+                build_section(index, text)
             with gr.Column(scale=2, min_width=300):
                 sliders[name] = gr.Slider(
                     WEIGHT.low,
@@ -199,15 +228,19 @@ def build(context: TabContext) -> None:
                 )
                 examples[name] = gr.HTML(elem_id=f"method-{name}", padding=False)
     with gr.Row(elem_classes="controls"):
-        build_export(worker, "method", outcome, lambda last: ["export_walkthrough", last])
+        build_export(worker, "method", outcome, lambda last: ["export_walkthrough", *last])
     outputs = [outcome, *places, *sliders.values(), *examples.values()]
-    controls.connect(worker, run_walkthrough, [prompt, seed, context.presentation], outputs)
+    menu.follow_default(prompt, "prompt")
+    menu.clear(outcome, *places, *examples.values())
+    for slider in sliders.values():
+        menu.follow(slider, lambda _: 0)
+    controls.connect(worker, menu.dropdown, run_walkthrough, [prompt, seed, context.presentation], outputs)
     context.presentation.change(partial(draw, worker), [outcome, context.presentation], places, **AT_ONCE)
     for name, slider in sliders.items():
         # `input`, not `change`: a run puts the sliders back, and draws the examples itself.
         slider.input(
             partial(change_weight, worker, name),
-            [outcome, slider],
+            [outcome, slider, menu.dropdown],
             examples[name],
             trigger_mode="always_last",
             **COMPUTING,

@@ -34,6 +34,7 @@ QUANTITIES = {
 }
 AXES = {"Step": "step", "Timestep": "timestep", "log-SNR": "log_snr"}
 BATCH = 8
+NO_TABLE_OF_MODEL = "No table of this model is shipped: draw your own runs below."
 NO_TABLE = f"No table is shipped with this copy: draw your own runs below, or make it with <code>{COMMAND}</code>."
 
 
@@ -97,7 +98,8 @@ def run_variance(run: Run, text: str, runs: float, seed: float, *choices: Any) -
     Raises:
         SettingsError: as of `parse`.
     """
-    worker, defaults = run.worker, run.worker.model_set.defaults
+    worker, model_set = run.worker, run.model_set
+    defaults = model_set.defaults
     prompts, seeds = parse(text, runs, seed)
     tables: list[pd.DataFrame] = []
     clock = ProgressClock(len(prompts), "runs")
@@ -106,15 +108,16 @@ def run_variance(run: Run, text: str, runs: float, seed: float, *choices: Any) -
         tables.append(table)
         if len(tables) % 2:  # of the two methods' tables of a batch the first
             continue
-        done = min(len(prompts), BATCH * (len(tables) // 2))
+        done = int(table["run"].max()) + 1
         options = {
             "prompts": done,
             "text": prompts[:done],
             "seed": seeds[0],
             "bypass": list(defaults.bypass),
             "guidance": defaults.guidance,
-            "batch_size": BATCH,
-            "precision": worker.models.precision_name,
+            "batch_size": int(tables[0]["run"].max()) + 1,
+            "precision": worker.load(run.model).precision_name,
+            **model_set.export_options,
         }
         outcome = Outcome(worker.call("summarize_variance", tables), options, False)
         is_done = done == len(prompts)
@@ -157,25 +160,28 @@ def draw(
     is_log: bool,
     threshold: float,
     presentation: bool,
+    model: str,
 ) -> list[Any]:
     """Draw the figure.
 
     Args:
         worker: calls the drawing.
-        outcome: what to show; None leaves the figure as it is.
+        outcome: what to show; None: nothing.
         quantity: one of `QUANTITIES`.
         axis: one of `AXES`.
         is_log: whether the vertical axis is logarithmic.
         threshold: of the proposed bypass, in percent of the variance's range.
         presentation: whether the page is in presentation mode.
+        model: name of the model.
 
     Returns:
         Values for the figure's place, the proposed bypass in words, and the note under the figure.
     """
-    model_set = worker.model_set
+    model_set = worker.catalog.get(model)
     text = html.format_note(VARIANCE_READING, describe_computation(model_set, outcome))
     if outcome is None:
-        return [gr.skip(), gr.skip(), f'<p class="reading">{NO_TABLE}</p>', text]
+        sentence = NO_TABLE if model_set.is_embedded else NO_TABLE_OF_MODEL
+        return [None, "", f'<p class="reading">{sentence}</p>', text]
     try:
         threshold = THRESHOLD.check(threshold)
     except SettingsError as error:
@@ -202,12 +208,17 @@ def draw(
     return [*show_figures("variance", ["figure"], figures), f'<p class="reading">{sentence}</p>', text]
 
 
-def read_shipped() -> Outcome | None:
+def read_shipped(model_set: ModelSet) -> Outcome | None:
     """Read the table that comes with the project.
 
+    Args:
+        model_set: the model that the page shows.
+
     Returns:
-        It, with the options that it was made with; None where there is none.
+        It, with the options that it was made with; None where there is none, or another model's.
     """
+    if not model_set.is_embedded:
+        return None
     try:
         options = json.loads((SHIPPED / "settings.json").read_text())["options"]
         outcome = Outcome(pd.read_csv(SHIPPED / "variance.csv"), options, True)
@@ -216,18 +227,19 @@ def read_shipped() -> Outcome | None:
         return None
 
 
-def use_in_compare(worker: DeviceWorker, outcome: Outcome | None, threshold: float) -> list[Any]:
+def use_in_compare(worker: DeviceWorker, outcome: Outcome | None, threshold: float, model: str) -> list[Any]:
     """Fill the compare tab's form with the proposed bypass.
 
     Args:
         worker: calls the proposal.
         outcome: what is shown.
         threshold: as of `draw`.
+        model: name of the model.
 
     Returns:
         Values for steps, bypass start and end, few steps, guidance cut-off, the bypass' shares, and the row of tabs.
     """
-    steps, proposal = worker.model_set.defaults.steps, None
+    steps, proposal = worker.catalog.get(model).defaults.steps, None
     try:
         if outcome is not None:
             proposal = worker.call("propose_bypass", outcome.summary, THRESHOLD.check(threshold) / 100)
@@ -247,7 +259,8 @@ def build(context: TabContext) -> None:
     Args:
         context: what the tab is built into.
     """
-    worker = context.worker
+    worker, menu = context.worker, context.menu
+    first = worker.catalog.default
     with gr.Row(elem_classes="controls"):
         quantity = gr.Radio(list(QUANTITIES), value="Latents' variance", label="Show", elem_id="variance-quantity")
         axis = gr.Radio(list(AXES), value="Step", label="Horizontal axis", elem_id="variance-axis")
@@ -267,7 +280,7 @@ def build(context: TabContext) -> None:
     note = gr.HTML(elem_id="variance-note", padding=False)
     with gr.Row(elem_classes="controls"):
         prompts = gr.Textbox(
-            "\n".join(worker.model_set.variance_prompts),
+            "\n".join(first.variance_prompts),
             lines=3,
             max_lines=6,
             label="Prompts, one a line, in turn",
@@ -277,7 +290,7 @@ def build(context: TabContext) -> None:
         runs = build_number(RUNS, 16, "variance-runs", min_width=100)
         seed = build_number(SEED, 0, "variance-seed", min_width=100)
         controls = build_run_controls(
-            "variance", "Draw", "Runs of your own prompts; 16 take about half a minute on two CPU cores."
+            "variance", "Draw", "Runs of your own prompts; 16 of emoji take about half a minute on two CPU cores."
         )
     controls.status.render()
     outcome: gr.State = gr.State(None)
@@ -287,22 +300,36 @@ def build(context: TabContext) -> None:
         )
 
     choices: list[Any] = [quantity, axis, is_log, threshold, context.presentation]
+    drawn = [outcome, *choices, menu.dropdown]
     drawing = partial(draw, worker)
     drawing_outputs = [*place.outputs, proposal, note]
-    ends = controls.connect(worker, run_variance, [prompts, runs, seed, *choices], [outcome, *drawing_outputs])
+    menu.follow(prompts, lambda model_set: "\n".join(model_set.variance_prompts))
+    ends = controls.connect(
+        worker,
+        menu.dropdown,
+        run_variance,
+        [prompts, runs, seed, *choices, menu.dropdown],
+        [outcome, *drawing_outputs],
+    )
     # Without inputs, once the page is there; with them it would come back at every change.
-    ready = gr.on(None, read_shipped, None, outcome, **AT_ONCE)
-    for event in (*ends, ready):  # as the choices are by then
-        event.then(drawing, [outcome, *choices], drawing_outputs, **AT_ONCE)
+    ready = gr.on(None, partial(read_shipped, first), None, outcome, **AT_ONCE)
+    other = menu.dropdown.change(
+        lambda model: read_shipped(worker.catalog.get(model)), menu.dropdown, outcome, **AT_ONCE
+    )
+    for event in (*ends, ready, other):  # as the choices are by then
+        event.then(drawing, drawn, drawing_outputs, **AT_ONCE)
     gr.on(
         [choice.change for choice in choices],
         drawing,
-        [outcome, *choices],
+        drawn,
         drawing_outputs,
         trigger_mode="always_last",
         **AT_ONCE,
     )
     fields = [context.form[name] for name in ("steps", "bypass_start", "bypass_end", "few_steps", "guidance_cutoff")]
     use.click(
-        partial(use_in_compare, worker), [outcome, threshold], [*fields, context.form.shares, context.tabs], **AT_ONCE
+        partial(use_in_compare, worker),
+        [outcome, threshold, menu.dropdown],
+        [*fields, context.form.shares, context.tabs],
+        **AT_ONCE,
     )

@@ -11,6 +11,11 @@ the finished image: the picture before. The CRF moves it to the minimum of a lea
 picture after. The denoiser then takes over again, unless the bypass runs to the end. Last, a second CRF corrects the
 final latents (the setting Finisher): LatentCRF's image above. A run of few steps has that CRF alone: the pictures are
 before and after it.</p></div>"""
+ABOUT_BYPASS = """<div class="about"><h3>What happens without a CRF</h3><p>Where the bypass begins, the LDM has an
+estimate of the finished image. It goes on from there as if the skipped steps had confirmed it; the denoiser then takes
+over again. Last, the finisher corrects the final latents by a VAE round trip: they are decoded and encoded again. The
+pictures are before and after it; with the finisher off they are the estimate at the bypass. A trained LatentCRF takes
+the place of both.</p></div>"""
 
 VARIANCE_READING = (
     "Each line is the mean over the runs; the band reaches from the 5th to the 95th percentile. Grey: the steps that "
@@ -77,6 +82,18 @@ FRONTIER_COMPUTATION = (
 )
 
 
+def describe_crf(model_set: ModelSet) -> str:
+    """Describe what a model's CRF changes, or what stands for it.
+
+    Args:
+        model_set: the model.
+
+    Returns:
+        HTML.
+    """
+    return ABOUT_BYPASS if model_set.crf is None else ABOUT_CRF
+
+
 def write_method_notes(model_set: ModelSet) -> dict[str, str]:
     """Write the notes of the method tab's figures.
 
@@ -109,11 +126,24 @@ def write_method_notes(model_set: ModelSet) -> dict[str, str]:
             "From left to right: noise goes, as the energy falls.", "Each iterate decoded by itself."
         ),
         "hand-over": format_note(
-            "“Off by” is the distance to the full run's final latents: it should fall from the first picture to the "
-            f"third. The fourth is the full run itself: {defaults.steps} denoiser calls, off by 0.",
+            "“Off by” is the distance to the full run's final latents: it should fall from picture to picture. "
+            f"The last one is the full run itself: {defaults.steps} denoiser calls, off by 0.",
             "Root mean square difference of the latents; denoiser calls up to that picture.",
         ),
     }
+
+
+def write_method_note(name: str, model_set: ModelSet) -> str:
+    """Write the note of one of the method tab's figures.
+
+    Args:
+        name: of the figure.
+        model_set: what the tab shows.
+
+    Returns:
+        HTML.
+    """
+    return write_method_notes(model_set)[name]
 
 
 def read_method(model_set: ModelSet) -> list[tuple[str, str]]:
@@ -128,7 +158,7 @@ def read_method(model_set: ModelSet) -> list[tuple[str, str]]:
     text = Path(__file__).with_name("method.md").read_text()
     channels, height, width = model_set.latent_shape
     for name, value in {
-        "image": f"{model_set.image_size} × {model_set.image_size} pixels",
+        "image": "{} × {} pixels".format(*model_set.image_size),
         "sites": f"{height} × {width} sites",
         "channels": f"{channels} numbers",
     }.items():

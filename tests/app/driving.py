@@ -9,16 +9,24 @@ from torch import nn
 
 from app.device import DeviceWorker
 from app.loaded_models import LoadedModels
-from app.models import EMOJI
+from app.models import read_catalog
 from app.runs import Handler, Run, RunCounter, drive
 from latentcrf import LatentCRF
 
+CATALOG = read_catalog()
+EMOJI = CATALOG.models["emoji"]
+
 
 def run_tab(
-    handler: Handler, worker: Any, arguments: Sequence[Any], num_outputs: int, counter: RunCounter | None = None
+    handler: Handler,
+    worker: Any,
+    arguments: Sequence[Any],
+    num_outputs: int,
+    counter: RunCounter | None = None,
+    model: str = "emoji",
 ) -> Iterator[list[Any]]:
     """Yield what the page is given: status, start, cancel, then the tab's outputs."""
-    run = Run(worker, 1, counter or RunCounter(last=1))
+    run = Run(worker, 1, counter or RunCounter(last=1), model)
     yield from drive(handler, run, arguments, lambda: ["restored"] * num_outputs, num_outputs)
 
 
@@ -27,5 +35,5 @@ def build_tiny_worker(pipeline: StableDiffusionPipeline, crf: LatentCRF) -> Devi
     worker = DeviceWorker()
     nothing = nn.Identity()
     models = LoadedModels(EMOJI, pipeline, crf, crf, nothing, nothing, torch.float32)
-    worker.__dict__["_models"] = models  # where `cached_property` keeps them
+    worker._loaded["emoji"] = models
     return worker

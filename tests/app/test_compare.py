@@ -2,6 +2,7 @@
 
 import base64
 import io
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from app.callback_stream import stream_reports
 from app.components import form, html
 from app.device import DeviceWorker
 from app.layout import TABS, build_app
-from app.models import EMOJI, ModelsError
+from app.models_file import ModelsError, Source
 from app.png import read_png
 from app.results import Comparison, Generated, Progress
 from app.runs import RunCounter
@@ -33,6 +34,7 @@ from app.tabs import compare
 from app.tabs.method import TERMS
 from latentcrf.noise_levels import clean_estimate_between, coefficients
 from latentcrf.precision import autocast
+from tests.app.driving import CATALOG, EMOJI
 
 FEW = replace(EMOJI.defaults, seed=3, steps=8, iterations=3, bypass_start=4, bypass_end=7, finisher=False)
 
@@ -71,7 +73,7 @@ def drive(
     worker: Any, values: list[Any], previous: Any = None, run_id: int = 1, counter: RunCounter | None = None
 ) -> Iterator[Shown]:
     """The compare tab's handler under the page's driver."""
-    of_visitor = runs.Run(worker, run_id, counter or RunCounter(last=1))
+    of_visitor = runs.Run(worker, run_id, counter or RunCounter(last=1), "emoji")
     for shown in runs.drive(
         compare.run_comparison, of_visitor, values, lambda: compare.show_comparison(previous), len(compare.View._fields)
     ):
@@ -107,7 +109,7 @@ def test_both_methods_run_as_planned(worker: DeviceWorker) -> None:
 
 def test_the_full_image_is_the_plain_pipelines(worker: DeviceWorker, result: Comparison) -> None:
     """Watching, timing and previewing change nothing: the image is the one that diffusers makes by itself."""
-    models = worker.models
+    models = worker.load()
     with autocast(models.pipeline.device, models.precision):
         latents = models.pipeline(
             FEW.prompt,
@@ -147,9 +149,8 @@ def test_the_finisher_changes_latentcrfs_image_alone_and_is_named(worker: Device
     changed = np.abs(pixels(finished.latentcrf.image).astype(int) - pixels(result.latentcrf.image)).mean()
     assert 0.5 < changed < 20
     assert finished.latentcrf.denoiser_calls == result.latentcrf.denoiser_calls
-    assert "a second CRF corrects" in html.format_plan(finished.settings) and "second" not in html.format_plan(
-        result.settings
-    )
+    assert "a second CRF corrects" in html.format_plan(EMOJI, finished.settings)
+    assert "second" not in html.format_plan(EMOJI, result.settings)
     assert "finisher" not in result.origin and finished.origin["finisher"].startswith("emoji-latentcrf-finisher ")
     assert compare.summarize_comparison(finished, EMOJI).endswith("3 CRF iterations, with the finisher.")
     assert compare.summarize_comparison(result, EMOJI).endswith("3 CRF iterations.")
@@ -163,16 +164,16 @@ def test_a_run_of_few_steps_is_the_faster_solvers_finished(worker: DeviceWorker,
     assert (few.full.denoiser_calls, few.latentcrf.denoiser_calls) == (8, 4)
     assert np.array_equal(pixels(few.full.image), pixels(result.full.image))
     assert np.array_equal(pixels(few.latentcrf.image), pixels(few.after))
-    models = worker.models
+    models = worker.load()
     scheduler = UniPCMultistepScheduler.from_config(models.pipeline.scheduler.config)
     how = {"steps": 4, "guidance": FEW.guidance, "scheduler": scheduler, "precision": models.precision}
     latents = sample(models.pipeline, [FEW.prompt], [FEW.seed], **how)
     before = to_pixels(decode(models.pipeline, latents))[0].astype(int)
     assert np.abs(before - pixels(few.before)).mean() < 0.5
     assert np.abs(before - pixels(few.after)).mean() > 0.5
-    planned = html.format_plan(few.settings, {"full": 8, "latentcrf": 3})
+    planned = html.format_plan(EMOJI, few.settings, {"full": 8, "latentcrf": 3})
     assert "4 of a faster solver (UniPC)" in planned and planned.count('<i class="done"></i>') == 8 + 3
-    assert 'class="crf"' in planned and 'class="crf done"' in html.format_plan(few.settings, {"latentcrf": 4})
+    assert 'class="crf"' in planned and 'class="crf done"' in html.format_plan(EMOJI, few.settings, {"latentcrf": 4})
     assert "8 steps and 4 of UniPC" in compare.summarize_comparison(few, EMOJI)
     assert "crf" in result.origin and "crf" not in few.origin and "finisher" in few.origin
 
@@ -187,7 +188,7 @@ def test_the_guidance_cutoff_saves_network_evaluations_of_latentcrf_alone(
     assert np.array_equal(pixels(cut_off.full.image), pixels(result.full.image))
     whole = list(worker.stream("compare", replace(settings, guidance_cutoff=0), False))[-1]
     assert not np.array_equal(pixels(cut_off.latentcrf.image), pixels(whole.latentcrf.image))
-    planned = html.format_plan(settings, {"full": 8, "latentcrf": 4})
+    planned = html.format_plan(EMOJI, settings, {"full": 8, "latentcrf": 4})
     assert (
         planned.count('class="done half"') == 2
         and "4 of a faster solver (UniPC), the last 2 without guidance, then" in planned
@@ -217,7 +218,7 @@ def test_previews_come_before_the_image_and_cost_no_measured_time(worker: Device
 
 def test_the_clean_estimate_is_the_schedulers_own(worker: DeviceWorker) -> None:
     """From two neighbouring latents of a DDIM step alone: against DDIMScheduler's pred_original_sample."""
-    scheduler = worker.models.pipeline.scheduler
+    scheduler = worker.load().pipeline.scheduler
     scheduler.set_timesteps(10)
     generator = torch.Generator().manual_seed(0)
     for index in (0, 4, 9):
@@ -230,7 +231,7 @@ def test_the_clean_estimate_is_the_schedulers_own(worker: DeviceWorker) -> None:
 
 def test_closing_stops_within_a_step_and_frees_the_device(worker: DeviceWorker) -> None:
     calls: list[int] = []
-    handle = worker.models.pipeline.unet.register_forward_pre_hook(lambda *_: calls.append(1))
+    handle = worker.load().pipeline.unet.register_forward_pre_hook(lambda *_: calls.append(1))
     try:
         running = worker.stream("compare", FEW, True)
         while not isinstance(event := next(running), Progress) or event.done < 2:
@@ -299,12 +300,15 @@ def test_the_endpoint_answers_and_refuses_like_the_page(worker: DeviceWorker, re
 class Failing:
     """Stands where the models would be, to see what a visitor is shown when they fail."""
 
-    is_loaded, model_set = True, EMOJI
+    catalog = CATALOG
 
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    def stream(self, *_: Any) -> Iterator[Any]:
+    def is_loaded(self, _: str) -> bool:
+        return True
+
+    def stream(self, *_: Any, **__: Any) -> Iterator[Any]:
         yield Progress("full", 1, 8)
         raise self.error
 
@@ -349,9 +353,12 @@ def test_after_cancelling_the_previous_images_are_back(tmp_path: Path) -> None:
 class Endless:
     """Reports steps for ever, and whether it was closed."""
 
-    is_loaded, model_set, closed, steps = True, EMOJI, False, 0
+    catalog, closed, steps = CATALOG, False, 0
 
-    def stream(self, *_: Any) -> Iterator[Any]:
+    def is_loaded(self, _: str) -> bool:
+        return True
+
+    def stream(self, *_: Any, **__: Any) -> Iterator[Any]:
         try:
             while True:
                 self.steps += 1
@@ -410,11 +417,11 @@ def test_what_a_visitor_typed_is_escaped() -> None:
 
 def test_links_fill_the_form_or_say_why_not() -> None:
     query = {"prompt": "blue heart", "seed": "7", "steps": "20", "bypass_start": "5", "bypass_end": "20", "x": "y"}
-    filled = form.load_link(EMOJI.defaults, SimpleNamespace(query_params=query))  # type: ignore[arg-type]
-    assert filled[0] == "blue heart" and filled[1] == 7 and filled[6] == 20 and filled[11] == (0.25, 1.0)
-    refused = form.load_link(EMOJI.defaults, SimpleNamespace(query_params={"prompt": "a", "steps": "0"}))
+    filled = form.load_link(CATALOG, SimpleNamespace(query_params=query))  # type: ignore[arg-type]
+    assert filled[0] == "blue heart" and filled[1] == 7 and filled[6] == 20 and filled[12] == (0.25, 1.0)
+    refused = form.load_link(CATALOG, SimpleNamespace(query_params={"prompt": "a", "steps": "0"}))
     assert refused[0] == gr.skip() and "Steps must be" in refused[-2]
-    assert form.load_link(EMOJI.defaults, SimpleNamespace(query_params={}))[-2] == gr.skip()
+    assert form.load_link(CATALOG, SimpleNamespace(query_params={}))[-2] == gr.skip()
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 10, 25, 49, 51, 100, 200])
@@ -434,20 +441,31 @@ def test_half_typed_numbers_move_nothing() -> None:
 
 
 def test_the_plan_draws_a_cell_for_each_call() -> None:
-    plan = html.format_plan(FEW, {"full": 3, "latentcrf": 5})
+    plan = html.format_plan(EMOJI, FEW, {"full": 3, "latentcrf": 5})
     assert plan.count("<i") == 8 + 5 and plan.count('<i class="done"') == 3 + 5
     assert "16 NFE, " in plan.replace("<span>", "") and "5 calls" in plan and 'class="crf done"' in plan
-    assert "Bypass end" in form.show_plan(EMOJI.defaults, 50, 3, 33, 20, True, 0, 0)
+    assert "Bypass end" in form.show_plan(CATALOG, 50, 3, 33, 20, True, 0, 0, "emoji")
 
 
 def test_missing_and_damaged_models_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "emoji-ldm"
+    elsewhere = replace(EMOJI, model=Source(str(folder)))
     with pytest.raises(ModelsError, match="emoji-ldm/model_index.json is missing"):
-        replace(EMOJI, folder=tmp_path).check()
-    for path in replace(EMOJI, folder=tmp_path).list_files():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("{}")
+        elsewhere.check()
+    folder.mkdir()
+    shutil.copy(EMOJI.model.folder / "model_index.json", folder)
+    with pytest.raises(ModelsError, match="emoji-ldm/scheduler/scheduler_config.json is missing"):
+        elsewhere.check()
+    for path in elsewhere.list_files():
+        if tmp_path in path.parents and path.name != "model_index.json":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("{}")
     with pytest.raises(ModelsError, match="text_encoder/model.safetensors is damaged"):
-        replace(EMOJI, folder=tmp_path).check()
+        elsewhere.check()
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    (folder / "text_encoder" / "model.safetensors").rename(folder / "text_encoder" / "pytorch_model.bin")
+    with pytest.raises(ModelsError, match="pickled weights are never loaded"):
+        elsewhere.check()
 
 
 def test_the_page_offers_one_endpoint_and_a_bounded_queue() -> None:
@@ -508,5 +526,5 @@ def test_errors_of_the_work_reach_the_reader_and_free_the_lock() -> None:
 
 def test_settings_read_from_a_saved_file_are_the_run(worker: DeviceWorker) -> None:
     last = run(worker, FEW)[-1]
-    settings, origin = read_png(last.before, EMOJI.defaults)
+    settings, origin = read_png(last.before, CATALOG)
     assert settings == FEW and origin["image"] == "before" and origin["device"] in ("cpu", "cuda")

@@ -31,6 +31,6 @@ def test_the_tab_shows_each_methods_row_with_its_metrics() -> None:
 
 
 def test_the_cost_is_stated_before_a_run() -> None:
-    text = tab.show_cost(DeviceWorker(), 8, ["LatentCRF", "few steps"])
+    text = tab.show_cost(DeviceWorker(), 8, ["LatentCRF", "few steps"], "emoji")
     assert "3 methods, 8 seeds: 1,408 network evaluations, 704 denoiser calls" in text
-    assert "Seeds must be" in tab.show_cost(DeviceWorker(), 3, [])
+    assert "Seeds must be" in tab.show_cost(DeviceWorker(), 3, [], "emoji")

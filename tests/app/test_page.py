@@ -12,10 +12,12 @@ import gradio as gr
 import pytest
 
 from app import visitor_files, work
+from app.components.model_menu import ModelMenu
 from app.device import DeviceWorker
-from app.models import EMOJI, ModelsError
+from app.models_file import ModelsError
 from app.runs import SORRY, RunCounter, Update, build_run_controls
 from app.text import read_method, write_method_notes
+from tests.app.driving import CATALOG, EMOJI
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +30,7 @@ def test_two_threads_never_see_half_a_library() -> None:
         worker, found = DeviceWorker(), []
         def ask():
             try:
-                found.append(worker.call("count_diversity_calls", ["full run"], 1))
+                found.append(worker.call("count_diversity_calls", ["full run"], 1, 50, (33, 49)))
             except Exception as error:
                 found.append(error)
         threads = [threading.Thread(target=ask) for _ in range(4)]
@@ -95,7 +97,7 @@ def connected(handler: Callable[..., Iterator[Update]]) -> Callable[..., Iterato
     with gr.Blocks() as app:
         controls = build_run_controls("x", "Draw", "Ready.")
         controls.status.render()
-        controls.connect(DeviceWorker(), handler, [], [gr.HTML()])
+        controls.connect(DeviceWorker(), ModelMenu(CATALOG).dropdown, handler, [], [gr.HTML()])
     return next(fn.fn for fn in app.fns.values() if fn.fn is not None and fn.concurrency_id == "device")
 
 
@@ -107,7 +109,7 @@ def test_a_run_that_fails_says_so_and_can_be_started_again(failure: Exception, w
         yield Update("working", ["a first result"])
         raise failure
 
-    first, last = list(connected(handler)(1, RunCounter(last=1)))
+    first, last = list(connected(handler)(1, RunCounter(last=1), "emoji"))
     assert first[3] == "a first result"
     assert words in last[0] and "inside" not in last[0]
     assert last[1]["interactive"] and not last[2]["interactive"]

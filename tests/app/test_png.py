@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from app.models import EMOJI
 from app.png import KEY, read_png, write_png
 from app.settings import SettingsError
+from tests.app.driving import CATALOG, EMOJI
 
 DEFAULTS = EMOJI.defaults
 SETTINGS = replace(
@@ -43,7 +43,7 @@ def stored(path: Path, image: Image.Image, text: str) -> Path:
 def test_what_is_written_is_read_back(tmp_path: Path, image: Image.Image) -> None:
     path = tmp_path / "image.png"
     path.write_bytes(write_png(image, SETTINGS, {"image": "full", "device": "cpu"}))
-    assert read_png(path, DEFAULTS) == (SETTINGS, {"image": "full", "device": "cpu"})
+    assert read_png(path, CATALOG) == (SETTINGS, {"image": "full", "device": "cpu"})
     assert np.array_equal(np.asarray(Image.open(path)), np.asarray(image))
 
 
@@ -64,7 +64,7 @@ def test_foreign_files_are_met_with_a_sentence(tmp_path: Path, image: Image.Imag
         (cut, "not a readable"),
     ):
         with pytest.raises(SettingsError, match=words):
-            read_png(path, DEFAULTS)
+            read_png(path, CATALOG)
 
 
 @pytest.mark.parametrize(
@@ -74,13 +74,13 @@ def test_foreign_files_are_met_with_a_sentence(tmp_path: Path, image: Image.Imag
 )
 def test_damaged_settings_are_met_with_a_sentence(tmp_path: Path, image: Image.Image, text: str) -> None:
     with pytest.raises(SettingsError):
-        read_png(stored(tmp_path / "image.png", image, text), DEFAULTS)
+        read_png(stored(tmp_path / "image.png", image, text), CATALOG)
 
 
 def test_settings_out_of_range_are_refused_as_on_the_page(tmp_path: Path, image: Image.Image) -> None:
     record = json.dumps({"settings": SETTINGS.as_dict() | {"steps": 10_000}})
     with pytest.raises(SettingsError, match="Steps must be"):
-        read_png(stored(tmp_path / "image.png", image, record), DEFAULTS)
+        read_png(stored(tmp_path / "image.png", image, record), CATALOG)
 
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:
@@ -94,7 +94,7 @@ def test_a_decompression_bomb_is_refused_unread(tmp_path: Path) -> None:
     wide = tmp_path / "wide.png"
     wide.write_bytes(start + header + png_chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + png_chunk(b"IEND", b""))
     with pytest.raises(SettingsError, match="too many pixels"):
-        read_png(wide, DEFAULTS)
+        read_png(wide, CATALOG)
 
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0))
     text = KEY.encode() + b"\0\x01\0\0\0" + zlib.compress(b" " * 100_000_000)
@@ -107,7 +107,7 @@ def test_a_decompression_bomb_is_refused_unread(tmp_path: Path) -> None:
         + png_chunk(b"IEND", b"")
     )
     with pytest.raises(SettingsError):
-        read_png(long, DEFAULTS)
+        read_png(long, CATALOG)
 
 
 def test_a_huge_file_is_refused(tmp_path: Path) -> None:
@@ -115,13 +115,13 @@ def test_a_huge_file_is_refused(tmp_path: Path) -> None:
     with open(path, "wb") as file:
         file.truncate(21_000_000)
     with pytest.raises(SettingsError, match="larger than 20 MB"):
-        read_png(path, DEFAULTS)
+        read_png(path, CATALOG)
 
 
 def test_the_finishers_former_strength_is_read_where_it_means_on_or_off(tmp_path: Path, image: Image.Image) -> None:
     for strength, expected in ((1.0, True), (0.0, False)):
         record = json.dumps({"settings": SETTINGS.as_dict() | {"finisher": strength}})
-        assert read_png(stored(tmp_path / "image.png", image, record), DEFAULTS)[0].finisher is expected
+        assert read_png(stored(tmp_path / "image.png", image, record), CATALOG)[0].finisher is expected
     record = json.dumps({"settings": SETTINGS.as_dict() | {"finisher": 0.7}})
     with pytest.raises(SettingsError, match="Finisher must be on or off"):
-        read_png(stored(tmp_path / "image.png", image, record), DEFAULTS)
+        read_png(stored(tmp_path / "image.png", image, record), CATALOG)

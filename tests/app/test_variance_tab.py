@@ -12,15 +12,14 @@ from analysis.export import write_results
 from analysis.studies import variance
 from analysis.variance import build_results
 from app.device import DeviceWorker
-from app.models import EMOJI
 from app.runs import RunCounter, cancel_runs
 from app.settings import SettingsError
 from app.tabs import variance as tab
 from latentcrf import LatentCRF
 from tests.analysis.test_variance import curve
-from tests.app.driving import build_tiny_worker, run_tab
+from tests.app.driving import EMOJI, build_tiny_worker, run_tab
 
-LOOK: list[Any] = ["Latents' variance", "Step", False, 2, False]
+LOOK: list[Any] = ["Latents' variance", "Step", False, 2, False, "emoji"]
 WIDTH = 5  # outcome, figure, links, proposal, note
 
 
@@ -78,18 +77,20 @@ def test_tab_names_what_is_wrong(worker: DeviceWorker, text: str, runs: Any, see
 def test_tab_shows_what_ships_and_says_where_nothing_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     worker = DeviceWorker()
     monkeypatch.setattr(tab, "SHIPPED", tmp_path)
-    assert tab.read_shipped() is None
+    assert tab.read_shipped(EMOJI) is None
     _, _, words, note = tab.draw(worker, None, *LOOK)
     assert "No table is shipped" in words and tab.COMMAND in words
     summary = variance.summarize(curve([0.0, 4.0, 8.0, 8.1, 8.2, 8.2, 10.0]))
     write_results(build_results(summary, {"prompts": 3, "seed": 0, "bypass": [2, 5]}, (2, 5), False), tmp_path)
-    outcome = tab.read_shipped()
+    outcome = tab.read_shipped(EMOJI)
     assert outcome is not None and outcome.bypass == (2, 5)
     figure, _, words, note = tab.draw(worker, outcome, *LOOK)
     assert "3 runs" in figure.layout.title.text and "<b>2 to 5</b>" in words
     assert "3 runs, the table that comes with the project" in note and "--from assets/results/variance" in note
-    assert "Threshold must be a number from 0.2 to 10" in tab.draw(worker, outcome, *LOOK[:3], float("nan"), False)[2]
-    assert tab.use_in_compare(worker, outcome, 2)[:6] == [50, 2, 5, 0, 0.0, (2 / 50, 5 / 50)]
-    assert tab.use_in_compare(worker, None, 2) == tab.use_in_compare(worker, outcome, None)  # type: ignore[arg-type]
+    wrong = tab.draw(worker, outcome, *LOOK[:3], float("nan"), False, "emoji")
+    assert "Threshold must be a number from 0.2 to 10" in wrong[2]
+    assert tab.use_in_compare(worker, outcome, 2, "emoji")[:6] == [50, 2, 5, 0, 0.0, (2 / 50, 5 / 50)]
+    unchanged = tab.use_in_compare(worker, None, 2, "emoji")
+    assert unchanged == tab.use_in_compare(worker, outcome, None, "emoji")  # type: ignore[arg-type]
     own = tab.Outcome(summary, {"seed": 1, "text": ["<b>"], "guidance": 3.0}, False)
     assert "&lt;b&gt;" in tab.describe_computation(EMOJI, own)

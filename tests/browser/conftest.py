@@ -9,7 +9,7 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed: 
 
 from playwright.sync_api import Browser, Page  # noqa: E402
 
-from app.models import EMOJI  # noqa: E402
+from tests.app.driving import EMOJI  # noqa: E402
 from tests.browser.driving import PATIENCE, browsing, chromium, served  # noqa: E402
 
 
@@ -29,7 +29,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if missing:
         pytest.skip(f"the trained models are not there yet: {missing[0]}")
     folder = tmp_path_factory.mktemp("app")
-    with served("--models", str(EMOJI.folder), log=folder / "app.log") as url:
+    with served("--model", "emoji", log=folder / "app.log") as url:
         yield url
     assert "Traceback" not in (folder / "app.log").read_text()
 

@@ -20,14 +20,14 @@ def main() -> None:
     parser.add_argument(
         "--settings", default="", help="more settings, as in a link: steps=12&bypass_start=6&bypass_end=11"
     )
-    parser.add_argument("--models", default=None, help="folder of the models, as for app.py")
+    parser.add_argument("--model", default=None, help="model that is shown, as for app.py")
     parser.add_argument("--url", default=None, help="a page that runs already; without it one is started")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     if options.url:
         take(options.url, options)
         return
-    with served(*(["--models", options.models] if options.models else []), log=options.out / "app.log") as url:
+    with served(*(["--model", options.model] if options.model else []), log=options.out / "app.log") as url:
         take(url, options)
 
 

@@ -10,9 +10,10 @@ from PIL import Image
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -r requirements-dev.txt")
 
-from playwright.sync_api import Page  # noqa: E402
+from playwright.sync_api import Browser, Page  # noqa: E402
 
-from tests.browser.driving import ask, wait_until_done  # noqa: E402
+from tests.app.tiny_models import save_stable_diffusion  # noqa: E402
+from tests.browser.driving import PATIENCE, ask, served, wait_until_done  # noqa: E402
 
 pytestmark = pytest.mark.browser
 PROMPT = "#prompt textarea, #prompt input"
@@ -170,3 +171,32 @@ def test_nothing_is_wider_than_the_window_and_the_images_are_in_sight(
     if width > 1000:
         figures = page.locator("#lpips").bounding_box()
         assert figures and figures["y"] + figures["height"] <= height
+
+
+def test_the_menu_brings_another_models_settings_and_examples(browser: Browser, tmp_path: Path) -> None:
+    """A page of its own: the shared one offers one model."""
+    folder = save_stable_diffusion(tmp_path / "tiny-sd")
+    with served("--model", str(folder), log=tmp_path / "app.log") as own_url:
+        page = browser.new_page(viewport={"width": 1440, "height": 900})
+        page.set_default_timeout(PATIENCE)
+        visit(page, own_url)
+        assert "VAE round trip" in page.inner_text("#model-note") and "PNDMScheduler" in page.inner_text("#model-note")
+        page.click("button:has-text('Train a LatentCRF')")
+        page.wait_for_function("document.querySelector('#training-command').innerText.includes('latentcrf.training')")
+        ask(page, "red apple")
+        wait_until_done(page)
+        assert shown(page, "#full").shape == (64, 64, 3) and "tiny-sd: " in page.inner_text("#compare-status")
+        page.click("#model input")
+        page.click("[role=option]:has-text('Emoji')")
+        page.locator("#model-note").wait_for(state="hidden")
+        page.wait_for_selector("#examples button:has-text('sunflower')")
+        assert page.input_value(PROMPT) == "red apple" and page.locator("#full img").count() == 0
+        page.wait_for_function("document.querySelectorAll('#strip i').length > 50")
+        visit(page, own_url, f"{QUICK}&model=emoji")
+        page.wait_for_function("document.querySelector('#model input').value.startsWith('Emoji')")
+        visit_refused = page.goto(f"{own_url}?prompt=x&model=sdxl")
+        assert visit_refused is not None
+        page.wait_for_selector("#compare-status [role=alert]")
+        assert "Model must be one that this page offers" in page.inner_text("#compare-status")
+        page.close()
+    assert "Traceback" not in (tmp_path / "app.log").read_text()

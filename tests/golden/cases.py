@@ -42,7 +42,7 @@ from analysis.metrics.perceptual import load_features, load_lpips
 from analysis.sampling import load_pipeline
 from app.comparison import compare
 from app.loaded_models import LoadedModels
-from app.models import EMOJI
+from app.models import read_catalog
 from app.results import Comparison
 from latentcrf import Finisher, LatentCRF, LatentCRFScheduler, Observation, hand_over
 from latentcrf.training import loop, train, train_finisher
@@ -371,6 +371,7 @@ def old_scheduler(crf: bool = True, finisher: bool = True, bypass: bool = True) 
 
 # --- 7. the page ------------------------------------------------------------------------------------------------------
 
+EMOJI = read_catalog().models["emoji"]
 BYPASS_MODE = replace(EMOJI.defaults, prompt="red heart", seed=3, steps=8, iterations=3, bypass_start=4, bypass_end=7)
 FEW_STEPS_MODE = replace(EMOJI.defaults, prompt="red heart", seed=3, steps=8, few_steps=4)
 MODES = {"bypass": BYPASS_MODE, "few-steps": FEW_STEPS_MODE}

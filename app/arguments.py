@@ -1,0 +1,47 @@
+"""The page's command line, and the environment that follows from it. Without libraries: those read the environment."""
+
+import argparse
+import os
+
+from app.models_file import ModelsError, names_hub_model
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="app.py", description="The page's command line: python app.py, then open http://127.0.0.1:7860."
+    )
+    parser.add_argument("--host", default=None, help="address to listen on (default 127.0.0.1; 0.0.0.0 for everyone)")
+    parser.add_argument("--port", type=int, default=None, help="port, 1 to 65535 (default: the first free from 7860)")
+    parser.add_argument(
+        "--model",
+        default=None,
+        metavar="MODEL",
+        help="model that is shown first: a name in app/models.json, the folder of a pipeline, or USER/NAME[@REVISION] "
+        "of the Hugging Face hub, which is reached only then (default emoji)",
+    )
+    parser.add_argument(
+        "--public",
+        dest="is_public",
+        action="store_true",
+        default="SPACE_ID" in os.environ,
+        help="strangers use the page: only the models of app/models.json, each at a commit (default on a Space)",
+    )
+    return parser
+
+
+def prepare_environment(arguments: list[str] | None = None) -> None:
+    """Set what libraries read when they are imported: no message leaves this machine, unless a model is fetched.
+
+    Args:
+        arguments: of the command line; None takes this process's own. What is wrong with them is said later.
+    """
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    early = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    early.add_argument("--model")
+    try:
+        needs_hub = names_hub_model(early.parse_known_args(arguments)[0].model)
+    except (ModelsError, argparse.ArgumentError):
+        needs_hub = False
+    if not needs_hub:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
