@@ -7,8 +7,11 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+from app.visitor_files import choose_gradio_folder
+
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before gradio is imported: no message leaves this machine
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the models are here; nothing is to be looked up
+os.environ.setdefault("GRADIO_TEMP_DIR", choose_gradio_folder())
 
 from app.device import DeviceWorker
 from app.layout import build_app, list_launch_arguments
@@ -42,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         worker.model_set.check()
         page = build_app(worker)
         page.launch(
-            server_name=options.host, server_port=options.port, prevent_thread_lock=True, **list_launch_arguments()
+            server_name=options.host, server_port=options.port, prevent_thread_lock=True, **list_launch_arguments(page)
         )
     except (ModelsError, OSError) as error:  # OSError: the port is taken
         print(f"error: {error}", file=sys.stderr)
