@@ -4,6 +4,7 @@ import argparse
 import os
 
 from app.models_file import ModelsError, names_hub_model
+from app.visitor_files import choose_gradio_folder
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,6 +38,7 @@ def prepare_environment(arguments: list[str] | None = None) -> None:
         arguments: of the command line; None takes this process's own. What is wrong with them is said later.
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    os.environ.setdefault("GRADIO_TEMP_DIR", choose_gradio_folder())
     early = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     early.add_argument("--model")
     try:

@@ -11,6 +11,8 @@ from app.components.model_menu import ModelMenu, build_model_note, build_trainin
 from app.device import DeviceWorker
 from app.runs import AT_ONCE
 from app.tabs import COMPARE, TabContext, compare, convergence, diversity, frontier, method, variance
+from app.upkeep import Upkeep
+from app.visitor_queue import guard_queue
 
 # The analysis tabs after the compare tab: id, title, what builds it.
 TABS: tuple[tuple[str, str, Callable[[TabContext], None]], ...] = (
@@ -34,7 +36,7 @@ latent diffusion model's work.</p></header>"""
 
 
 def build_app(worker: DeviceWorker) -> gr.Blocks:
-    """Build the page; launch it with `list_launch_arguments()`.
+    """Build the page; launch it with `list_launch_arguments(page)`.
 
     Args:
         worker: what computes.
@@ -42,8 +44,7 @@ def build_app(worker: DeviceWorker) -> gr.Blocks:
     Returns:
         The page.
     """
-    # Files made for a visitor (images, previews) are swept every 30 minutes once they are 4 hours old.
-    with gr.Blocks(title="LatentCRF", analytics_enabled=False, delete_cache=(1800, 14400), fill_width=True) as app:
+    with gr.Blocks(title="LatentCRF", analytics_enabled=False, fill_width=True) as app:
         with gr.Row(elem_id="top"):
             gr.HTML(HEADER, elem_id="header", padding=False)
             menu = ModelMenu(worker.catalog)
@@ -68,11 +69,14 @@ def build_app(worker: DeviceWorker) -> gr.Blocks:
         script = (STATIC / "page.js").read_text()
         app.load(None, None, None, js=script, queue=False, api_visibility="private")
         api.build(worker)
-    return app.queue(max_size=MAX_QUEUE, api_open=False)
+    return guard_queue(app.queue(max_size=MAX_QUEUE, api_open=False))
 
 
-def list_launch_arguments() -> dict[str, Any]:
-    """List what `launch` needs for this page: its theme, and what is closed to visitors.
+def list_launch_arguments(page: gr.Blocks) -> dict[str, Any]:
+    """List what `launch` needs for this page: its theme, what is closed to visitors, and the server's own tasks.
+
+    Args:
+        page: as of `build_app`.
 
     Returns:
         Keyword arguments.
@@ -100,4 +104,5 @@ def list_launch_arguments() -> dict[str, Any]:
         "mcp_server": False,
         "max_file_size": "20mb",
         "state_session_capacity": 1000,
+        "app_kwargs": Upkeep(page).list_app_arguments(),
     }

@@ -1,33 +1,68 @@
-"""Files made for visitors: in a folder of the system's temporary directory, deleted once they are old."""
+"""Files made for visitors, in folders of the system's temporary directory; swept once they are old."""
 
 import atexit
+import getpass
+import os
 import shutil
 import tempfile
 import time
+from collections.abc import Collection
 from functools import cache
 from pathlib import Path
 
 MAX_AGE = 4 * 3600  # seconds
+OWN, GRADIO = "latentcrf-page-", "latentcrf-gradio-"  # names of folders begin so
+
+
+def choose_gradio_folder() -> str:
+    """Choose where gradio keeps uploads and images, its GRADIO_TEMP_DIR: where `sweep` finds them."""
+    return str(Path(tempfile.gettempdir(), GRADIO + getpass.getuser()))
 
 
 @cache
 def _get_root() -> Path:
-    root = Path(tempfile.mkdtemp(prefix="latentcrf-page-"))
+    root = Path(tempfile.mkdtemp(prefix=OWN))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     return root
 
 
 def make_folder() -> Path:
-    """Make a new folder for a visitor's files, and delete those older than `MAX_AGE`.
+    """Make a new folder for a visitor's files.
 
     Returns:
         Its path.
     """
-    root, now = _get_root(), time.time()
-    for folder in root.iterdir():
-        try:
-            if now - folder.stat().st_mtime > MAX_AGE:
-                shutil.rmtree(folder, ignore_errors=True)
-        except FileNotFoundError:  # another thread deletes as well
-            continue
+    root = _get_root()
+    root.mkdir(exist_ok=True)  # swept where it was empty for long
     return Path(tempfile.mkdtemp(dir=root))
+
+
+def sweep(keep: Collection[str] = (), max_age: float = MAX_AGE) -> int:
+    """Delete old files of visitors and folders that are empty, of former processes too.
+
+    What cannot be deleted is left for the next time.
+
+    Args:
+        keep: paths of files that stay.
+        max_age: seconds since a file or a folder was last changed.
+
+    Returns:
+        How many files were deleted.
+    """
+    oldest, deleted, kept = time.time() - max_age, 0, set(map(str, keep))
+    found = [path for name in (OWN, GRADIO) for path in Path(tempfile.gettempdir()).glob(f"{name}*")]
+    for place in (path for path in found if path.is_dir() and not path.is_symlink()):
+        for folder, _, files in os.walk(place, topdown=False):
+            for path in (Path(folder, name) for name in files):
+                try:
+                    if path.lstat().st_mtime < oldest and str(path) not in kept:
+                        path.unlink()
+                        deleted += 1
+                except OSError:  # of another user, or gone already
+                    continue
+            try:
+                if Path(folder).stat().st_mtime < oldest:
+                    Path(folder).rmdir()
+            except OSError:  # not empty
+                continue
+    return deleted

@@ -1,9 +1,10 @@
 """What the tabs share: libraries imported once, runs that fail with a sentence, a door to each function they name."""
 
 import ast
+import os
 import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -75,14 +76,29 @@ def test_the_libraries_have_one_door() -> None:
                 assert is_light or not name.startswith(heavy), f"{path.name}: {name}"
 
 
-def test_files_of_visitors_are_deleted_once_they_are_old(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_of_visitors_are_deleted_once_they_are_old(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    visitor_files._get_root.cache_clear()
+    former = tmp_path / "latentcrf-gradio-somebody" / "ab12"  # of a process that was killed
+    others = tmp_path / "gradio"  # of another program
+    link = tmp_path / "latentcrf-page-link"
+    for folder in (former, others):
+        folder.mkdir(parents=True)
+        (folder / "image.png").touch()
+    link.symlink_to(others)
     first = visitor_files.make_folder()
-    (first / "image.png").touch()
-    second = visitor_files.make_folder()
-    assert first.is_dir() and second.is_dir() and first != second
-    monkeypatch.setattr(visitor_files, "MAX_AGE", -1)
-    time.sleep(0.01)
-    assert visitor_files.make_folder().is_dir() and not first.exists()
+    for name in ("old.png", "page.png", "new.png"):
+        (first / name).touch()
+    for path in (*former.glob("*"), *others.glob("*"), first / "old.png", first / "page.png"):
+        os.utime(path, (0, 0))
+    assert visitor_files.sweep({str(first / "page.png")}) == 2
+    assert {path.name for path in first.iterdir()} == {"page.png", "new.png"}
+    assert (others / "image.png").exists() and not (former / "image.png").exists()
+    visitor_files.sweep(max_age=-1)
+    visitor_files.sweep(max_age=-1)  # a folder is as old as its last file's end
+    assert not first.exists() and not former.exists() and (others / "image.png").exists()
+    assert visitor_files.make_folder().is_dir()
+    visitor_files._get_root.cache_clear()
 
 
 def test_the_methods_text_places_each_figure_and_term() -> None:

@@ -1,0 +1,95 @@
+"""What the server does beside answering: it sweeps old files, and says whether all of it works."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from starlette.middleware import Middleware
+
+from app.request_guard import RequestGuard
+from app.visitor_files import sweep
+from app.visitor_queue import VisitorQueue
+
+SWEEP_SECONDS = 1800
+log = logging.getLogger(__name__)
+
+
+class Upkeep:
+    """The server's own tasks, each begun again after a failure.
+
+    Args:
+        page: whose queue `check` looks at.
+
+    Attributes:
+        failures: of sweeps, since the server began.
+        swept: seconds since the epoch of the last sweep that went well; None: not yet.
+    """
+
+    def __init__(self, page: gr.Blocks) -> None:
+        self.page = page
+        self.failures = 0
+        self.swept: float | None = None
+
+    async def sweep_on_schedule(self) -> None:
+        """Sweep every `SWEEP_SECONDS`, for ever."""
+        while True:
+            try:
+                await asyncio.to_thread(sweep, self.list_page_files())
+                self.swept = time.time()
+            except Exception:
+                self.failures += 1
+                log.exception("old files could not be swept")
+            await asyncio.sleep(SWEEP_SECONDS)
+
+    def list_page_files(self) -> set[str]:
+        """List the files that belong to the page itself, whatever their age."""
+        return {str(file) for block in self.page.blocks.values() for file in getattr(block, "keep_in_cache", ())}
+
+    @asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        """Run the tasks as long as the server runs."""
+        task = asyncio.create_task(self.sweep_on_schedule())
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    def check(self) -> dict[str, Any]:
+        """Describe how the server is.
+
+        Returns:
+            ok; queue: "processing", "stopped" or "not started"; waiting and running events; failures of the queue's
+            tasks and of sweeps; seconds since the last sweep, or None.
+        """
+        queue = self.page._queue
+        assert isinstance(queue, VisitorQueue)
+        is_processing = queue.is_processing and not queue.stopped
+        state = "processing" if is_processing else "stopped" if queue.has_started else "not started"
+        return {
+            "ok": state != "stopped",
+            "queue": state,
+            "waiting": len(queue),
+            "running": sum(job is not None for job in queue.active_jobs),
+            "failures": {"queue": queue.failures, "sweep": self.failures},
+            "seconds_since_sweep": None if self.swept is None else round(time.time() - self.swept),
+        }
+
+    def answer(self) -> JSONResponse:
+        """Answer `GET /health`: 200 where all is well, else 503."""
+        state = self.check()
+        return JSONResponse(state, status_code=200 if state["ok"] else 503)
+
+    def list_app_arguments(self) -> dict[str, Any]:
+        """List what `launch(app_kwargs=...)` needs: the tasks, the checks on requests, and the route `/health`."""
+        return {
+            "lifespan": self.lifespan,
+            "middleware": [Middleware(RequestGuard)],
+            "routes": [APIRoute("/health", self.answer, methods=["GET"])],
+        }

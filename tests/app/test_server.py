@@ -1,0 +1,256 @@
+"""The page's server: a queue that no request can stop, limits on requests, tasks that go on after a failure."""
+
+import asyncio
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import gradio as gr
+import pytest
+
+from app import upkeep
+from app.device import DeviceWorker
+from app.layout import build_app, list_launch_arguments
+from app.models import EMOJI
+from app.request_guard import FOREIGN, MAX_JSON, list_paths
+from app.settings import NAMES
+from app.visitor_queue import MAX_SESSIONS, SessionMessages, VisitorQueue, guard_queue
+
+EMPTY = ["", *(getattr(EMOJI.defaults, name) for name in NAMES[1:])]  # settings with an empty prompt
+
+
+@pytest.fixture(scope="module")
+def page() -> Iterator[gr.Blocks]:
+    """The real page on a free port; nothing here makes it compute."""
+    app = build_app(DeviceWorker())
+    app.launch(server_port=None, prevent_thread_lock=True, quiet=True, **list_launch_arguments(app))
+    yield app
+    app.close(verbose=False)
+
+
+def ask(
+    page: gr.Blocks, path: str, body: bytes | dict[str, Any] | None = None, **headers: str
+) -> tuple[int, str, dict[str, str]]:
+    """Send a request.
+
+    Returns:
+        Status, text and headers of the answer.
+    """
+    data = json.dumps(body).encode() if isinstance(body, dict) else body
+    request = urllib.request.Request(page.local_url.rstrip("/") + path, data)
+    if isinstance(body, dict):
+        request.add_header("Content-Type", "application/json")
+    for name, value in headers.items():
+        request.add_header(name.replace("_", "-"), value)
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.status, answer.read().decode(errors="replace"), dict(answer.headers)
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode(errors="replace"), dict(error.headers)
+
+
+def find_function(page: gr.Blocks) -> int:
+    """The number of the API's `/compare`."""
+    return next(number for number, fn in page.fns.items() if fn.api_name == "compare")
+
+
+def draw_nothing(page: gr.Blocks) -> str:
+    """Ask the API for an empty prompt; returns its error, which comes through the queue."""
+    status, text, _ = ask(page, "/gradio_api/call/compare", {"data": EMPTY})
+    assert status == 200, text
+    return ask(page, f"/gradio_api/call/compare/{json.loads(text)['event_id']}")[1]
+
+
+def check_queue(page: gr.Blocks) -> None:
+    assert "it was left empty" in draw_nothing(page)
+    status, text, _ = ask(page, "/health")
+    assert status == 200 and json.loads(text)["queue"] == "processing"
+
+
+# --- the queue --------------------------------------------------------------------------------------------------------
+
+
+def test_requests_with_an_empty_session_do_not_stop_the_queue(page: gr.Blocks) -> None:
+    """Six of them at once ended gradio's processing task for everybody."""
+    check_queue(page)
+    body = {"data": EMPTY, "fn_index": find_function(page), "session_hash": ""}
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda _: ask(page, "/gradio_api/queue/join", body)[0], range(36)))
+    assert set(answers) <= {200, 503}  # taken in, or the queue is full
+    deadline = time.monotonic() + 10
+    while json.loads(ask(page, "/health")[1])["waiting"] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    check_queue(page)
+
+
+def test_a_waiting_session_is_not_evicted_by_newer_ones(page: gr.Blocks) -> None:
+    queue = guard_queue(page_of_its_own())._queue
+    event = type("Event", (), {"session_hash": "waits"})()
+    other = type("EventQueue", (), {"queue": [event]})()
+    queue.event_queue_per_concurrency_id["device"] = other  # type: ignore[assignment]
+    messages = queue.pending_messages_per_session
+    assert isinstance(queue, VisitorQueue) and isinstance(messages, SessionMessages)
+    messages["waits"] = 1
+    for number in range(MAX_SESSIONS + 500):
+        messages[f"s{number}"] = number
+        queue.pending_event_ids_session[f"s{number}"] = {"never heard"}
+    assert messages["waits"] == 1 and len(messages) == MAX_SESSIONS
+    assert list(messages)[1] == "s501" and len(queue.pending_event_ids_session) <= MAX_SESSIONS
+    messages["s2000"] = "again"
+    assert len(messages) == MAX_SESSIONS
+
+
+def page_of_its_own() -> gr.Blocks:
+    with gr.Blocks() as app:
+        gr.Markdown("nothing")
+    return app.queue(max_size=3)
+
+
+def test_an_event_that_nobody_can_receive_is_dropped() -> None:
+    queue = guard_queue(page_of_its_own())._queue
+    event = type("Event", (), {"session_hash": "gone", "alive": True, "_id": "1"})()
+    queue.send_message(event, type("Message", (), {})())
+    assert not event.alive
+
+
+def test_a_failed_task_of_the_queue_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever fails in it: here the choice of the next event, twice."""
+    monkeypatch.setattr("app.visitor_queue.RESTART_SECONDS", 0.01)
+    queue = guard_queue(page_of_its_own())._queue
+    assert isinstance(queue, VisitorQueue)
+    calls = []
+
+    def choose() -> None:
+        calls.append(1)
+        if len(calls) <= 2:
+            raise KeyError("session")
+
+    monkeypatch.setattr(queue, "get_events", choose)
+    monkeypatch.setattr(VisitorQueue, "__len__", lambda self: 1)
+    queue.active_jobs = [None]
+
+    async def run() -> None:
+        task = asyncio.create_task(queue.start_processing())
+        for _ in range(500):
+            await asyncio.sleep(0.01)
+            if len(calls) > 2:
+                break
+        assert queue.is_processing and not queue.stopped and queue.failures == 2
+        queue.close()
+        await asyncio.wait_for(task, 2)
+
+    asyncio.run(run())
+    assert len(calls) > 2 and not queue.is_processing
+
+
+def test_health_tells_a_stopped_queue(page: gr.Blocks) -> None:
+    app = page_of_its_own()
+    guard_queue(app)
+    state = upkeep.Upkeep(app)
+    queue = app._queue
+    assert isinstance(queue, VisitorQueue)
+    assert state.check()["queue"] == "not started" and state.answer().status_code == 200
+    queue.has_started = queue.is_processing = True
+    assert state.check()["queue"] == "processing"
+    queue.stopped = True
+    assert state.check()["queue"] == "stopped" and state.answer().status_code == 503
+
+
+# --- the server's tasks -----------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_that_fails_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upkeep, "SWEEP_SECONDS", 0.01)
+    done = threading.Event()
+    calls: list[int] = []
+
+    def sweep(keep: set[str]) -> int:
+        calls.append(1)
+        if len(calls) == 1:
+            raise IsADirectoryError("a folder that is called image.png")
+        done.set()
+        return 0
+
+    monkeypatch.setattr(upkeep, "sweep", sweep)
+    state = upkeep.Upkeep(guard_queue(page_of_its_own()))
+
+    async def run() -> None:
+        async with state.lifespan(None):  # type: ignore[arg-type]
+            await asyncio.to_thread(done.wait, 5)
+            await asyncio.sleep(0.05)
+
+    asyncio.run(run())
+    assert state.failures == 1 and state.check()["seconds_since_sweep"] is not None
+
+
+# --- requests ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "address", ["http://127.0.0.1:9/x.png", "HTTPS://example.com/x", "http%3A//127.0.0.1/x", "//e.com/x"]
+)
+def test_no_foreign_file_is_served(page: gr.Blocks, address: str) -> None:
+    status, text, _ = ask(page, f"/gradio_api/file={address}")
+    assert status == 403 and "Only files of this server" in text
+
+
+@pytest.mark.parametrize("path", ["http://127.0.0.1:9/x.png", " https://example.com/x.png", "file:///etc/passwd"])
+def test_no_foreign_file_is_taken_in(page: gr.Blocks, path: str) -> None:
+    data = [{"a": [{"path": path, "meta": {"_type": "gradio.FileData"}}]}]
+    status, text, _ = ask(page, "/gradio_api/queue/join", {"data": data, "fn_index": 0, "session_hash": "s"})
+    assert status == 403 and "must be uploaded first" in text
+
+
+def test_requests_have_a_largest_size(page: gr.Blocks) -> None:
+    body = {"data": ["x" * MAX_JSON], "fn_index": find_function(page), "session_hash": "s"}
+    for path in ("/gradio_api/queue/join", "/gradio_api/call/compare", "/login", "/nothing"):
+        status, text, _ = ask(page, path, body)
+        assert status == 413 and "accepted are 64 kB" in text, path
+    check_queue(page)
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/?page=x", {}, 404),
+        ("/config?page=x", {}, 404),
+        ("/", {"Range": "bytes=1-2-3"}, 416),
+        ("/", {"Range": "bytes=0-10"}, 200),
+        ("/gradio_api/queue/data", {}, 422),
+        ("/gradio_api/queue/data?session_hash=unknown", {}, 200),
+        ("/nothing", {}, 404),
+    ],
+)
+def test_unknown_input_gets_an_answer_and_no_traceback(
+    page: gr.Blocks, capfd: pytest.CaptureFixture[str], path: str, headers: dict[str, str], status: int
+) -> None:
+    assert ask(page, path, **headers)[0] == status
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_an_upload_without_a_file_name_is_refused(page: gr.Blocks, capfd: pytest.CaptureFixture[str]) -> None:
+    body = b'--b\r\nContent-Disposition: form-data; name="files"\r\n\r\nabc\r\n--b--\r\n'
+    status, text, _ = ask(page, "/gradio_api/upload", body, Content_Type="multipart/form-data; boundary=b")
+    assert 400 <= status < 500, text
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_answers_carry_headers_that_keep_foreign_content_out(page: gr.Blocks) -> None:
+    for path in ("/", "/gradio_api/file=http://e.com/x", "/config"):
+        headers = {name.lower(): value for name, value in ask(page, path)[2].items()}
+        assert (
+            headers["x-content-type-options"] == "nosniff" and "object-src 'none'" in headers["content-security-policy"]
+        )
+
+
+def test_paths_are_found_however_deep() -> None:
+    value: Any = {"path": "inside"}
+    for _ in range(5000):
+        value = [value, {"path": 3}]
+    assert list(list_paths(value)) == ["inside"]
+    assert not FOREIGN.match("/tmp/a:b.png") and FOREIGN.match("data:image/png;base64,") and not FOREIGN.match("a/b")
