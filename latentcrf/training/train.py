@@ -25,6 +25,7 @@ import csv
 import math
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -45,6 +46,7 @@ from latentcrf.training.checkpoints import build_crf, save_half
 from latentcrf.training.data import DatasetError, read_training_data
 from latentcrf.training.discriminators import PAIR_DISCRIMINATORS, PairDiscriminator, add_discriminator_arguments
 from latentcrf.training.latents import encode_images
+from latentcrf.training.ldm import LDM
 from latentcrf.training.loop import (
     EMA,
     Run,
@@ -73,7 +75,7 @@ PAPER_BYPASS = (33, 49)  # of 50 steps, where progress is measured
 
 @torch.no_grad()
 def measure_errors(
-    correct: Callable[[Observation], Tensor], runs: RecordedRuns, device: torch.device
+    correct: Callable[[Observation], Tensor], runs: RecordedRuns, device: torch.device, batch_size: int = 64
 ) -> dict[str, Tensor]:
     """Measure the squared error of the returned latents, against those of the full runs.
 
@@ -81,23 +83,31 @@ def measure_errors(
         correct: a hand-over -> clean latents y (B, C, H, W).
         runs: the recording (n runs).
         device: on which `correct` computes.
+        batch_size: hand-overs that are read and corrected at once.
 
     Returns:
         Mean squared errors (n,): "mse" for the paper's bypass, "few" for all recorded steps of the coarse runs.
     """
     assert runs.coarse is not None
-    call, first, last = (torch.full((len(runs),), step) for step in (PAPER_BYPASS[0] - 1, *PAPER_BYPASS))
-    hand_overs = {
-        "mse": (observe_run(runs, torch.arange(len(runs)), call, first, last), torch.arange(len(runs))),
-        "few": (observe_coarse(runs, torch.arange(len(runs.coarse))), runs.coarse.runs),
+
+    def observe_paper_bypass(chosen: Tensor) -> tuple[Observation, Tensor]:
+        call, first, last = (torch.full_like(chosen, step) for step in (PAPER_BYPASS[0] - 1, *PAPER_BYPASS))
+        return observe_run(runs, chosen, call, first, last)
+
+    hand_overs: dict[str, tuple[Callable[[Tensor], tuple[Observation, Tensor]], Tensor]] = {
+        "mse": (observe_paper_bypass, torch.arange(len(runs))),
+        "few": (partial(observe_coarse, runs), runs.coarse.runs),
     }
     errors = {}
-    for kind, ((observation, target), run) in hand_overs.items():
-        observation = to_device(observation, device)
-        back = hand_over(observation.latents, correct(observation), observation.alpha_in, observation.alpha_out)
-        each = (back.cpu() - target).square().mean((1, 2, 3))
+    for kind, (observe, run) in hand_overs.items():
+        each = []
+        for chosen in torch.arange(len(run)).split(batch_size):
+            observation, target = observe(chosen)
+            observation = to_device(observation, device)
+            back = hand_over(observation.latents, correct(observation), observation.alpha_in, observation.alpha_out)
+            each.append((back.cpu() - target).square().mean((1, 2, 3)))
         count = torch.bincount(run, minlength=len(runs))
-        errors[kind] = torch.zeros(len(runs)).index_add_(0, run, each) / count
+        errors[kind] = torch.zeros(len(runs)).index_add_(0, run, torch.cat(each)) / count
     return errors
 
 
@@ -152,8 +162,8 @@ def train(options: argparse.Namespace) -> None:
         find_weights(PAIR_DISCRIMINATORS[options.discriminator], options.feature_weights)  # before anything is recorded
     data = read_training_data(options.data)
     folder = options.recordings or options.out / "runs"
-    record_runs(ldm, data.prompts, folder, options.runs, recording, options.precision)
-    runs = load_recorded_runs(folder, ldm.scheduler, recording, options.runs)
+    record_runs(LDM(ldm), data.prompts, folder, options.runs, recording, options.precision)
+    runs = load_recorded_runs(folder, ldm.scheduler, options.runs)
     validation, runs = split(runs)
 
     prompt_dim = ldm.unet.config.cross_attention_dim if preset.reads_prompt else None
@@ -226,7 +236,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(parser, arguments)
     if options.keep_start and not options.init_from:
         parser.error("--keep-start needs --init-from FOLDER, whose weights enter the mean.")
-    check_chunk(parser, options, max(len(settings.guidances), len(settings.coarse)))
+    check_chunk(parser, options, settings.num_kinds)
     return run_and_report_errors(train, options, DatasetError)
 
 
