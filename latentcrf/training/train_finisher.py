@@ -18,7 +18,6 @@ import argparse
 import sys
 
 import torch
-from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from latentcrf.model import LatentCRF
@@ -30,23 +29,24 @@ from latentcrf.training.arguments import (
     add_run_arguments,
     add_step_arguments,
     check_chunk,
+    find_source,
     parse_arguments,
 )
 from latentcrf.training.checkpoints import build_crf, save_half
 from latentcrf.training.data import DatasetError, read_prompts
 from latentcrf.training.final_latents import FinalLatentsSettings, load_final_latents, record_final_latents
+from latentcrf.training.ldm import load_ldm
 from latentcrf.training.loop import (
-    EMA,
     Run,
     RunError,
-    Stateful,
-    best_device,
+    build_accelerator,
     optimise,
     run_and_report_errors,
     set_learning_rate,
     warm_cosine,
 )
 from latentcrf.training.presets import PRESETS, with_overrides
+from latentcrf.training.processes import count_all, take_share
 from latentcrf.training.recording import HELD_OUT_EVERY
 from latentcrf.training.stages import draw_iterations
 
@@ -90,45 +90,43 @@ def remaining_error(
 
 def train(options: argparse.Namespace) -> None:
     """Run the training that the command line describes."""
-    preset, device = with_overrides(PRESETS[options.preset], options.batch_size, options.learning_rate), best_device()
+    preset = with_overrides(PRESETS[options.preset], options.batch_size, options.learning_rate)
+    accelerator = build_accelerator(options)
+    device = accelerator.device
     torch.manual_seed(options.seed)
-    ldm = StableDiffusionPipeline.from_pretrained(options.base, torch_dtype=torch.float32, use_safetensors=True)
-    ldm = ldm.to(device)
+    ldm = load_ldm(options.base, device)
     static = LatentCRF.from_pretrained(options.static, torch_dtype=torch.float32, use_safetensors=True).to(device)
     if static.form != "static":
         raise RunError(f"--static {options.static} holds a CRF of form {static.form!r}; the teacher's is 'static'.")
-    if static.latent_channels != ldm.unet.config.in_channels:
+    if static.latent_channels != ldm.latent_shape[0]:
         raise RunError(
             f"--static {options.static} is for latents of {static.latent_channels} channels; those of {options.base} "
-            f"have {ldm.unet.config.in_channels}."
+            f"have {ldm.latent_shape[0]}."
         )
-    recording, prompts = FinalLatentsSettings(chunk=options.chunk), read_prompts(options.data)
+    recording, prompts = FinalLatentsSettings(chunk=options.chunk), read_prompts(find_source(options))
     folder = options.recordings or options.out / "final-latents"
-    record_final_latents(ldm, static, prompts, folder, options.runs, recording, options.precision)
+    record_final_latents(ldm.pipeline, static, prompts, folder, options.runs, recording, options.precision)
     latents, finished = load_final_latents(folder, options.runs, recording)
     validates = torch.arange(len(latents)) % HELD_OUT_EVERY == 0
     inputs, targets = latents[~validates].to(device), finished[~validates].to(device)
 
-    crf = build_crf(preset, ldm.unet.config.in_channels, init_from=options.init_from).to(device)
-    ema = EMA(crf, decay=0.998)
+    crf = build_crf(preset, ldm.latent_shape[0], init_from=options.init_from).to(device)
     optimizer = torch.optim.AdamW(crf.parameters(), lr=preset.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
 
     def report() -> dict[str, float]:
-        with ema.applied():
+        with run.averaged():
             error = remaining_error(crf, latents[validates], finished[validates], precision=options.precision)
             save_half(crf, options.out / "finisher")
         return {"remaining_error": error}
 
-    components: dict[str, Stateful] = {"crf": crf, "ema": ema, "optimizer": optimizer}
-    run = Run(options.out, components, options.minutes, options.resume, report, options.checkpoint_seconds, 120.0)
+    run = Run(accelerator, options, crf, {"optimizer": optimizer}, report, report_seconds=120.0)
     for step in run.steps():
         set_learning_rate(optimizer, preset.learning_rate * warm_cosine(step, run.fraction))
-        chosen = torch.randint(len(inputs), (preset.batch_size,)).to(device)
+        chosen = take_share(torch.randint(len(inputs), (count_all(preset.batch_size),))).to(device)
         results = finish(crf, inputs[chosen], draw_iterations(), options.precision)
         loss = (results - targets[chosen]).square().mean()
-        optimise(loss, crf, optimizer)
-        run.count(preset.batch_size, loss=loss.detach())
-        ema.update()
+        optimise(accelerator, loss, crf, optimizer)
+        run.count(preset.batch_size, loss=loss)
 
 
 def main(arguments: list[str] | None = None) -> int:
