@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -26,6 +25,7 @@ from tqdm import tqdm
 from latentcrf.precision import precision_name
 from latentcrf.training.ldm import LDM, Conditioning
 from latentcrf.training.loop import RunError
+from latentcrf.training.processes import find_processes
 from latentcrf.utils.content_hash import content_hash
 from latentcrf.utils.files import replace_file
 
@@ -155,7 +155,7 @@ def record_chunks(
         "models": content_hash({"scheduler": scheduler}, ldm.unet, *ldm.text_encoders, *others),
     }  # fmt: skip
     key = check_manifest(folder, manifest)
-    process, storage = find_process(), torch.float32 if precision == torch.float32 else torch.float16
+    process, storage = find_processes(), torch.float32 if precision == torch.float32 else torch.float16
     share = range(process.process_index, -(-count // recording.chunk), process.num_processes)
     for index in tqdm(share, desc=name, unit="chunk", mininterval=5, disable=not process.is_local_main_process):
         path = folder / f"{index:05d}.safetensors"
@@ -172,11 +172,6 @@ def record_chunks(
             tensors[PROMPT_EMBEDS] = encoded.states[:new].to("cpu", torch.float16).contiguous()
         with replace_file(path) as temporary:
             save_file(tensors, temporary, metadata={HASHES: f"{key} {hash_tensors(tensors)}"})
-
-
-def find_process() -> PartialState:
-    """Return which process this is, of how many; `torchrun` and `accelerate launch` start several."""
-    return PartialState(cpu=not torch.cuda.is_available())
 
 
 def hash_tensors(tensors: dict[str, Tensor]) -> str:

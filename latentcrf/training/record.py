@@ -16,20 +16,19 @@ import sys
 from pathlib import Path
 
 from latentcrf.precision import add_precision_argument
-from latentcrf.training.arguments import check_chunk, parse_arguments
-from latentcrf.training.chunks import find_process
+from latentcrf.training.arguments import add_data_arguments, check_chunk, find_source, parse_arguments
 from latentcrf.training.data import DatasetError, read_prompts
 from latentcrf.training.final_latents import FinalLatentsSettings, load_static, record_final_latents
 from latentcrf.training.ldm import load_ldm
-from latentcrf.training.loop import RunError, best_device
+from latentcrf.training.loop import RunError
+from latentcrf.training.processes import best_device, find_processes
 from latentcrf.training.recording import HELD_OUT_EVERY, RecordingSettings, record_runs
 from latentcrf.utils.arguments import int_between
 
 
 def record(options: argparse.Namespace) -> None:
     """Record what the command line describes."""
-    process = find_process()  # chooses this process's GPU
-    prompts = read_prompts(options.data)
+    prompts = read_prompts(find_source(options))
     ldm = load_ldm(options.base, best_device())
     if options.static:
         static = load_static(options.static, ldm)
@@ -37,6 +36,7 @@ def record(options: argparse.Namespace) -> None:
         record_final_latents(ldm, static, prompts, options.out, options.runs, final, options.precision)
     else:
         record_runs(ldm, prompts, options.out, options.runs, RecordingSettings(chunk=options.chunk), options.precision)
+    process = find_processes()
     size = sum(path.stat().st_size for path in options.out.glob("[0-9]*.safetensors"))
     print(
         f"process {process.process_index + 1} of {process.num_processes} is done; {options.out} holds "
@@ -53,10 +53,8 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--base", required=True, metavar="PIPELINE", help="the LDM: folder or hub id, see latentcrf.training.train")
-    add(
-        "--data", type=Path, required=True, metavar="DIR", help="data set, for its prompts; see latentcrf.training.data"
-    )
+    add("--base", required=True, metavar="PIPELINE", help="the LDM: folder or hub id of a pipeline")
+    add_data_arguments(parser)
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the recordings")
     add("--runs", type=int_between(16, 1_000_000), required=True, metavar="N", help="LDM runs, 16 to 1000000")
     add("--static", metavar="FOLDER",

@@ -274,17 +274,3 @@ def load_recorded_runs(folder: Path, scheduler: DDIMScheduler, count: int | None
         MappedRows(stored, runs % manifest["num_prompts"]),
         coarse,
     )
-
-
-def guide(both: Tensor, guidance: float) -> Tensor:
-    """Apply classifier-free guidance.
-
-    Args:
-        both: the U-Net's outputs (2B, C, H, W), those of the empty captions first.
-        guidance: the scale.
-
-    Returns:
-        The guided output (B, C, H, W).
-    """
-    without, conditional = both.chunk(2)
-    return without + guidance * (conditional - without)

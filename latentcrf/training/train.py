@@ -1,9 +1,11 @@
 """Train a LatentCRF for an LDM.
 
     python -m latentcrf.training.train --base assets/models/emoji-ldm --data data/emoji --out runs/crf --minutes 60
+    accelerate launch -m latentcrf.training.train ...   # on several GPUs and machines
 
-Stage 1, until --stage1-until of the time: denoising. Real images' latents are noised, the LDM makes its clean estimate
-in one call, and the CRF corrects it towards the real latents; a discriminator compares its latents with real ones.
+Stage 1, until --stage1-until of the budget: denoising. Real images' latents are noised, the LDM makes its clean
+estimate in one call, and the CRF corrects it towards the real latents; a discriminator compares its latents with real
+ones.
 
 Stage 2: distillation. The LDM's own runs are recorded once (--runs; the time for it is not counted in the minutes).
 From a random hand-over the CRF has to return latents with which the LDM goes on as in the full run.
@@ -29,7 +31,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch import Tensor
 
 from latentcrf.model import LatentCRF
@@ -40,23 +41,23 @@ from latentcrf.training.arguments import (
     add_run_arguments,
     add_step_arguments,
     check_chunk,
+    find_source,
     parse_arguments,
 )
 from latentcrf.training.checkpoints import build_crf, save_half
-from latentcrf.training.data import DatasetError, read_training_data
+from latentcrf.training.data import DatasetError, read_prompts
 from latentcrf.training.discriminators import PAIR_DISCRIMINATORS, PairDiscriminator, add_discriminator_arguments
-from latentcrf.training.latents import encode_images
-from latentcrf.training.ldm import LDM
+from latentcrf.training.latents import encode_data
+from latentcrf.training.ldm import load_ldm
 from latentcrf.training.loop import (
-    EMA,
     Run,
     Stateful,
-    best_device,
+    build_accelerator,
     run_and_report_errors,
     set_learning_rate,
     warm_cosine,
 )
-from latentcrf.training.observations import RealLatents, observe_coarse, observe_run
+from latentcrf.training.observations import observe_coarse, observe_run
 from latentcrf.training.presets import PRESETS, with_overrides
 from latentcrf.training.recording import (
     HELD_OUT_EVERY,
@@ -151,39 +152,38 @@ def least_relative_error(log: Path) -> float:
 
 def train(options: argparse.Namespace) -> None:
     """Run the training that the command line describes."""
-    preset, device = with_overrides(PRESETS[options.preset], options.batch_size, options.learning_rate), best_device()
+    preset = with_overrides(PRESETS[options.preset], options.batch_size, options.learning_rate)
+    accelerator, source = build_accelerator(options), find_source(options)
+    device = accelerator.device
     torch.manual_seed(options.seed)
-    ldm = StableDiffusionPipeline.from_pretrained(options.base, torch_dtype=torch.float32, use_safetensors=True)
-    ldm = ldm.to(device)
-    ldm.scheduler = DDIMScheduler.from_config(ldm.scheduler.config)
+    ldm = load_ldm(options.base, device)
     recording = RecordingSettings(chunk=options.chunk)
     stage3_from = max(options.stage1_until, options.stage3_from)
     if stage3_from < 1:
         find_weights(PAIR_DISCRIMINATORS[options.discriminator], options.feature_weights)  # before anything is recorded
-    data = read_training_data(options.data)
-    folder = options.recordings or options.out / "runs"
-    record_runs(LDM(ldm), data.prompts, folder, options.runs, recording, options.precision)
+    prompts, folder = read_prompts(source), options.recordings or options.out / "runs"
+    record_runs(ldm, prompts, folder, options.runs, recording, options.precision)
+    accelerator.wait_for_everyone()
     runs = load_recorded_runs(folder, ldm.scheduler, options.runs)
     validation, runs = split(runs)
 
     prompt_dim = ldm.unet.config.cross_attention_dim if preset.reads_prompt else None
-    crf = build_crf(preset, ldm.unet.config.in_channels, prompt_dim, options.init_from).to(device)
+    crf = build_crf(preset, ldm.latent_shape[0], prompt_dim, options.init_from).to(device)
     start = [weight.detach().clone() for weight in crf.parameters()]
-    ema = EMA(crf, decay=0.998)
     optimizer = torch.optim.AdamW(crf.parameters(), lr=preset.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
-    stages: list[tuple[float, Stage]] = []  # with the share of the time at which each begins
+    stages: list[tuple[float, Stage]] = []  # with the share of the budget at which each begins
     if options.stage1_until > 0:
-        real = RealLatents(*encode_images(ldm.vae, data.images), data.encode_captions(ldm))
+        real = encode_data(ldm, source, options.out / "latents")
         alphas = compute_levels(ldm.scheduler, recording.steps)
-        stages.append((0.0, Denoising(preset, ldm, real, alphas, options.precision)))
-    stages.append((options.stage1_until, Distillation(preset, runs, device, options.precision)))
+        stages.append((0.0, Denoising(accelerator, preset, ldm, real, alphas, options.precision)))
+    stages.append((options.stage1_until, Distillation(accelerator, preset, runs, options.precision)))
     if stage3_from < 1:
         discriminator = PairDiscriminator(options.discriminator, options.feature_weights, precision=options.precision)
-        stages.append((stage3_from, Refinement(preset, ldm, runs, discriminator, options.precision)))
+        stages.append((stage3_from, Refinement(accelerator, preset, ldm, runs, discriminator, options.precision)))
 
     def report() -> dict[str, float]:
         crf.eval()
-        with ema.applied():
+        with run.averaged():
             with torch.no_grad():
                 for weight, before in zip(crf.parameters(), start, strict=True):
                     weight.lerp_(before, options.keep_start)
@@ -195,16 +195,15 @@ def train(options: argparse.Namespace) -> None:
         return metrics
 
     crf.train()
-    components: dict[str, Stateful] = {"crf": crf, "ema": ema, "optimizer": optimizer}
+    components: dict[str, Stateful] = {"optimizer": optimizer}
     for _, stage in stages:
         components |= stage.components
-    run = Run(options.out, components, options.minutes, options.resume, report, options.checkpoint_seconds, 120.0)
+    run = Run(accelerator, options, crf, components, report, report_seconds=120.0)
     for step in run.steps():
         begin, stage = [each for each in stages if each[0] <= run.fraction][-1]
         set_learning_rate(optimizer, stage.learning_rate * warm_cosine(step, run.fraction))
         losses = stage.step(crf, optimizer, run.fraction - begin)
         run.count(stage.batch_size, **losses)
-        ema.update()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -217,9 +216,9 @@ def main(arguments: list[str] | None = None) -> int:
     share = float_between(0, 1)
     add_model_arguments(parser, preset="emoji")
     add_run_arguments(parser)
-    parser.add_argument("--stage1-until", type=share, default=0.3, help="share of the time for stage 1 (default 0.3)")
+    parser.add_argument("--stage1-until", type=share, default=0.3, help="share of the budget for stage 1 (default 0.3)")
     parser.add_argument(
-        "--stage3-from", type=share, default=1.0, help="share of the time at which stage 3 begins (default 1: none)"
+        "--stage3-from", type=share, default=1.0, help="share of the budget at which stage 3 begins (default 1: none)"
     )
     add_discriminator_arguments(parser, PAIR_DISCRIMINATORS)
     settings = RecordingSettings()

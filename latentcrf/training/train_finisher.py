@@ -18,7 +18,6 @@ import argparse
 import sys
 
 import torch
-from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from latentcrf.model import LatentCRF
@@ -30,24 +29,24 @@ from latentcrf.training.arguments import (
     add_run_arguments,
     add_step_arguments,
     check_chunk,
+    find_source,
     parse_arguments,
 )
 from latentcrf.training.checkpoints import build_crf, save_half
 from latentcrf.training.chunks import Rows, select_rows
 from latentcrf.training.data import DatasetError, read_prompts
 from latentcrf.training.final_latents import FinalLatentsSettings, load_final_latents, load_static, record_final_latents
-from latentcrf.training.ldm import LDM
+from latentcrf.training.ldm import load_ldm
 from latentcrf.training.loop import (
-    EMA,
     Run,
-    Stateful,
-    best_device,
+    build_accelerator,
     optimise,
     run_and_report_errors,
     set_learning_rate,
     warm_cosine,
 )
 from latentcrf.training.presets import PRESETS, with_overrides
+from latentcrf.training.processes import count_all, take_share
 from latentcrf.training.recording import HELD_OUT_EVERY
 from latentcrf.training.stages import draw_iterations
 
@@ -96,39 +95,38 @@ def remaining_error(
 
 def train(options: argparse.Namespace) -> None:
     """Run the training that the command line describes."""
-    preset, device = with_overrides(PRESETS[options.preset], options.batch_size, options.learning_rate), best_device()
+    preset = with_overrides(PRESETS[options.preset], options.batch_size, options.learning_rate)
+    accelerator = build_accelerator(options)
+    device = accelerator.device
     torch.manual_seed(options.seed)
-    ldm = StableDiffusionPipeline.from_pretrained(options.base, torch_dtype=torch.float32, use_safetensors=True)
-    ldm = ldm.to(device)
-    static = load_static(options.static, LDM(ldm))
-    recording, prompts = FinalLatentsSettings(chunk=options.chunk), read_prompts(options.data)
+    ldm = load_ldm(options.base, device)
+    static = load_static(options.static, ldm)
+    recording, prompts = FinalLatentsSettings(chunk=options.chunk), read_prompts(find_source(options))
     folder = options.recordings or options.out / "final-latents"
-    record_final_latents(LDM(ldm), static, prompts, folder, options.runs, recording, options.precision)
+    record_final_latents(ldm, static, prompts, folder, options.runs, recording, options.precision)
+    accelerator.wait_for_everyone()
     latents, finished = load_final_latents(folder, options.runs)
     validates = torch.arange(len(latents)) % HELD_OUT_EVERY == 0
     held_out = select_rows(latents, validates), select_rows(finished, validates)
     inputs, targets = select_rows(latents, ~validates), select_rows(finished, ~validates)
 
-    crf = build_crf(preset, ldm.unet.config.in_channels, init_from=options.init_from).to(device)
-    ema = EMA(crf, decay=0.998)
+    crf = build_crf(preset, ldm.latent_shape[0], init_from=options.init_from).to(device)
     optimizer = torch.optim.AdamW(crf.parameters(), lr=preset.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
 
     def report() -> dict[str, float]:
-        with ema.applied():
+        with run.averaged():
             error = remaining_error(crf, *held_out, precision=options.precision)
             save_half(crf, options.out / "finisher")
         return {"remaining_error": error}
 
-    components: dict[str, Stateful] = {"crf": crf, "ema": ema, "optimizer": optimizer}
-    run = Run(options.out, components, options.minutes, options.resume, report, options.checkpoint_seconds, 120.0)
+    run = Run(accelerator, options, crf, {"optimizer": optimizer}, report, report_seconds=120.0)
     for step in run.steps():
         set_learning_rate(optimizer, preset.learning_rate * warm_cosine(step, run.fraction))
-        chosen = torch.randint(len(inputs), (preset.batch_size,))
+        chosen = take_share(torch.randint(len(inputs), (count_all(preset.batch_size),)))
         results = finish(crf, inputs[chosen].to(device), draw_iterations(), options.precision)
         loss = (results - targets[chosen].to(device)).square().mean()
-        optimise(loss, crf, optimizer)
-        run.count(preset.batch_size, loss=loss.detach())
-        ema.update()
+        optimise(accelerator, loss, crf, optimizer)
+        run.count(preset.batch_size, loss=loss)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from accelerate.utils import load as load_random_states
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from safetensors import safe_open
@@ -500,10 +501,12 @@ def watched(stop_in: int | None = None) -> Iterator[Watch]:
     watch, now, pending = Watch(), 0.0, {}
     own_init, own_count, own_time = loop.Run.__init__, loop.Run.count, loop.time
 
-    def init(run: Any, folder: Any, parts: dict[str, Any], *others: Any, **named: Any) -> None:
-        own_init(run, folder, parts, *others, **named)
-        networks = [list(part.parameters()) for part in parts.values() if isinstance(part, nn.Module)]
-        watch.weights = networks + [part.average for part in parts.values() if isinstance(part, loop.EMA)]
+    def init(
+        run: Any, accelerator: Any, options: Any, model: Any, parts: dict[str, Any], *more: Any, **named: Any
+    ) -> None:
+        own_init(run, accelerator, options, model, parts, *more, **named)
+        networks = [list(part.parameters()) for part in (model, *parts.values()) if isinstance(part, nn.Module)]
+        watch.weights = [*networks, run.ema.shadow_params]
         watch.start = [[weight.detach().clone() for weight in weights] for weights in watch.weights]
 
     def count(run: Any, images: int, **losses: Any) -> None:
@@ -609,7 +612,9 @@ def all_stages(out: Path, stop_in: int | None = None, resume: bool = False) -> V
 
 
 def checkpoint(folder: Path) -> dict[str, Any]:
-    return torch.load(folder / "checkpoint.pt", weights_only=True)
+    latest = loop.find_checkpoints(folder)[-1]
+    random_states = load_random_states(latest / "random_states_0.pkl")
+    return torch.load(latest / loop.COMPONENTS, weights_only=True) | {"random": random_states["torch_manual_seed"]}
 
 
 def unequal(a: Any, b: Any, path: str = "") -> list[str]:
