@@ -11,7 +11,6 @@ processes, so a run may go on with another one.
 
 import json
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from latentcrf.training.chunks import MappedRows, Rows
 from latentcrf.training.data import (
     DatasetError,
     DataSource,
@@ -113,20 +113,22 @@ class Captions:
         return self.ldm.encode_prompts([self.texts[each] for each in own]).to(torch.float16).to(torch.float32)
 
 
+@dataclass(frozen=True)
 class RealLatents:
-    """Latents of the training images, memory-mapped, and their captions.
+    """Latents of the training images and their captions.
 
-    Args:
-        files: means and stds (n, C, h, w) of each file.
-        captions: of all images, in the order of the files.
+    Attributes:
+        means: of the posteriors (N, C, h, w), memory-mapped.
+        stds: standard deviations of the posteriors (N, C, h, w), memory-mapped.
+        captions: of the N images.
     """
 
-    def __init__(self, files: list[tuple[Tensor, Tensor]], captions: Captions) -> None:
-        self.files, self.captions = files, captions
-        self.ends = torch.tensor(list(accumulate(len(means) for means, _ in files)))
+    means: Rows
+    stds: Rows
+    captions: Captions
 
     def __len__(self) -> int:
-        return int(self.ends[-1])
+        return len(self.means)
 
     def draw(self, count: int) -> tuple[Tensor, Tensor]:
         """Draw latents of random images.
@@ -139,27 +141,9 @@ class RealLatents:
             (P * B,).
         """
         chosen = torch.randint(len(self), (count_all(count),))
-        noise = take_share(torch.randn(len(chosen), *self.files[0][0].shape[1:]))
-        means, stds = self.read(take_share(chosen))
-        return means + stds * noise, chosen
-
-    def read(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Read the posteriors of images.
-
-        Args:
-            images: their numbers (B,).
-
-        Returns:
-            Mean and standard deviation (B, C, h, w), float32.
-        """
-        files = torch.bucketize(images, self.ends, right=True).tolist()
-        begins = [0, *self.ends.tolist()]
-        rows = [image - begins[file] for image, file in zip(images.tolist(), files, strict=True)]
-        means, stds = (
-            torch.stack([self.files[file][part][row] for file, row in zip(files, rows, strict=True)]).float()
-            for part in (0, 1)
-        )
-        return means, stds
+        noise = take_share(torch.randn(len(chosen), *self.means.shape[1:]))
+        own = take_share(chosen)
+        return self.means[own] + self.stds[own] * noise, chosen
 
 
 @dataclass(frozen=True)
@@ -285,9 +269,10 @@ def _describe(index: dict[str, Any]) -> str:
 
 
 def _load(ldm: LDM, paths: list[Path]) -> RealLatents:
-    files, variants = [], []
+    means, stds, variants = [], [], []
     for path in paths:
         with safe_open(path, "pt") as file:  # its tensors are views of the mapped file
-            files.append((file.get_tensor("means"), file.get_tensor("stds")))
+            means.append(file.get_tensor("means"))
+            stds.append(file.get_tensor("stds"))
             variants += json.loads(file.metadata()["variants"])
-    return RealLatents(files, Captions(ldm, variants))
+    return RealLatents(MappedRows(means), MappedRows(stds), Captions(ldm, variants))

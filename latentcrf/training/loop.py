@@ -31,7 +31,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, is_tensorboard_available
+from accelerate.utils import broadcast, is_tensorboard_available, synchronize_rng_states
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
@@ -151,6 +151,7 @@ class Run:
         ):  # what a run that died before its first checkpoint has logged is not this run's
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / LOG).unlink(missing_ok=True)
+        synchronize_rng_states(["torch"])  # all draw the same batches, whatever each has done before
         if options.report_to is not None:
             accelerator.init_trackers(options.report_to)
 

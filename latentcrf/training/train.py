@@ -163,6 +163,8 @@ def train(options: argparse.Namespace) -> None:
     if stage3_from < 1:
         find_weights(PAIR_DISCRIMINATORS[options.discriminator], options.feature_weights)  # before anything is recorded
     prompts, folder = read_prompts(source), options.recordings or options.out / "runs"
+    # before the runs are recorded, which takes longer: data that cannot be used end the command early
+    real = encode_data(ldm, source, options.out / "latents") if options.stage1_until > 0 else None
     record_runs(ldm, prompts, folder, options.runs, recording, options.precision)
     accelerator.wait_for_everyone()
     runs = load_recorded_runs(folder, ldm.scheduler, options.runs)
@@ -173,8 +175,7 @@ def train(options: argparse.Namespace) -> None:
     start = [weight.detach().clone() for weight in crf.parameters()]
     optimizer = torch.optim.AdamW(crf.parameters(), lr=preset.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
     stages: list[tuple[float, Stage]] = []  # with the share of the budget at which each begins
-    if options.stage1_until > 0:
-        real = encode_data(ldm, source, options.out / "latents")
+    if real is not None:
         alphas = compute_levels(ldm.scheduler, recording.steps)
         stages.append((0.0, Denoising(accelerator, preset, ldm, real, alphas, options.precision)))
     stages.append((options.stage1_until, Distillation(accelerator, preset, runs, options.precision)))

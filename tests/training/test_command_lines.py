@@ -198,6 +198,33 @@ def test_a_finished_run_resumes_with_its_options_only(
     assert (tmp_path / "run" / "log.csv").read_text().splitlines()[-1].startswith("4,")
 
 
+@pytest.mark.parametrize("main", [train.main, train_finisher.main])
+def test_another_class_of_pipeline_is_refused_before_anything_is_computed(
+    main: Callable[[list[str]], int], small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "flux").mkdir()
+    (tmp_path / "flux" / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+    arguments = ["--base", tmp_path / "flux", "--data", small_data, "--out", tmp_path / "run"]
+    static = ["--static", STATIC] if main is train_finisher.main else []
+    assert main([str(word) for word in (*arguments, *static)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "flux is a FluxPipeline; accepted is" in error
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["options.json"]
+
+
+def test_data_that_cannot_be_used_end_the_command_before_runs_are_recorded(
+    tiny_pipeline: StableDiffusionPipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_pipeline.save_pretrained(tmp_path / "ldm")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "prompts.txt").write_text("apple\n")
+    (tmp_path / "data" / "metadata.csv").write_text("file_name,text\nnone.png,apple\n")
+    arguments = ["--base", tmp_path / "ldm", "--data", tmp_path / "data", "--out", tmp_path / "run", "--runs", 16]
+    assert train.main([str(word) for word in arguments]) == 1
+    assert "holds no usable entry to learn from. 0 images, 1 entries skipped" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "runs").exists()
+
+
 def test_weights_that_are_missing_are_named_with_the_option(
     small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

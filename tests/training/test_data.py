@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from latentcrf.training import latents
+from latentcrf.training.chunks import MappedRows
 from latentcrf.training.data import (
     DatasetError,
     DataSource,
@@ -128,7 +129,7 @@ def test_every_format_gives_the_same_latents_and_lists_what_it_skips(
     (tmp_path / "data").mkdir()
     source = DataSource(write(tmp_path / "data"))
     real = encode_data(ldm, source, tmp_path / "latents")
-    means, stds = real.read(torch.arange(len(real)))
+    means, stds = real.means[:], real.stds[:]
     torch.testing.assert_close(means, encode_expected(ldm, USABLE), atol=2e-3, rtol=1e-3)  # stored as float16
     assert stds.min() > 0 and real.captions.texts == ["", "apple", "red apple"]
     assert real.captions.rows == [[[1]] * 3, [[2]] * 3, [[1]] * 3]
@@ -153,17 +154,17 @@ def test_an_encoding_that_was_killed_goes_on_and_a_whole_one_is_not_read_again(
     monkeypatch.setattr(latents, "ROWS", 2)
     (tmp_path / "data").mkdir()
     source, folder = DataSource(write_jsonl(tmp_path / "data")), tmp_path / "latents"
-    means, _ = encode_data(ldm, source, folder).read(torch.arange(3))
+    means = encode_data(ldm, source, folder).means[:]
     files = sorted(path.name for path in folder.iterdir())
     assert files == [*(f"00000{index}.safetensors" for index in range(4)), "index.json"]
     first = (folder / "000000.safetensors").stat().st_mtime_ns
     (folder / "000001.safetensors").unlink()
     (folder / "index.json").unlink()
-    again, _ = encode_data(ldm, source, folder).read(torch.arange(3))
+    again = encode_data(ldm, source, folder).means[:]
     assert again.equal(means) and (folder / "000000.safetensors").stat().st_mtime_ns == first
     with monkeypatch.context() as patch:
         patch.setattr(DataSource, "open", None)
-        whole, _ = encode_data(ldm, source, folder).read(torch.tensor([2, 0]))
+        whole = encode_data(ldm, source, folder).means[torch.tensor([2, 0])]
     assert whole.equal(means[[2, 0]])
     capsys.readouterr()
     with pytest.raises(RunError, match="index.json was made with another autoencoder. Remove .*latents, or choose"):
@@ -304,7 +305,8 @@ def test_the_emoji_data_set_is_such_a_folder(small_data: Path, ldm: LDM, tmp_pat
 def test_latents_are_drawn_from_every_file_with_their_posteriors(ldm: LDM) -> None:
     """Two files and an empty one: image n has mean n and standard deviation n / 100."""
     parts = torch.arange(5.0).view(5, 1, 1, 1).expand(5, 4, 8, 8).half().split([2, 0, 3])
-    real = RealLatents([(part, part / 100) for part in parts], Captions(ldm, [[["apple"]] * 3] * 5))
+    means, stds = MappedRows(parts), MappedRows([part / 100 for part in parts])
+    real = RealLatents(means, stds, Captions(ldm, [[["apple"]] * 3] * 5))
     drawn, chosen = real.draw(2000)
     assert drawn.dtype == torch.float32 and set(chosen.tolist()) == {0, 1, 2, 3, 4}
     standard = (drawn - chosen.view(-1, 1, 1, 1)) / (chosen.view(-1, 1, 1, 1) / 100)
