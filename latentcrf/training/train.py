@@ -67,6 +67,7 @@ from latentcrf.training.recording import (
     load_recorded_runs,
     record_runs,
 )
+from latentcrf.training.sizing import dry_run
 from latentcrf.training.stages import Denoising, Distillation, Refinement, Stage, to_device
 from latentcrf.utils.arguments import float_between
 from latentcrf.utils.weights import find_weights
@@ -237,6 +238,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.keep_start and not options.init_from:
         parser.error("--keep-start needs --init-from FOLDER, whose weights enter the mean.")
     check_chunk(parser, options, settings.num_kinds)
+    if options.dry_run:
+        return dry_run(options)
     return run_and_report_errors(train, options, DatasetError)
 
 

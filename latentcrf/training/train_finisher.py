@@ -48,6 +48,7 @@ from latentcrf.training.loop import (
 from latentcrf.training.presets import PRESETS, with_overrides
 from latentcrf.training.processes import count_all, take_share
 from latentcrf.training.recording import HELD_OUT_EVERY
+from latentcrf.training.sizing import dry_run
 from latentcrf.training.stages import draw_iterations
 
 
@@ -146,6 +147,8 @@ def main(arguments: list[str] | None = None) -> int:
     add_step_arguments(parser, None, None, "final latents")
     options = parse_arguments(parser, arguments)
     check_chunk(parser, options, settings.num_kinds)
+    if options.dry_run:
+        return dry_run(options)
     return run_and_report_errors(train, options, DatasetError)
 
 
