@@ -395,7 +395,7 @@ def draw_real_latents(ldm: LDM, count: int) -> RealLatents:
         count: images.
     """
     means = torch.randn(count, *ldm.latent_shape)
-    return RealLatents([(means, torch.ones_like(means))], Captions(ldm, [[["a"]] * 3] * count))
+    return RealLatents(means, torch.ones_like(means), Captions(ldm, [[["a"]] * 3] * count))
 
 
 class Finishing:
