@@ -395,7 +395,7 @@ def draw_real_latents(ldm: LDM, count: int) -> RealLatents:
         count: images.
     """
     means = torch.randn(count, *ldm.latent_shape)
-    return RealLatents([(means, torch.ones_like(means))], Captions(ldm, [[["a"]] * 3] * count))
+    return RealLatents(means, torch.ones_like(means), Captions(ldm, [[["a"]] * 3] * count))
 
 
 class Finishing:
@@ -447,6 +447,8 @@ SD15_TEXT: dict[str, Any] = {
 SD15_TOKENS = 77
 CHUNK, BATCH, IMAGES = 16, 16, 10_000  # of the commands in docs/training.md
 RUNS, FINAL_RUNS = 4096, 7168
+COMPARED = 100  # images of each of the benchmark's ten methods
+COMPARED_EVALUATIONS = 2 * (50 + 34 + 20 + 12 + 10 + 20 + 3 * 34 + 10)  # of an image by each of them
 
 
 @dataclass(frozen=True)
@@ -499,6 +501,9 @@ def build_table() -> str:
                                                    estimate_memory(ldm, crf, 2 * BATCH, BATCH, False), 0),
         f"record {FINAL_RUNS:,} final latents": (final.evaluations * ldm.unet.flops + final.round_trips * trip,
                                                  estimate_memory(ldm, finisher, 2 * CHUNK, 0, True), final.disk),
+        f"benchmark: 10 methods, {COMPARED} images each": (
+            COMPARED * (COMPARED_EVALUATIONS * ldm.unet.flops + 10 * ldm.decoder.flops),
+            estimate_memory(ldm, crf, 32, 0, True), 0),
     }  # fmt: skip
     lines = [
         f"U-Net: {format_count(ldm.unet.parameters)} parameters, {ldm.unet.flops / 1e9:,.0f} GFLOP an evaluation. "
