@@ -47,11 +47,11 @@ def test_the_commands_run_to_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    build_sd().save_pretrained("ldm")
+    build_sd(sample_size=16).save_pretrained("ldm")  # 32 px: LPIPS reads no smaller images
     Path("my-images").mkdir()
     rows = [{"file_name": f"{index}.png", "text": f"{chr(97 + index)} apple"} for index in range(24)]
     for index, row in enumerate(rows):
-        pixels = np.random.default_rng(index).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+        pixels = np.random.default_rng(index).integers(0, 256, (40, 40, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(Path("my-images", row["file_name"]))
     Path("my-images", "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
