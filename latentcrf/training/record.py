@@ -60,9 +60,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--static", metavar="FOLDER",
         help="LatentCRF of the static form: record final latents and what the finisher's teacher makes of them "
         "(default: runs with all steps, for a bypass CRF)")  # fmt: skip
-    add("--chunk", type=int_between(HELD_OUT_EVERY, 4096), default=RecordingSettings.chunk, metavar="N",
+    add("--chunk", type=int_between(HELD_OUT_EVERY, 4096), metavar="N",
         help="LDM runs that are recorded at once, with the same guidance and steps, and make a file: "
-        f"{HELD_OUT_EVERY} to 4096 (default {RecordingSettings.chunk})")  # fmt: skip
+        f"{HELD_OUT_EVERY} to 4096 (default {RecordingSettings.chunk}, with --static "
+        f"{FinalLatentsSettings.chunk})")  # fmt: skip
     add_precision_argument(parser)
     return parser
 
@@ -72,7 +73,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = build_parser()
     options = parse_arguments(parser, arguments)
     settings = FinalLatentsSettings() if options.static else RecordingSettings()
-    check_chunk(parser, options, settings.num_kinds)
+    if options.chunk is None:
+        options.chunk = settings.chunk
+    else:
+        check_chunk(parser, options, settings.num_kinds)
     try:
         record(options)
     except (RunError, DatasetError, OSError) as error:

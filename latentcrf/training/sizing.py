@@ -445,8 +445,10 @@ SD15_TEXT: dict[str, Any] = {
     "num_attention_heads": 12,
 }  # fmt: skip
 SD15_TOKENS = 77
-CHUNK, BATCH, IMAGES = 16, 16, 10_000  # of the commands in docs/training.md
+BATCH, IMAGES = 16, 10_000  # of the commands in docs/training.md
 RUNS, FINAL_RUNS = 4096, 7168
+COMPARED = 100  # images of each of the benchmark's ten methods
+COMPARED_EVALUATIONS = 2 * (50 + 34 + 20 + 12 + 10 + 20 + 3 * 34 + 10)  # of an image by each of them
 
 
 @dataclass(frozen=True)
@@ -485,20 +487,27 @@ def build_table() -> str:
     ldm = size_ldm(SD15_UNET, SD15_VAE, (4, 64, 64), (SD15_TOKENS, 768), count_parameters(text), precision)
     names = "emoji", "emoji-static", "emoji-finisher"
     crfs = {name: size_crf(PRESETS[name], ldm.latent_shape, precision) for name in names}
-    crf, finisher = crfs["emoji"], crfs["emoji-finisher"]
-    runs = size_recording(RecordingSettings(chunk=CHUNK), RUNS, ldm, precision)
-    final = size_recording(FinalLatentsSettings(chunk=CHUNK), FINAL_RUNS, ldm, precision)
+    crf = crfs["emoji"]
+    runs = size_recording(RecordingSettings(), RUNS, ldm, precision)
+    final = size_recording(FinalLatentsSettings(), FINAL_RUNS, ldm, precision)
     trip = ldm.decoder.flops + ldm.encoder.flops
     latents_bytes = 2 * torch.Size(ldm.latent_shape).numel()
     images = IMAGES * ldm.encoder.flops, estimate_memory(ldm, crf, 0, 0, True), IMAGES * 2 * latents_bytes
+    recording, final_recording = (
+        estimate_memory(ldm, crf, 2 * settings.chunk, 0, settings is FinalLatentsSettings)
+        for settings in (RecordingSettings, FinalLatentsSettings)
+    )
     rows = {
-        f"record {RUNS:,} runs": (runs.evaluations * ldm.unet.flops, estimate_memory(ldm, crf, 2 * CHUNK, 0, False),
+        f"record {RUNS:,} runs": (runs.evaluations * ldm.unet.flops, recording,
                                   runs.disk),
         f"encode {IMAGES:,} images": images,
         f"stage 1, {1000 * BATCH:,} images": (1000 * BATCH * (2 * ldm.unet.flops + 3 * crf.flops),
                                                    estimate_memory(ldm, crf, 2 * BATCH, BATCH, False), 0),
         f"record {FINAL_RUNS:,} final latents": (final.evaluations * ldm.unet.flops + final.round_trips * trip,
-                                                 estimate_memory(ldm, finisher, 2 * CHUNK, 0, True), final.disk),
+                                                 final_recording, final.disk),
+        f"benchmark: 10 methods, {COMPARED} images each": (
+            COMPARED * (COMPARED_EVALUATIONS * ldm.unet.flops + 10 * ldm.decoder.flops),
+            estimate_memory(ldm, crf, 32, 0, True), 0),
     }  # fmt: skip
     lines = [
         f"U-Net: {format_count(ldm.unet.parameters)} parameters, {ldm.unet.flops / 1e9:,.0f} GFLOP an evaluation. "
