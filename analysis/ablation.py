@@ -30,7 +30,7 @@ from latentcrf import LatentCRF
 from latentcrf.precision import choose_precision, precision_name
 from latentcrf.training.data import DatasetError, read_image_folder
 from latentcrf.training.loop import RunError
-from latentcrf.training.recording import RecordedRuns, RecordingSettings, load_recorded_runs
+from latentcrf.training.recording import RecordedRuns, load_recorded_runs
 from latentcrf.training.train import split
 from latentcrf.utils.arguments import int_between
 from latentcrf.utils.files import replace_file
@@ -115,7 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         precision = choose_precision(options.precision, "cpu")
         scheduler = DDIMScheduler.from_pretrained(options.model, subfolder="scheduler", local_files_only=True)
-        held_out, _ = split(load_recorded_runs(options.recordings, scheduler, RecordingSettings()))
+        held_out, _ = split(load_recorded_runs(options.recordings, scheduler))
         crfs = {
             name: LatentCRF.from_pretrained(folder, torch_dtype=torch.float32).eval() for name, folder in options.crf
         }

@@ -77,7 +77,7 @@ def test_the_library_asks_for_the_versions_of_the_checkout() -> None:
     extras = project["optional-dependencies"]
     for lines, file in (
         (project["dependencies"], "requirements.txt"),
-        (extras["training"], "requirements.txt"),
+        (extras["training"], "requirements-train.txt"),
         (extras["dev"], "requirements-dev.txt"),
     ):
         listed = requirements(file)

@@ -4,26 +4,37 @@ import argparse
 from pathlib import Path
 
 from latentcrf.precision import add_precision_argument, choose_precision
-from latentcrf.training.loop import best_device
+from latentcrf.training.data import DataSource
 from latentcrf.training.presets import PRESETS
+from latentcrf.training.processes import best_device
 from latentcrf.training.recording import HELD_OUT_EVERY
 from latentcrf.utils.arguments import float_between, int_between
 
+MINUTES = 60.0  # of a run that names no budget
+
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of every training run: folder, time, resuming, seed, precision."""
+    """Add the options of every training run: folder, budget, resuming, seed, precision, accumulation, log."""
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run")
-    parser.add_argument(
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument(
         "--minutes",
         type=float_between(0, 100_000, above=True),
-        default=60.0,
-        help="wall-clock training time of the whole run, above 0 (default 60)",
+        help=f"wall-clock training time of the whole run, above 0 (default {MINUTES:g}, without --max-steps)",
+    )
+    budget.add_argument(
+        "--max-steps",
+        type=int_between(1, 10**9),
+        metavar="N",
+        help="steps of the whole run, instead of a time; learning rate and stages follow them, so that a run is the "
+        "same on every machine",
     )
     parser.add_argument(
         "--resume",
         action="store_true",
         help="go on from the run's last checkpoint; the other options must be those in OUT/options.json, but for "
-        "--minutes, --checkpoint-seconds and, where it exists, --keep-start",
+        "--minutes, --max-steps, --checkpoint-seconds, --report-to and, where it exists, --keep-start; there must be "
+        "as many processes as before",
     )
     parser.add_argument(
         "--checkpoint-seconds",
@@ -34,6 +45,22 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--seed", type=int_between(0, 2**63 - 1), default=0, help="of weights and data order, at least 0 (default 0)"
+    )
+    parser.add_argument(
+        "--gradient-accumulation",
+        type=int_between(1, 4096),
+        default=1,
+        metavar="N",
+        help="batches a step, for GPUs that have no room for a larger batch, 1 to 4096 (default 1)",
+    )
+    parser.add_argument(
+        "--report-to", choices=["tensorboard"], help="write losses and reports to OUT/tensorboard too (default: no)"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print parameters, FLOPs, memory, disk and the expected time after ten steps on random data; nothing else "
+        "is computed and nothing is written",
     )
     add_precision_argument(parser)
 
@@ -54,7 +81,7 @@ def add_step_arguments(
         type=int_between(1, 4096),
         default=batch_size,
         metavar="N",
-        help=f"{samples} a step, 1 to 4096 (default {batch_size or 'the preset’s, for a CPU'})",
+        help=f"{samples} a batch in each process, 1 to 4096 (default {batch_size or 'the preset’s, for a CPU'})",
     )
     parser.add_argument(
         "--learning-rate",
@@ -72,20 +99,38 @@ def add_model_arguments(parser: argparse.ArgumentParser, preset: str) -> None:
         preset: the default; presets of its kind (for a bypass, or for a finisher) are accepted.
     """
     accepted = sorted(name for name in PRESETS if PRESETS[name].corrects_clean == PRESETS[preset].corrects_clean)
-    parser.add_argument("--base", required=True, metavar="FOLDER", help="the LDM: a StableDiffusionPipeline folder")
     parser.add_argument(
-        "--data",
-        type=Path,
+        "--base",
         required=True,
-        metavar="DIR",
-        help="image folder with metadata.jsonl (see latentcrf.training.data), for instance of recipes.emoji.dataset",
+        metavar="PATH_OR_ID",
+        help="the LDM: folder or hub id of a StableDiffusionPipeline or StableDiffusionXLPipeline",
     )
+    add_data_arguments(parser)
     parser.add_argument("--preset", choices=accepted, default=preset, help=f"size and recipe (default {preset})")
     parser.add_argument(
         "--init-from",
         metavar="FOLDER",
         help="start from the weights of this LatentCRF, or of a plain network of its size",
     )
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name the training data; `find_source` reads them."""
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="folder with metadata.jsonl or metadata.csv (file_name, text), Parquet files or WebDataset tars, or one "
+        "such file; see latentcrf.training.data",
+    )
+    parser.add_argument("--image-column", metavar="NAME", help="default: image; of tars the first one with images")
+    parser.add_argument("--caption-column", metavar="NAME", help="default: text; of tars txt")
+
+
+def find_source(options: argparse.Namespace) -> DataSource:
+    """Return the source that the options of `add_data_arguments` name."""
+    return DataSource(options.data, options.image_column, options.caption_column)
 
 
 def add_recording_arguments(
@@ -141,13 +186,15 @@ def parse_arguments(parser: argparse.ArgumentParser, arguments: list[str] | None
     """Parse a training command line.
 
     Args:
-        parser: with the options of `add_run_arguments`.
+        parser: with `--precision`, as of `add_run_arguments`.
         arguments: the words of the command line; None: those of the process.
 
     Returns:
         The options; `precision` is the type that its name stands for on `best_device`.
     """
     options = parser.parse_args(arguments)
+    if "minutes" in options and options.minutes is None and options.max_steps is None:
+        options.minutes = MINUTES
     try:
         options.precision = choose_precision(options.precision, best_device())
     except ValueError as error:

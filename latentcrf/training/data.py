@@ -1,124 +1,266 @@
-"""Training data: an image folder with captions, as the `datasets` library knows it.
+"""Training data: images with captions, read through the `datasets` library, one entry after the other.
 
-folder/metadata.jsonl   one JSON object a line, with the columns below and any others
-folder/prompts.txt      optional: one prompt a line, for the recorded runs
-folder/...              the images, all of one size
+Accepted are
 
-Columns of metadata.jsonl:
-    file_name           the image, relative to the folder
-    text                its caption
-    split               optional, "train" (default) or another name; only "train" rows are learned from
-    autoencoder_only    optional, default false; true: only an autoencoder learns from the row
-    caption_variants    optional: three lists of captions, from which `Captions.draw` chooses; default: `text` in all
+- a folder with metadata.jsonl, metadata.csv or metadata.parquet, a row an image: `file_name`, relative to the folder,
+  and `text`;
+- a Parquet file, or a folder of them, with the columns `image` and `text`;
+- a WebDataset tar, or a folder of them, with an image and a .txt an entry.
+
+Further columns, all optional:
+
+    split               "train" (default) or another name; only "train" entries are learned from
+    autoencoder_only    default false; true: only an autoencoder learns from the entry
+    caption_variants    three lists of captions, from which `Captions.draw` chooses; default: the caption in all
+
+A folder may hold prompts.txt: one prompt a line, for the recorded runs. Images have any size.
 """
 
+import io
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from diffusers import StableDiffusionPipeline
-from diffusers.utils import logging
-from PIL import Image
-from torch import Tensor
+from PIL import Image, ImageOps
 
 METADATA, PROMPTS = "metadata.jsonl", "prompts.txt"
-CAPTION_SHARES = (0.1, 0.4, 0.3, 0.2)  # how often an image comes with the empty caption, and with each list's
+VARIANT_LISTS = 3  # of captions, an image
+SMALLEST = 0.5  # of the LDM's image size: smaller images would be enlarged to a blur
+# Format of `datasets`, how its files are found in a folder, default columns; None: the first with images.
+FORMATS: dict[str, tuple[tuple[str, ...], str | None, str]] = {
+    "imagefolder": ((METADATA, "metadata.csv", "metadata.parquet"), "image", "text"),
+    "parquet": (("**/*.parquet",), "image", "text"),
+    "webdataset": (("**/*.tar",), None, "txt"),
+}
+OPTIONAL_COLUMNS = ("split", "autoencoder_only", "caption_variants")
 
 
 class DatasetError(RuntimeError):
     """The data set cannot be built or read; the message says why and what to do."""
 
 
+class EntryError(ValueError):
+    """An entry cannot be learned from; the message says why."""
+
+
 @dataclass(frozen=True)
-class Captions:
-    """Token states of all captions, and which captions describe each image.
+class DataSource:
+    """Where training data lie.
 
     Attributes:
-        states: token states (K, tokens, D), float16; row 0 is the empty caption.
-        rows: for each image, a list of row numbers for each list of its caption variants.
+        path: a file or a folder; see the top of this module.
+        image_column: None: the format's own.
+        caption_column: None: the format's own.
     """
 
-    states: Tensor
-    rows: list[list[list[int]]]
+    path: Path
+    image_column: str | None = None
+    caption_column: str | None = None
 
-    def draw(self, indices: Tensor) -> Tensor:
-        """Draw a caption for each image: the empty one or one of its variants, by `CAPTION_SHARES`.
-
-        Args:
-            indices: numbers of images (B,).
+    def find_files(self) -> tuple[str, list[Path]]:
+        """Find the files of the data set.
 
         Returns:
-            Token states (B, tokens, D), float32.
+            Its format, one of `FORMATS`, and its files in alphabetical order, at least one.
+
+        Raises:
+            DatasetError: there are none.
         """
-        kinds = torch.multinomial(torch.tensor(CAPTION_SHARES), len(indices), replacement=True).tolist()
-        chosen = []
-        for index, kind in zip(indices.tolist(), kinds, strict=True):
-            choices = self.rows[index][kind - 1] if kind else [0]
-            chosen.append(choices[int(torch.randint(len(choices), ()))])
-        return self.states[chosen].float()
+        for name, (patterns, _, _) in FORMATS.items():
+            for pattern in patterns:
+                is_file = self.path.is_file() and self.path.match(pattern.split("/")[-1])
+                files = [self.path] if is_file else sorted(self.path.glob(pattern)) if self.path.is_dir() else []
+                if files:
+                    return name, files
+        raise DatasetError(
+            f"{self.path} holds no training data. Accepted are a folder with {METADATA} or metadata.csv (file_name, "
+            "text), Parquet files with images and captions, WebDataset tars. The emoji data set is built by: "
+            f"python -m recipes.emoji.dataset --out {self.path}"
+        )
+
+    def open(self) -> "OpenedData":
+        """Open the data set for reading, without reading its images.
+
+        Raises:
+            DatasetError: it is missing, damaged, or lacks a column.
+        """
+        import datasets  # loads pandas and more, which a resumed run may not need
+
+        datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # else it asks the hub, for local files too
+        name, files = self.find_files()
+        _, image, caption = FORMATS[name]
+        try:
+            stream = datasets.load_dataset(
+                name, data_files={"train": [str(file) for file in files]}, split="train", streaming=True
+            )
+        except Exception as error:  # of json, pyarrow, tarfile, pandas, ...
+            raise _damaged(self.path, error) from error
+        features = stream.features or {}
+        image = self.image_column or image
+        image = image or next((key for key, kind in features.items() if isinstance(kind, datasets.Image)), "jpg")
+        caption = self.caption_column or caption
+        for column, option in ((image, "--image-column"), (caption, "--caption-column")):
+            if column not in features:
+                raise DatasetError(
+                    f"{self.path} has no column {column!r}. It has {', '.join(map(repr, features))}: name one with "
+                    f"{option}."
+                )
+        optional = [key for key in OPTIONAL_COLUMNS if key in features]
+        return OpenedData(self.path, stream.select_columns([image, caption, *optional]), image, caption)
 
 
 @dataclass(frozen=True)
-class TrainingData:
-    """What a CRF learns from.
+class OpenedData:
+    """A data set that is open for reading.
 
     Attributes:
-        images: uint8 (N, 3, H, W), those of the "train" rows but for the rows with `autoencoder_only`.
-        caption_variants: for each image, three lists of captions.
-        prompts: for the recorded runs, in this order.
+        path: of its source.
+        stream: an IterableDataset with the columns that are read.
+        image_column: of `stream`.
+        caption_column: of `stream`.
     """
 
-    images: Tensor
-    caption_variants: list[list[list[str]]]
-    prompts: list[str]
+    path: Path
+    stream: Any
+    image_column: str
+    caption_column: str
 
-    def encode_captions(self, pipeline: StableDiffusionPipeline) -> Captions:
-        """Encode every caption variant by the pipeline's text encoder; see `encode_variants`."""
-        return encode_variants(pipeline, self.caption_variants)
+    def read_batches(self, count: int, index: int = 0, step: int = 1) -> Iterator[list[dict[str, Any]]]:
+        """Read the rows in batches, images as they are stored.
+
+        Args:
+            count: rows a batch; the last one may have fewer.
+            index: of the first batch that is yielded.
+            step: from one batch that is yielded to the next.
+
+        Yields:
+            Rows, with "image" ({"path", "bytes"}), "caption" and `OPTIONAL_COLUMNS`.
+
+        Raises:
+            DatasetError: a file of the data set is damaged.
+        """
+        import datasets
+        from datasets.distributed import split_dataset_by_node
+
+        stored = self.stream.cast_column(self.image_column, datasets.Image(decode=False))
+        batches = split_dataset_by_node(stored.batch(count), index, step, strategy="examples")
+        names = {self.image_column: "image", self.caption_column: "caption"}
+        try:
+            for batch in batches:
+                columns = {names.get(key, key): values for key, values in batch.items()}
+                yield [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        except Exception as error:
+            raise _damaged(self.path, error) from error
+
+    def read_captions(self) -> Iterator[str]:
+        """Read the captions of the entries that a CRF learns from.
+
+        Yields:
+            Captions, without empty ones.
+
+        Raises:
+            DatasetError: a file of the data set is damaged.
+        """
+        columns = [key for key in self.stream.features if key != self.image_column]
+        try:
+            for row in self.stream.select_columns(columns):
+                caption = row[self.caption_column]
+                if is_learned(row) and isinstance(caption, str) and caption.strip():
+                    yield caption
+        except Exception as error:
+            raise _damaged(self.path, error) from error
 
 
-@torch.no_grad()
-def encode_captions(pipeline: StableDiffusionPipeline, captions: list[str], batch_size: int = 256) -> Tensor:
-    """Encode captions by the pipeline's own `encode_prompt`. Longer captions are cut, without a warning.
+def _damaged(path: Path, error: Exception) -> DatasetError:
+    return DatasetError(f"{path} cannot be read: {' '.join(str(error.__cause__ or error).split())}")
+
+
+def is_learned(row: dict[str, Any]) -> bool:
+    """Return whether a CRF learns from a row: of split "train", and not for an autoencoder only."""
+    return (row.get("split") or "train") == "train" and not row.get("autoencoder_only")
+
+
+def read_image(stored: dict[str, Any] | None, size: tuple[int, int]) -> np.ndarray[Any, Any]:
+    """Read an image, resize it and cut its centre out. Transparent parts become white.
 
     Args:
-        pipeline: the LDM.
-        captions: K captions.
-        batch_size: captions that are encoded at once.
+        stored: {"path", "bytes"}, of which one may be None.
+        size: (height, width) of the result in px.
 
     Returns:
-        Token states (K, tokens, D), float16 on the CPU.
+        uint8 (height, width, 3) in 0..255.
+
+    Raises:
+        EntryError: there is no image, it cannot be read, or it is too small.
     """
-    device = pipeline.device
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    batches = [
-        pipeline.encode_prompt(captions[start : start + batch_size], device, 1, False)[0].half().cpu()
-        for start in range(0, len(captions), batch_size)
-    ]
-    logging.set_verbosity(verbosity)
-    return torch.cat(batches)
+    height, width = size
+    if not stored or not (stored["bytes"] or stored["path"]):
+        raise EntryError("no image")
+    try:
+        with Image.open(io.BytesIO(stored["bytes"]) if stored["bytes"] else stored["path"]) as opened:
+            opened.load()
+            image = ImageOps.exif_transpose(opened)
+    except Exception as error:  # Pillow's decoders raise many kinds
+        raise EntryError("the image cannot be read") from error
+    if image.width < SMALLEST * width or image.height < SMALLEST * height:
+        raise EntryError(f"smaller than {round(SMALLEST * width)} x {round(SMALLEST * height)} px")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.LANCZOS))
 
 
-def encode_variants(pipeline: StableDiffusionPipeline, variants: list[list[list[str]]]) -> Captions:
-    """Encode each distinct caption of the variants once.
+def read_variants(row: dict[str, Any]) -> list[list[str]]:
+    """Read the captions of a row.
 
     Args:
-        pipeline: the LDM.
-        variants: for each image, three lists of captions.
+        row: of `OpenedData.read_batches`.
 
     Returns:
-        The captions' token states and, for each image, their row numbers.
+        `VARIANT_LISTS` lists of captions, none empty.
+
+    Raises:
+        EntryError: there is no caption, or `caption_variants` are no such lists.
     """
-    index: dict[str, int] = {"": 0}
-    rows = [
-        [[index.setdefault(caption, len(index)) for caption in captions] for captions in of_image]
-        for of_image in variants
-    ]
-    return Captions(encode_captions(pipeline, list(index)), rows)
+    caption, variants = row["caption"], row.get("caption_variants")
+    if variants is None:
+        if not isinstance(caption, str) or not caption.strip():
+            raise EntryError("no caption")
+        return [[caption]] * VARIANT_LISTS
+    is_list = isinstance(variants, list) and len(variants) == VARIANT_LISTS
+    if not is_list or not all(
+        isinstance(captions, list) and captions and all(isinstance(each, str) for each in captions)
+        for captions in variants
+    ):
+        raise EntryError(f"caption_variants are not {VARIANT_LISTS} lists of strings, none empty")
+    return variants
+
+
+def read_prompts(source: DataSource) -> list[str]:
+    """Read the prompts for recorded runs.
+
+    Args:
+        source: training data.
+
+    Returns:
+        The lines of `prompts.txt`; without that file, the distinct captions that a CRF learns from.
+
+    Raises:
+        DatasetError: the data set cannot be read, or there is no prompt.
+    """
+    path = source.path / PROMPTS
+    if path.is_file():
+        prompts = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        if not prompts:
+            raise DatasetError(f"{path} holds no prompt: one prompt a line is accepted, or no such file.")
+        return prompts
+    prompts = list(dict.fromkeys(source.open().read_captions()))
+    if not prompts:
+        raise DatasetError(f'{source.path} holds no entry to learn from: none of split "train" with a caption.')
+    return prompts
 
 
 def read_metadata(folder: str | Path) -> list[dict[str, Any]]:
@@ -198,66 +340,3 @@ def read_image_folder(folder: str | Path) -> tuple[list[dict[str, Any]], np.ndar
     """
     rows = read_metadata(folder)
     return rows, read_images(folder, rows)
-
-
-def read_training_data(folder: str | Path) -> TrainingData:
-    """Read what a CRF learns from.
-
-    Args:
-        folder: an image folder; see the top of this module for its columns.
-
-    Returns:
-        Images, caption variants and prompts.
-
-    Raises:
-        DatasetError: the folder or a row is not as described; the message names the file, what is wrong, what is
-            accepted.
-    """
-    rows = _read_learned_rows(folder)
-    variants = [_read_variants(folder, row) for row in rows]
-    images = torch.from_numpy(read_images(folder, rows)).permute(0, 3, 1, 2)
-    return TrainingData(images, variants, read_prompts(folder))
-
-
-def read_prompts(folder: str | Path) -> list[str]:
-    """Read the prompts for recorded runs.
-
-    Args:
-        folder: an image folder.
-
-    Returns:
-        The lines of `prompts.txt`; without that file, the distinct texts of the rows that a CRF learns from.
-
-    Raises:
-        DatasetError: no `metadata.jsonl` to take them from, or `prompts.txt` holds none.
-    """
-    path = Path(folder) / PROMPTS
-    if not path.is_file():
-        return list(dict.fromkeys(row["text"] for row in _read_learned_rows(folder)))
-    prompts = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not prompts:
-        raise DatasetError(f"{path} holds no prompt: one prompt a line is accepted, or no such file.")
-    return prompts
-
-
-def _read_learned_rows(folder: str | Path) -> list[dict[str, Any]]:
-    rows = read_metadata(folder)
-    learned = [row for row in rows if row.get("split", "train") == "train" and not row.get("autoencoder_only", False)]
-    if not learned:
-        raise DatasetError(f'{Path(folder) / METADATA} holds no row to learn from: none of split "train".')
-    return learned
-
-
-def _read_variants(folder: str | Path, row: dict[str, Any]) -> list[list[str]]:
-    kinds = len(CAPTION_SHARES) - 1
-    variants = row.get("caption_variants", [[row["text"]]] * kinds)
-    is_list = isinstance(variants, list) and len(variants) == kinds
-    if not is_list or not all(
-        isinstance(captions, list) and captions and all(isinstance(caption, str) for caption in captions)
-        for captions in variants
-    ):
-        raise DatasetError(
-            f"{Path(folder) / METADATA}, {row['file_name']}: caption_variants must be {kinds} lists of strings, none "
-            "empty."
-        )
-    return variants

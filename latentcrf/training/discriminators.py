@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
@@ -18,6 +19,7 @@ from latentcrf.precision import autocast
 from latentcrf.training.loop import optimise
 from latentcrf.training.losses import discriminator_loss, generator_loss, relativistic_loss
 from latentcrf.training.perceptual import VGG16, load_lpips
+from latentcrf.training.processes import count_all, take_share
 from latentcrf.utils.weights import read_weights
 
 # name -> side of the views in px; None: the images as they are
@@ -122,7 +124,8 @@ class FeatureDiscriminator(nn.Module):
 def random_view(images: Tensor, size: int, smallest: float, permuted: float = 0.25) -> Tensor:
     """Augment images: flips, permuted colours, one zoom for the batch, crops.
 
-    Permuted colours keep an autoencoder from learning the data set's few palettes by heart.
+    Permuted colours keep an autoencoder from learning the data set's few palettes by heart. All processes draw together
+    and each takes its share (see `latentcrf.training.processes`).
 
     Args:
         images: (B, C, H, W), C = 3 where colours are permuted.
@@ -133,7 +136,8 @@ def random_view(images: Tensor, size: int, smallest: float, permuted: float = 0.
     Returns:
         Views (B, C, size, size); where an image is smaller than a view, the rest is white (1).
     """
-    flip = (torch.rand(len(images)) < 0.5).to(images.device)
+    count = count_all(len(images))
+    flip = take_share(torch.rand(count) < 0.5).to(images.device)
     images = torch.where(flip[:, None, None, None], images.flip(-1), images)
     if torch.rand(()) < permuted:
         images = images[:, torch.randperm(3)]
@@ -146,7 +150,7 @@ def random_view(images: Tensor, size: int, smallest: float, permuted: float = 0.
         return F.pad(images, (left, size - side - left, top, size - side - top), value=1.0)
     if side == size:
         return images
-    lefts, tops = torch.randint(side - size + 1, (2, len(images))).tolist()
+    lefts, tops = (take_share(each).tolist() for each in torch.randint(side - size + 1, (2, count)))
     return torch.stack([image[:, t : t + size, x : x + size] for image, x, t in zip(images, lefts, tops, strict=True)])
 
 
@@ -211,11 +215,11 @@ class ImageDiscriminator(nn.Module):
         with autocast(generated.device, self.precision):
             return generator_loss(self.network, self.draw_view(generated))
 
-    def train_step(self, real: Tensor, generated: Tensor) -> Tensor:
+    def train_step(self, accelerator: Accelerator, real: Tensor, generated: Tensor) -> Tensor:
         """Train the discriminator on real and generated images; return its loss, a scalar."""
         with autocast(generated.device, self.precision):
             loss = discriminator_loss(self.network, self.draw_view(real), self.draw_view(generated.detach()))
-        optimise(loss, self.network, self.optimizer)
+        optimise(accelerator, loss, self.network, self.optimizer)
         return loss.detach()
 
 
@@ -272,11 +276,11 @@ class PairDiscriminator(nn.Module):
         ours, theirs = self.rate(generated, target)
         return relativistic_loss(ours, theirs.detach())
 
-    def train_step(self, generated: list[Tensor], target: list[Tensor]) -> Tensor:
+    def train_step(self, accelerator: Accelerator, generated: list[Tensor], target: list[Tensor]) -> Tensor:
         """Train the discriminator on the features of both images; return its loss, a scalar."""
         ours, theirs = self.rate([each.detach() for each in generated], target)
         loss = relativistic_loss(theirs, ours)
-        optimise(loss, self.network, self.optimizer)
+        optimise(accelerator, loss, self.network, self.optimizer)
         return loss.detach()
 
 

@@ -1,8 +1,7 @@
 """Final latents of the LDM's runs and what a finisher shall make of them, recorded once.
 
-A chunk file holds `latents` (n, C, H, W), the final ones of n runs of few steps, and `finished` (n, C, H, W), the same
-after `FinisherTeacher`; float32. The metadata hold the settings, the precision and a hash of the models and the
-prompts.
+A chunk file (see `chunks`) holds `latents` (n, C, H, W), the final ones of n runs of few steps, and `finished`
+(n, C, H, W), the same after `FinisherTeacher`.
 """
 
 from collections.abc import Sequence
@@ -11,19 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline, UniPCMultistepScheduler
-from safetensors import safe_open
+from diffusers import UniPCMultistepScheduler
 from torch import Tensor
 
 from latentcrf.finisher import Finisher
 from latentcrf.model import LatentCRF
 from latentcrf.precision import autocast
+from latentcrf.training.chunks import Chunk, MappedRows, open_chunks, record_chunks
+from latentcrf.training.ldm import LDM
 from latentcrf.training.loop import RunError
-from latentcrf.training.recording import COARSE_SCHEDULERS, Chunk, record_chunks, record_run
+from latentcrf.training.recording import COARSE_SCHEDULERS, record_run
 from latentcrf.vae import VAERoundTrip
 
 FIRST_SEED = 3_000_000  # far from those of `recording` and of measurements
 SCHEDULERS = COARSE_SCHEDULERS | {"unipc": (UniPCMultistepScheduler, {})}
+TAUGHT_AT_ONCE = 4  # latents: a VAE needs more memory for an image of 512 px than the U-Net for its latents
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ class FinalLatentsSettings:
     strength: float = 0.4
     passes: int = 2
 
+    @property
+    def num_kinds(self) -> int:
+        """Chunks until every scale of guidance and every kind of run has occurred."""
+        return max(len(self.guidances), len(self.runs))
+
 
 class FinisherTeacher:
     """What a finisher learns to do at once: blend in the static form's result, then make the VAE round trip; repeat.
@@ -68,15 +74,38 @@ class FinisherTeacher:
         return latents
 
 
-@torch.no_grad()
-def record_final_latents(
-    pipeline: StableDiffusionPipeline, static: LatentCRF, prompts: Sequence[str], folder: Path, count: int,
-    recording: FinalLatentsSettings, precision: torch.dtype = torch.float32,
-) -> None:  # fmt: skip
-    """Record the runs that are missing.
+def load_static(folder: str | Path, ldm: LDM) -> LatentCRF:
+    """Load the teacher's LatentCRF.
 
     Args:
-        pipeline: the LDM.
+        folder: or hub id, of a LatentCRF of the static form.
+        ldm: whose latents it corrects.
+
+    Returns:
+        The CRF, float32, on the LDM's device.
+
+    Raises:
+        RunError: it is of another form, or for latents of other channels.
+    """
+    static = LatentCRF.from_pretrained(folder, torch_dtype=torch.float32, use_safetensors=True).to(ldm.device)
+    if static.form != "static":
+        raise RunError(f"--static {folder} holds a CRF of form {static.form!r}; the teacher's is 'static'.")
+    if static.latent_channels != ldm.latent_shape[0]:
+        raise RunError(
+            f"--static {folder} is for latents of {static.latent_channels} channels; those of the LDM have "
+            f"{ldm.latent_shape[0]}."
+        )
+    return static
+
+
+def record_final_latents(
+    ldm: LDM, static: LatentCRF, prompts: Sequence[str], folder: Path, count: int, recording: FinalLatentsSettings,
+    precision: torch.dtype = torch.float32,
+) -> None:  # fmt: skip
+    """Record the runs that are missing: this process's share of them, see `record_chunks`.
+
+    Args:
+        ldm: the LDM.
         static: a LatentCRF of the static form, for the teacher.
         prompts: of the runs, in turn.
         folder: of the chunk files.
@@ -87,44 +116,38 @@ def record_final_latents(
     Raises:
         RunError: the folder holds recordings with other settings, or of other models or prompts.
     """
-    teacher = FinisherTeacher(static, pipeline.vae, recording)
+    teacher = FinisherTeacher(static, ldm.vae, recording)
 
     def make(chunk: Chunk) -> dict[str, Tensor]:
         name, steps = recording.runs[chunk.index % len(recording.runs)]
         kind, settings = SCHEDULERS[name]
-        scheduler = kind.from_config(pipeline.scheduler.config, **settings)
-        path, _ = record_run(pipeline, scheduler, chunk.prompts, chunk.noise, steps, chunk.guidance, precision)
-        latents = path[:, -1].to(pipeline.device)
-        with autocast(latents.device, precision):
-            finished = teacher(latents)
-        return {"latents": latents.float().cpu(), "finished": finished.float().cpu()}
+        scheduler = kind.from_config(ldm.scheduler.config, **settings)
+        path, _ = record_run(ldm, scheduler, chunk.prompts, chunk.noise, steps, chunk.guidance, precision)
+        latents = path[:, -1]
+        with autocast(ldm.device, precision):
+            finished = [teacher(part.to(ldm.device)).float() for part in latents.split(TAUGHT_AT_ONCE)]
+        return {"latents": latents, "finished": torch.cat(finished)}
 
     record_chunks(
-        pipeline, prompts, folder, count, recording, FIRST_SEED, make, pipeline.vae, static, name="final latents",
+        ldm, prompts, folder, count, recording, FIRST_SEED, make, ldm.vae, static, name="final latents",
         precision=precision,
     )  # fmt: skip
 
 
-def load_final_latents(folder: Path, count: int, recording: FinalLatentsSettings) -> tuple[Tensor, Tensor]:
-    """Read recorded runs.
+def load_final_latents(folder: Path, count: int | None = None) -> tuple[MappedRows, MappedRows]:
+    """Map recorded runs into memory.
 
     Args:
         folder: of the chunk files.
-        count: runs to read.
-        recording: settings of the recording.
+        count: runs to read; None (default): all.
 
     Returns:
         Final latents and what the teacher makes of them, (count, C, H, W) each.
 
     Raises:
-        RunError: the folder holds fewer runs.
+        RunError: the folder holds fewer runs, or none.
     """
-    paths = [folder / f"{index:05d}.safetensors" for index in range(-(-count // recording.chunk))]
-    if missing := [path for path in paths if not path.is_file()]:
-        raise RunError(f"{missing[0]} is missing: {folder} does not hold {count:,} runs.")
-    chunks = []
-    for path in paths:
-        with safe_open(path, "pt") as file:
-            chunks.append((file.get_tensor("latents"), file.get_tensor("finished")))
-    latents, finished = (torch.cat(column)[:count] for column in zip(*chunks, strict=True))
-    return latents, finished
+    _, chunks = open_chunks(folder, count)
+    latents, finished = (MappedRows([chunk[name] for chunk in chunks]) for name in ("latents", "finished"))
+    rows = torch.arange(len(latents))[:count]
+    return latents.select(rows), finished.select(rows)

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import diffusers
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline
 from diffusers.utils import logging
 from torch import Tensor, nn
 
@@ -241,10 +241,17 @@ def check_pipeline(pipeline: Any) -> None:
     prediction_type = scheduler.config.get("prediction_type", "epsilon")
     if not has_levels or prediction_type not in PREDICTION_TYPES:
         raise RunError(
-            f"The pipeline's scheduler is a {type(scheduler).__name__} with prediction type {prediction_type!r}; "
-            f"accepted are variance-preserving schedulers with {', '.join(PREDICTION_TYPES)}."
+            f"The pipeline's scheduler is of class {type(scheduler).__name__}, with prediction type "
+            f"{prediction_type!r}; accepted are variance-preserving schedulers with {', '.join(PREDICTION_TYPES)}."
         )
-    channels = pipeline.vae.config.latent_channels
+    vae = pipeline.vae
+    if not isinstance(vae, AutoencoderKL) or any(vae.config.get(name) for name in ("shift_factor", "latents_mean")):
+        raise RunError(
+            f"The pipeline's autoencoder is of class {type(vae).__name__}, with {vae.config.get('shift_factor')} as "
+            f"shift and {vae.config.get('latents_mean')} as mean; accepted is an AutoencoderKL that only scales its "
+            "latents."
+        )
+    channels = vae.config.latent_channels
     if unet.config.in_channels != channels or unet.config.out_channels != channels:
         raise RunError(
             f"The U-Net reads {unet.config.in_channels} channels and returns {unet.config.out_channels}, the latents "

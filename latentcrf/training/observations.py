@@ -1,16 +1,17 @@
-"""Hand-overs that a CRF is trained on: of real images' latents (stage 1) and of recorded runs (stages 2 and 3)."""
+"""Hand-overs that a CRF is trained on: of real images' latents (stage 1) and of recorded runs (stages 2 and 3).
 
-from dataclasses import dataclass
+A batch is drawn for all processes, of which each observes its share (see `latentcrf.training.processes`).
+"""
 
 import torch
-from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from latentcrf.noise_levels import TREND_GAP, denoise, find_earlier_calls, log_snr
 from latentcrf.observation import Observation, hand_over
-from latentcrf.precision import autocast
-from latentcrf.training.data import Captions
-from latentcrf.training.recording import RecordedRuns, guide
+from latentcrf.training.latents import RealLatents
+from latentcrf.training.ldm import LDM, Conditioning
+from latentcrf.training.processes import count_all, take_share
+from latentcrf.training.recording import RecordedRuns
 
 COARSE_SHARE = 0.4  # of the batches of stages 2 and 3
 LONGEST_STEP = 12  # recorded steps in one: 12 of 50 are about those of a four-step run
@@ -40,37 +41,9 @@ def draw_bypasses(count: int, steps: int, earliest: int = 1) -> tuple[Tensor, Te
     return call, first, torch.where(torch.rand(count) < 0.5, late, anywhere).clamp(max=steps)
 
 
-@dataclass(frozen=True)
-class RealLatents:
-    """Latents of the training images and their captions, for stage 1.
-
-    Attributes:
-        means: of the posteriors (N, C, H, W).
-        stds: standard deviations of the posteriors (N, C, H, W).
-        captions: of the N images.
-    """
-
-    means: Tensor
-    stds: Tensor
-    captions: Captions
-
-    def draw(self, count: int) -> tuple[Tensor, Tensor]:
-        """Draw latents of random images.
-
-        Args:
-            count: B.
-
-        Returns:
-            Latents (B, C, H, W) and the numbers of their images (B,).
-        """
-        chosen = torch.randint(len(self.means), (count,))
-        noise = torch.randn(self.means[chosen].shape)
-        return self.means[chosen] + self.stds[chosen] * noise, chosen
-
-
 @torch.no_grad()
 def observe_real(
-    ldm: StableDiffusionPipeline, clean: Tensor, states: Tensor, alphas: Tensor, guidance: float,
+    ldm: LDM, clean: Tensor, captions: Conditioning, alphas: Tensor, guidance: float,
     precision: torch.dtype = torch.float32,
 ) -> Observation:  # fmt: skip
     """Make the hand-overs of runs that lead to real latents (stage 1), at random bypasses.
@@ -79,9 +52,9 @@ def observe_real(
     and a DDIM step takes them to the level of the hand-over.
 
     Args:
-        ldm: the pipeline; its scheduler has the timesteps of `alphas`.
-        clean: real latents (B, C, H, W).
-        states: token states (B + 1, tokens, D): the empty caption's, then the captions'.
+        ldm: its scheduler has the timesteps of `alphas`.
+        clean: real latents of this process's share (B, C, H, W).
+        captions: of these, on the LDM's device.
         alphas: level abar of each step of a run, then 1 (S + 1,).
         guidance: scale of classifier-free guidance.
         precision: in which the U-Net computes.
@@ -89,27 +62,25 @@ def observe_real(
     Returns:
         The hand-overs.
     """
-    call, first, last = draw_bypasses(len(clean), len(alphas) - 1)
-    a_denoised, a_in, a_out = (alphas[index].to(clean.device) for index in (call, first, last))
+    count, device = count_all(len(clean)), clean.device
+    call, first, last = (take_share(steps) for steps in draw_bypasses(count, len(alphas) - 1))
+    a_denoised, a_in, a_out = (alphas[index].to(device) for index in (call, first, last))
     signal_scale, noise_scale = a_denoised.view(-1, 1, 1, 1).sqrt(), (1 - a_denoised).view(-1, 1, 1, 1).sqrt()
-    noisy = signal_scale * clean + noise_scale * torch.randn(clean.shape).to(clean.device)
-    timesteps = ldm.scheduler.timesteps.to(clean.device)[call]
-    empty, captions = states[:1].expand(len(clean), -1, -1), states[1:]
-    with autocast(clean.device, precision):
-        both = ldm.unet(torch.cat([noisy, noisy]), timesteps.repeat(2), torch.cat([empty, captions])).sample
-    predicted = guide(both.float(), guidance)
+    noisy = signal_scale * clean + noise_scale * take_share(torch.randn(count, *clean.shape[1:])).to(device)
+    timesteps = ldm.scheduler.timesteps.to(device)[call.to(device)]
+    predicted = ldm.predict(noisy, timesteps, captions, guidance, precision)
     denoised = denoise(ldm.scheduler.config.prediction_type, predicted, noisy, signal_scale, noise_scale)
-    return Observation(hand_over(noisy, denoised, a_denoised, a_in), denoised, a_in, a_out, captions, a_denoised)
+    return Observation(hand_over(noisy, denoised, a_denoised, a_in), denoised, a_in, a_out, captions.states, a_denoised)
 
 
 def observe_drawn(
-    ldm: StableDiffusionPipeline, real: RealLatents, alphas: Tensor, count: int, guidance: float,
+    ldm: LDM, real: RealLatents, alphas: Tensor, count: int, guidance: float,
     precision: torch.dtype = torch.float32,
 ) -> tuple[Observation, Tensor]:  # fmt: skip
     """Make the hand-overs of `observe_real` for random images.
 
     Args:
-        ldm: the pipeline.
+        ldm: the LDM.
         real: latents and captions.
         alphas: level abar of each step of a run, then 1 (S + 1,).
         count: B.
@@ -120,9 +91,8 @@ def observe_drawn(
         The hand-overs and the clean latents (B, C, H, W).
     """
     clean, chosen = real.draw(count)
-    clean, captions = clean.to(ldm.device), real.captions
-    states = torch.cat([captions.states[:1].float(), captions.draw(chosen)]).to(ldm.device)
-    return observe_real(ldm, clean, states, alphas, guidance, precision), clean
+    clean = clean.to(ldm.device)
+    return observe_real(ldm, clean, real.captions.draw(chosen), alphas, guidance, precision), clean
 
 
 def observe_run(
@@ -204,7 +174,8 @@ def observe_recorded(runs: RecordedRuns, count: int, earliest: int = 1) -> tuple
     assert runs.coarse is not None
     if torch.rand(()) < COARSE_SHARE:
         late = (runs.coarse.alphas_denoised >= runs.alphas[earliest] - 1e-4).nonzero()[:, 0]
-        chosen = late[torch.randint(len(late), (count,))]
+        chosen = late[take_share(torch.randint(len(late), (count_all(count),)))]
         return *observe_coarse(runs, chosen), runs.coarse.runs[chosen]
-    chosen = torch.randint(len(runs), (count,))
-    return *observe_run(runs, chosen, *draw_bypasses(count, runs.steps, earliest)), chosen
+    chosen = take_share(torch.randint(len(runs), (count_all(count),)))
+    steps = (take_share(each) for each in draw_bypasses(count_all(count), runs.steps, earliest))
+    return *observe_run(runs, chosen, *steps), chosen

@@ -1,6 +1,6 @@
 """The LDM's own runs, recorded once, so that distilling them is cheap.
 
-A chunk file holds a few runs, float32:
+A chunk file (see `chunks`) holds a few runs:
 
 latents                 (n, S + 1, C, H, W), from pure noise to the final latents of S DDIM steps. The clean estimates
                         are not stored: two neighbouring latents determine them, see
@@ -8,30 +8,23 @@ latents                 (n, S + 1, C, H, W), from pure noise to the final latent
 SCHEDULER.latents       (n, s - 2, C, H, W), what a coarse run of s steps from the same noise would hand over after its
                         second step, its third, ..., the last but one; SCHEDULER is ddim and dpm.
 SCHEDULER.denoised      (n, s - 2, C, H, W), the clean estimates of these steps.
-prompt_embeds           (n, tokens, D), the prompts' token states, float16.
+prompt_embeds           (m, tokens, D), the token states of those prompts whose first run is in the chunk.
 
-A CRF learns to correct the coarse runs' hand-overs towards the final latents of the precise run. The metadata hold the
-settings, the precision and a hash of the LDM and the prompts.
+A CRF learns to correct the coarse runs' hand-overs towards the final latents of the precise run.
 """
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusionPipeline
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
-from tqdm import tqdm
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from torch import Tensor
 
 from latentcrf.noise_levels import clean_estimate, clean_estimate_between, coefficients, to_variance_preserving
-from latentcrf.precision import autocast, precision_name
-from latentcrf.training.loop import RunError
-from latentcrf.utils.content_hash import content_hash
-from latentcrf.utils.files import replace_file
+from latentcrf.training.chunks import PROMPT_EMBEDS, Chunk, MappedRows, Rows, open_chunks, record_chunks, select_rows
+from latentcrf.training.ldm import LDM, Conditioning
 
 HELD_OUT_EVERY = 10  # every tenth recorded run only validates
 FIRST_SEED = 1_000_000  # far from the small seeds that measurements use
@@ -58,6 +51,11 @@ class RecordingSettings:
     guidances: tuple[float, ...] = (3.0, 1.0, 3.0, 5.0, 2.0, 7.0, 4.0)
     chunk: int = 16
 
+    @property
+    def num_kinds(self) -> int:
+        """Chunks until every scale of guidance and every number of steps has occurred."""
+        return max(len(self.guidances), len(self.coarse))
+
     def coarse_steps(self, chunk: int, scheduler: str) -> int:
         """Return the steps of a chunk's coarse runs: another number for each scheduler.
 
@@ -80,8 +78,8 @@ class CoarseSteps:
         runs: numbers of the precise runs from the same noise (M,).
     """
 
-    latents: Tensor
-    denoised: Tensor
+    latents: Rows
+    denoised: Rows
     alphas: Tensor
     alphas_denoised: Tensor
     runs: Tensor
@@ -92,7 +90,7 @@ class CoarseSteps:
 
 @dataclass(frozen=True)
 class RecordedRuns:
-    """Recorded runs.
+    """Recorded runs. Those of a folder are memory-mapped: an index reads what it names, as a float32 tensor.
 
     Attributes:
         latents: (n, S + 1, C, H, W), from pure noise to the final latents.
@@ -101,9 +99,9 @@ class RecordedRuns:
         coarse: hand-overs of the coarse runs, or None.
     """
 
-    latents: Tensor
+    latents: Rows
     alphas: Tensor
-    prompt_embeds: Tensor
+    prompt_embeds: Rows
     coarse: CoarseSteps | None = None
 
     def __len__(self) -> int:
@@ -131,9 +129,15 @@ class RecordedRuns:
             coarse = self.coarse
             if coarse is not None:
                 chosen, number = own[coarse.runs], own.cumsum(0) - 1
-                tensors = (coarse.latents, coarse.denoised, coarse.alphas, coarse.alphas_denoised, number[coarse.runs])
-                coarse = CoarseSteps(*(tensor[chosen] for tensor in tensors))
-            shares.append(RecordedRuns(self.latents[own], self.alphas, self.prompt_embeds[own], coarse))
+                coarse = CoarseSteps(
+                    select_rows(coarse.latents, chosen),
+                    select_rows(coarse.denoised, chosen),
+                    coarse.alphas[chosen],
+                    coarse.alphas_denoised[chosen],
+                    number[coarse.runs][chosen],
+                )
+            latents, prompt_embeds = (select_rows(rows, own) for rows in (self.latents, self.prompt_embeds))
+            shares.append(RecordedRuns(latents, self.alphas, prompt_embeds, coarse))
         return shares[0], shares[1]
 
     def denoised(self, runs: Tensor, steps: Tensor) -> Tensor:
@@ -166,93 +170,14 @@ def compute_levels(scheduler: Any, steps: int) -> Tensor:
     return torch.tensor([to_variance_preserving(*coefficients(scheduler, index))[0] for index in range(steps + 1)])
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """Runs to record.
-
-    Attributes:
-        index: number of the chunk.
-        noise: (n, C, H, W).
-        prompts: token states (n, tokens, D) of the prompts, and of as many empty ones.
-        guidance: scale of classifier-free guidance.
-    """
-
-    index: int
-    noise: Tensor
-    prompts: tuple[Tensor, Tensor]
-    guidance: float
-
-
-@torch.no_grad()
-def record_chunks(
-    pipeline: StableDiffusionPipeline, prompts: Sequence[str], folder: Path, count: int, recording: Any,
-    first_seed: int,
-    make: Callable[[Chunk], dict[str, Tensor]], *others: nn.Module, name: str,
-    precision: torch.dtype = torch.float32,
-) -> None:  # fmt: skip
-    """Write the chunk files that are missing.
-
-    Args:
-        pipeline: the LDM.
-        prompts: of the runs, in turn.
-        folder: of the chunk files.
-        count: runs to record; the last chunk is whole.
-        recording: a dataclass of settings with `chunk` and `guidances`; all of it goes into the metadata.
-        first_seed: of the noise; each run takes the next one.
-        make: a chunk -> its tensors by name.
-        others: networks on which the result depends, beside the U-Net and the text encoder.
-        name: of the progress bar.
-        precision: in which `make` lets the networks compute; goes into the metadata.
-
-    Raises:
-        RunError: the folder holds recordings with other settings, or of other models or prompts.
-    """
-    unet, config = pipeline.unet, pipeline.scheduler.config
-    settings = {key: json.dumps(value) for key, value in asdict(recording).items()}
-    # "_use_default_values" is a list in no fixed order
-    scheduler = {key: value for key, value in config.items() if key != "_use_default_values"}
-    source = {"prompts": list(prompts), "scheduler": scheduler}
-    settings["ldm"] = content_hash(source, unet, pipeline.text_encoder, *others)
-    settings["precision"] = precision_name(precision)
-    shape = (unet.config.in_channels, unet.config.sample_size, unet.config.sample_size)
-    for index in tqdm(range(-(-count // recording.chunk)), desc=name, unit="chunk", mininterval=5):
-        path = folder / f"{index:05d}.safetensors"
-        if path.exists():
-            with safe_open(path, "pt") as file:
-                _check_settings(path, file.metadata() or {}, settings, "models" if others else "weights of the LDM")
-            continue
-        places = range(index * recording.chunk, (index + 1) * recording.chunk)
-        noise = torch.stack(
-            [torch.randn(shape, generator=torch.Generator().manual_seed(first_seed + i)) for i in places]
-        )
-        states = pipeline.encode_prompt([prompts[i % len(prompts)] for i in places], pipeline.device, 1, True)
-        tensors = make(Chunk(index, noise, states, recording.guidances[index % len(recording.guidances)]))
-        with replace_file(path) as temporary:
-            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary, metadata=settings)
-
-
-def _check_settings(path: Path, metadata: dict[str, str], settings: dict[str, str], networks: str) -> None:
-    # recordings without a precision are older than the choice and are in bfloat16
-    recorded, folder = {"precision": "bfloat16"} | metadata, path.parent
-    if (chunk := recorded.get("chunk")) != settings["chunk"]:
-        raise RunError(f"{folder} holds chunks of {chunk} runs: give --chunk {chunk}, or choose another folder.")
-    if (precision := recorded["precision"]) != settings["precision"]:
-        raise RunError(f"{folder} was recorded in {precision}: give --precision {precision}, or choose another folder.")
-    if recorded != settings:
-        raise RunError(
-            f"{path} was recorded with other settings, prompts or {networks}. Remove {folder}, or choose another "
-            "folder."
-        )
-
-
 def record_runs(
-    pipeline: StableDiffusionPipeline, prompts: Sequence[str], folder: Path, count: int, recording: RecordingSettings,
+    ldm: LDM, prompts: Sequence[str], folder: Path, count: int, recording: RecordingSettings,
     precision: torch.dtype = torch.float32,
 ) -> None:  # fmt: skip
-    """Record the runs that are missing.
+    """Record the runs that are missing: this process's share of them, see `record_chunks`.
 
     Args:
-        pipeline: the LDM.
+        ldm: the LDM.
         prompts: of the runs, in turn.
         folder: of the chunk files.
         count: runs to record.
@@ -262,55 +187,35 @@ def record_runs(
     Raises:
         RunError: the folder holds recordings with other settings, or of another LDM or other prompts.
     """
-    config = pipeline.scheduler.config
 
     def make(chunk: Chunk) -> dict[str, Tensor]:
-        noise, states, guidance = chunk.noise, chunk.prompts, chunk.guidance
-        precise = DDIMScheduler.from_config(config)
-        tensors = {
-            "latents": record_run(pipeline, precise, states, noise, recording.steps, guidance, precision)[0],
-            "prompt_embeds": states[0].half().cpu(),
-        }
+        def run(scheduler: Any, steps: int) -> tuple[Tensor, Tensor]:
+            return record_run(ldm, scheduler, chunk.prompts, chunk.noise, steps, chunk.guidance, precision)
+
+        tensors = {"latents": run(DDIMScheduler.from_config(ldm.scheduler.config), recording.steps)[0]}
         for name, (kind, settings) in COARSE_SCHEDULERS.items():
-            steps = recording.coarse_steps(chunk.index, name)
-            scheduler = kind.from_config(config, **settings)
-            latents, denoised = record_run(pipeline, scheduler, states, noise, steps, guidance, precision)
+            scheduler = kind.from_config(ldm.scheduler.config, **settings)
+            latents, denoised = run(scheduler, recording.coarse_steps(chunk.index, name))
             # The first call is at pure noise; after the last step no step is left to bypass.
             tensors |= {f"{name}.latents": latents[:, 2:-1], f"{name}.denoised": denoised[:, 1:-1]}
         return tensors
 
-    record_chunks(pipeline, prompts, folder, count, recording, FIRST_SEED, make, name="runs", precision=precision)
+    record_chunks(
+        ldm, prompts, folder, count, recording, FIRST_SEED, make, name="runs", keep_prompts=True, precision=precision
+    )
 
 
-def guide(both: Tensor, guidance: float) -> Tensor:
-    """Apply classifier-free guidance.
-
-    Args:
-        both: the U-Net's outputs (2B, C, H, W), those of the empty captions first.
-        guidance: the scale.
-
-    Returns:
-        The guided output (B, C, H, W).
-    """
-    without, conditional = both.chunk(2)
-    return without + guidance * (conditional - without)
-
-
+@torch.no_grad()
 def record_run(
-    pipeline: StableDiffusionPipeline,
-    scheduler: Any,
-    prompts: tuple[Tensor, Tensor],
-    noise: Tensor,
-    steps: int,
-    guidance: float,
+    ldm: LDM, scheduler: Any, prompts: Conditioning, noise: Tensor, steps: int, guidance: float,
     precision: torch.dtype = torch.float32,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Run the sampler as the pipeline does, and return what happens at each step.
 
     Args:
-        pipeline: the LDM.
+        ldm: the LDM.
         scheduler: a diffusers scheduler; its timesteps are set.
-        prompts: token states (n, tokens, D) of the prompts, and of as many empty ones.
+        prompts: n prompts, encoded.
         noise: (n, C, H, W).
         steps: s.
         guidance: scale of classifier-free guidance; at most 1: none.
@@ -319,57 +224,53 @@ def record_run(
     Returns:
         Latents (n, s + 1, C, H, W), `noise` first, and the clean estimates (n, s, C, H, W); float32 on the CPU.
     """
-    device = pipeline.device
-    scheduler.set_timesteps(steps, device=device)
-    latents = noise.to(device) * scheduler.init_noise_sigma
-    (states, empty), path, estimates = prompts, [noise], []
-    with autocast(device, precision):
-        for index, timestep in enumerate(scheduler.timesteps):
-            inputs = scheduler.scale_model_input(latents, timestep)
-            if guidance > 1:
-                both = pipeline.unet(torch.cat([inputs] * 2), timestep, torch.cat([empty, states])).sample
-                predicted = guide(both, guidance)
-            else:
-                predicted = pipeline.unet(inputs, timestep, states).sample
-            estimates.append(clean_estimate(scheduler, index, predicted, latents).cpu())
-            latents = scheduler.step(predicted, timestep, latents, return_dict=False)[0]
-            path.append(latents.float().cpu())
+    scheduler.set_timesteps(steps, device=ldm.device)
+    latents = noise.to(ldm.device) * scheduler.init_noise_sigma
+    path, estimates = [noise], []
+    for index, timestep in enumerate(scheduler.timesteps):
+        inputs = scheduler.scale_model_input(latents, timestep)
+        predicted = ldm.predict(inputs, timestep, prompts, guidance, precision)
+        estimates.append(clean_estimate(scheduler, index, predicted, latents).cpu())
+        latents = scheduler.step(predicted, timestep, latents, return_dict=False)[0]
+        path.append(latents.float().cpu())
     return torch.stack(path, dim=1), torch.stack(estimates, dim=1)
 
 
-def load_recorded_runs(
-    folder: Path, scheduler: DDIMScheduler, recording: RecordingSettings, count: int | None = None
-) -> RecordedRuns:
-    """Read recorded runs.
+def load_recorded_runs(folder: Path, scheduler: DDIMScheduler, count: int | None = None) -> RecordedRuns:
+    """Map recorded runs into memory.
 
     Args:
         folder: of the chunk files.
         scheduler: of the LDM.
-        recording: settings of the recording.
         count: runs to read, their chunks whole; None (default): all.
 
     Returns:
         The runs, in order.
 
     Raises:
-        RunError: the folder holds none.
+        RunError: the folder holds fewer, or none.
     """
-    runs: list[tuple[Tensor, ...]] = []
-    steps: list[tuple[Tensor, ...]] = []
-    paths = sorted(folder.glob("[0-9]*.safetensors"))  # a file that is being written begins with a dot
-    for path in paths if count is None else paths[: -(-count // recording.chunk)]:
-        first = sum(len(latents) for latents, _ in runs)
-        with safe_open(path, "pt") as file:
-            runs.append((file.get_tensor("latents"), file.get_tensor("prompt_embeds").float()))
-            for name, (kind, settings) in COARSE_SCHEDULERS.items():
-                latents, denoised = (file.get_tensor(f"{name}.{key}") for key in ("latents", "denoised"))
-                num_runs, num_steps = latents.shape[:2]
-                alphas = compute_levels(kind.from_config(scheduler.config, **settings), num_steps + 2)
-                numbers = torch.arange(first, first + num_runs).repeat_interleave(num_steps)
-                a_in, a_denoised = alphas[2:-1].repeat(num_runs), alphas[1:-2].repeat(num_runs)
-                steps.append((latents.flatten(0, 1), denoised.flatten(0, 1), a_in, a_denoised, numbers))
-    if not runs:
-        raise RunError(f"{folder} holds no recorded runs.")
-    latents, prompt_embeds = (torch.cat(column) for column in zip(*runs, strict=True))
-    coarse_steps = CoarseSteps(*(torch.cat(column) for column in zip(*steps, strict=True)))
-    return RecordedRuns(latents, compute_levels(scheduler, recording.steps), prompt_embeds, coarse_steps)
+    manifest, chunks = open_chunks(folder, count)
+    runs = torch.arange(len(chunks) * manifest["chunk"])
+    parts: dict[str, list[Tensor]] = {"latents": [], "denoised": []}
+    levels: list[tuple[Tensor, Tensor, Tensor]] = []
+    for numbers, chunk in zip(runs.split(manifest["chunk"]), chunks, strict=True):
+        for name, (kind, settings) in COARSE_SCHEDULERS.items():
+            for key, of_chunks in parts.items():
+                of_chunks.append(chunk[f"{name}.{key}"].flatten(0, 1))
+            steps = chunk[f"{name}.latents"].shape[1]
+            alphas = compute_levels(kind.from_config(scheduler.config, **settings), steps + 2)
+            a_in, a_denoised = (alphas[own].repeat(len(numbers)) for own in (slice(2, -1), slice(1, -2)))
+            levels.append((a_in, a_denoised, numbers.repeat_interleave(steps)))
+    coarse = CoarseSteps(
+        MappedRows(parts["latents"]),
+        MappedRows(parts["denoised"]),
+        *(torch.cat(column) for column in zip(*levels, strict=True)),
+    )
+    stored = [chunk[PROMPT_EMBEDS] for chunk in chunks if PROMPT_EMBEDS in chunk]
+    return RecordedRuns(
+        MappedRows([chunk["latents"] for chunk in chunks]),
+        compute_levels(scheduler, manifest["steps"]),
+        MappedRows(stored, runs % manifest["num_prompts"]),
+        coarse,
+    )

@@ -5,13 +5,15 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from diffusers import StableDiffusionPipeline
+from accelerate import Accelerator
 from torch import Tensor
 
 from latentcrf.model import LatentCRF
 from latentcrf.observation import Observation
 from latentcrf.precision import autocast
 from latentcrf.training.discriminators import LatentDiscriminator, PairDiscriminator, build_optimizer
+from latentcrf.training.latents import CACHED_BYTES, RealLatents
+from latentcrf.training.ldm import LDM
 from latentcrf.training.loop import Stateful, optimise
 from latentcrf.training.losses import (
     adversarial_ramp,
@@ -21,7 +23,7 @@ from latentcrf.training.losses import (
     feature_loss,
     generator_loss,
 )
-from latentcrf.training.observations import RealLatents, observe_drawn, observe_recorded
+from latentcrf.training.observations import observe_drawn, observe_recorded
 from latentcrf.training.presets import Preset
 from latentcrf.training.recording import RecordedRuns
 
@@ -101,20 +103,22 @@ class Denoising:
     towards the real latents. A discriminator compares its latents with real ones.
 
     Args:
+        accelerator: of `build_accelerator`.
         preset: recipe.
-        ldm: the pipeline.
+        ldm: the LDM.
         real: latents and captions of the training images.
         alphas: level abar of each step of a run, then 1 (S + 1,).
         precision: in which the CRF and the U-Net compute.
     """
 
     def __init__(
-        self, preset: Preset, ldm: StableDiffusionPipeline, real: RealLatents, alphas: Tensor,
+        self, accelerator: Accelerator, preset: Preset, ldm: LDM, real: RealLatents, alphas: Tensor,
         precision: torch.dtype = torch.float32,
     ) -> None:  # fmt: skip
+        self.accelerator = accelerator
         self.preset, self.ldm, self.real, self.alphas, self.precision = preset, ldm, real, alphas, precision
         self.learning_rate, self.batch_size = preset.learning_rate, preset.batch_size
-        self.discriminator = LatentDiscriminator(ldm.unet.config.in_channels).to(ldm.device)
+        self.discriminator = LatentDiscriminator(ldm.latent_shape[0]).to(ldm.device)
         self.discriminator_optimizer = build_optimizer(self.discriminator, learning_rate=3e-4)
         self.components: dict[str, Stateful] = {
             "latent_discriminator": self.discriminator,
@@ -132,10 +136,10 @@ class Denoising:
         losses = {"denoising": loss.detach()}
         if (ramp := weight * adversarial_ramp(share)) > 0:
             loss = loss + ramp * generator_loss(self.discriminator, y)
-        optimise(loss, crf, optimizer)
+        optimise(self.accelerator, loss, crf, optimizer)
         if weight > 0:
             losses["latent_discriminator"] = own_loss = discriminator_loss(self.discriminator, clean, y)
-            optimise(own_loss, self.discriminator, self.discriminator_optimizer)
+            optimise(self.accelerator, own_loss, self.discriminator, self.discriminator_optimizer)
         return {name: value.detach() for name, value in losses.items()}
 
 
@@ -143,25 +147,26 @@ class Distillation:
     """Stage 2: from hand-overs of recorded runs, the CRF returns latents with which the LDM goes on as in the full run.
 
     Args:
+        accelerator: of `build_accelerator`.
         preset: recipe.
         runs: the recording.
-        device: of the CRF.
         precision: in which the CRF computes.
     """
 
     def __init__(
-        self, preset: Preset, runs: RecordedRuns, device: torch.device, precision: torch.dtype = torch.float32
+        self, accelerator: Accelerator, preset: Preset, runs: RecordedRuns, precision: torch.dtype = torch.float32
     ) -> None:
-        self.runs, self.device, self.precision = runs, device, precision
+        self.accelerator, self.runs, self.precision = accelerator, runs, precision
         self.learning_rate, self.batch_size = preset.learning_rate, preset.batch_size
         self.components: dict[str, Stateful] = {}
 
     def step(self, crf: LatentCRF, optimizer: torch.optim.Optimizer, share: float) -> dict[str, Tensor]:
         """Train the CRF for one step; see `Stage`."""
         observation, target, _ = observe_recorded(self.runs, self.batch_size)
-        observation, target = to_device(observation, self.device), target.to(self.device)
+        device = self.accelerator.device
+        observation, target = to_device(observation, device), target.to(device)
         loss = distillation_loss(apply_crf(crf, observation, self.precision), observation, target)
-        optimise(loss, crf, optimizer)
+        optimise(self.accelerator, loss, crf, optimizer)
         return {"distillation": loss.detach()}
 
 
@@ -174,19 +179,25 @@ class Refinement:
     real ones, because real ones contradict nearness to the LDM.
 
     Args:
+        accelerator: of `build_accelerator`.
         preset: recipe.
-        ldm: the pipeline.
+        ldm: the LDM.
         runs: the recording.
         discriminator: of image pairs.
         precision: in which the CRF and the decoder compute.
+
+    Attributes:
+        target_images: of all runs, float16, where they take no more than `CACHED_BYTES`: to decode a batch costs more
+            than the CRF. Else None, and each step decodes its own.
     """
 
     EARLIEST = 0.3  # share of a run's steps: with more noise no image near the LDM's is within reach
 
     def __init__(
-        self, preset: Preset, ldm: StableDiffusionPipeline, runs: RecordedRuns, discriminator: PairDiscriminator,
+        self, accelerator: Accelerator, preset: Preset, ldm: LDM, runs: RecordedRuns, discriminator: PairDiscriminator,
         precision: torch.dtype = torch.float32,
     ) -> None:  # fmt: skip
+        self.accelerator = accelerator
         self.preset, self.runs, self.precision = preset, runs, precision
         self.learning_rate, self.batch_size = preset.final_learning_rate, preset.final_batch_size
         self.vae, self.device = ldm.vae.requires_grad_(False), ldm.device
@@ -195,22 +206,36 @@ class Refinement:
             "pair_discriminator": discriminator,
             "pair_discriminator_optimizer": discriminator.optimizer,
         }
-        with torch.no_grad():  # decoded once: a batch of them costs more than the CRF
-            images = [self.decode(part.to(self.device)).half().cpu() for part in runs.latents[:, -1].split(32)]
-        self.target_images = torch.cat(images)  # not clamped: the discriminator would tell clamped ones apart
+        height, width = ldm.image_size
+        self.target_images: Tensor | None = None
+        if 2 * 3 * height * width * len(runs) <= CACHED_BYTES:
+            parts = torch.arange(len(runs)).split(32)
+            self.target_images = torch.cat([self.decode_targets(part).cpu() for part in parts])
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode latents (B, C, h, w) to images (B, 3, H, W), about -1 to 1."""
-        with autocast(self.device, self.precision):
+        overflows = self.vae.config.force_upcast and self.precision == torch.float16  # SDXL's autoencoder
+        with autocast(self.device, torch.float32 if overflows else self.precision):
             images: Tensor = self.vae.decode(latents / self.vae.config.scaling_factor).sample.float()
         return images
+
+    @torch.no_grad()
+    def decode_targets(self, runs: Tensor) -> Tensor:
+        """Decode the final latents of runs (B,) to images (B, 3, H, W), float16.
+
+        They are not clamped: the discriminator would tell clamped ones apart.
+        """
+        return self.decode(self.runs.latents[runs, -1].to(self.device)).half()
 
     def step(self, crf: LatentCRF, optimizer: torch.optim.Optimizer, share: float) -> dict[str, Tensor]:
         """Train the CRF and the discriminator for one step; see `Stage`."""
         earliest = round(self.EARLIEST * self.runs.steps)
         observation, _, numbers = observe_recorded(self.runs, self.batch_size, earliest)
         images = self.decode(apply_crf(crf, to_device(observation, self.device), self.precision))
-        target = self.target_images[numbers].to(self.device).float()
+        if self.target_images is None:
+            target = self.decode_targets(numbers).float()
+        else:
+            target = self.target_images[numbers].to(self.device).float()
         features = self.discriminator.extract_features(images, target)
         losses = {"pixels": F.l1_loss(images, target), "features": feature_loss(*features)}
         loss = losses["pixels"] + self.preset.final_feature_weight * losses["features"]
@@ -218,7 +243,7 @@ class Refinement:
         if (ramp := weight * adversarial_ramp(share)) > 0:
             losses["adversarial"] = self.discriminator.generator_loss(*features)
             loss = loss + ramp * losses["adversarial"]
-        optimise(loss, crf, optimizer)
+        optimise(self.accelerator, loss, crf, optimizer)
         if weight > 0:
-            losses["pair_discriminator"] = self.discriminator.train_step(*features)
+            losses["pair_discriminator"] = self.discriminator.train_step(self.accelerator, *features)
         return {name: value.detach() for name, value in losses.items()}

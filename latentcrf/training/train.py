@@ -1,9 +1,11 @@
 """Train a LatentCRF for an LDM.
 
     python -m latentcrf.training.train --base assets/models/emoji-ldm --data data/emoji --out runs/crf --minutes 60
+    accelerate launch -m latentcrf.training.train ...   # on several GPUs and machines
 
-Stage 1, until --stage1-until of the time: denoising. Real images' latents are noised, the LDM makes its clean estimate
-in one call, and the CRF corrects it towards the real latents; a discriminator compares its latents with real ones.
+Stage 1, until --stage1-until of the budget: denoising. Real images' latents are noised, the LDM makes its clean
+estimate in one call, and the CRF corrects it towards the real latents; a discriminator compares its latents with real
+ones.
 
 Stage 2: distillation. The LDM's own runs are recorded once (--runs; the time for it is not counted in the minutes).
 From a random hand-over the CRF has to return latents with which the LDM goes on as in the full run.
@@ -25,10 +27,10 @@ import csv
 import math
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch import Tensor
 
 from latentcrf.model import LatentCRF
@@ -39,22 +41,23 @@ from latentcrf.training.arguments import (
     add_run_arguments,
     add_step_arguments,
     check_chunk,
+    find_source,
     parse_arguments,
 )
 from latentcrf.training.checkpoints import build_crf, save_half
-from latentcrf.training.data import DatasetError, read_training_data
+from latentcrf.training.data import DatasetError, read_prompts
 from latentcrf.training.discriminators import PAIR_DISCRIMINATORS, PairDiscriminator, add_discriminator_arguments
-from latentcrf.training.latents import encode_images
+from latentcrf.training.latents import encode_data
+from latentcrf.training.ldm import load_ldm
 from latentcrf.training.loop import (
-    EMA,
     Run,
     Stateful,
-    best_device,
+    build_accelerator,
     run_and_report_errors,
     set_learning_rate,
     warm_cosine,
 )
-from latentcrf.training.observations import RealLatents, observe_coarse, observe_run
+from latentcrf.training.observations import observe_coarse, observe_run
 from latentcrf.training.presets import PRESETS, with_overrides
 from latentcrf.training.recording import (
     HELD_OUT_EVERY,
@@ -64,6 +67,7 @@ from latentcrf.training.recording import (
     load_recorded_runs,
     record_runs,
 )
+from latentcrf.training.sizing import dry_run
 from latentcrf.training.stages import Denoising, Distillation, Refinement, Stage, to_device
 from latentcrf.utils.arguments import float_between
 from latentcrf.utils.weights import find_weights
@@ -73,7 +77,7 @@ PAPER_BYPASS = (33, 49)  # of 50 steps, where progress is measured
 
 @torch.no_grad()
 def measure_errors(
-    correct: Callable[[Observation], Tensor], runs: RecordedRuns, device: torch.device
+    correct: Callable[[Observation], Tensor], runs: RecordedRuns, device: torch.device, batch_size: int = 64
 ) -> dict[str, Tensor]:
     """Measure the squared error of the returned latents, against those of the full runs.
 
@@ -81,23 +85,31 @@ def measure_errors(
         correct: a hand-over -> clean latents y (B, C, H, W).
         runs: the recording (n runs).
         device: on which `correct` computes.
+        batch_size: hand-overs that are read and corrected at once.
 
     Returns:
         Mean squared errors (n,): "mse" for the paper's bypass, "few" for all recorded steps of the coarse runs.
     """
     assert runs.coarse is not None
-    call, first, last = (torch.full((len(runs),), step) for step in (PAPER_BYPASS[0] - 1, *PAPER_BYPASS))
-    hand_overs = {
-        "mse": (observe_run(runs, torch.arange(len(runs)), call, first, last), torch.arange(len(runs))),
-        "few": (observe_coarse(runs, torch.arange(len(runs.coarse))), runs.coarse.runs),
+
+    def observe_paper_bypass(chosen: Tensor) -> tuple[Observation, Tensor]:
+        call, first, last = (torch.full_like(chosen, step) for step in (PAPER_BYPASS[0] - 1, *PAPER_BYPASS))
+        return observe_run(runs, chosen, call, first, last)
+
+    hand_overs: dict[str, tuple[Callable[[Tensor], tuple[Observation, Tensor]], Tensor]] = {
+        "mse": (observe_paper_bypass, torch.arange(len(runs))),
+        "few": (partial(observe_coarse, runs), runs.coarse.runs),
     }
     errors = {}
-    for kind, ((observation, target), run) in hand_overs.items():
-        observation = to_device(observation, device)
-        back = hand_over(observation.latents, correct(observation), observation.alpha_in, observation.alpha_out)
-        each = (back.cpu() - target).square().mean((1, 2, 3))
+    for kind, (observe, run) in hand_overs.items():
+        each = []
+        for chosen in torch.arange(len(run)).split(batch_size):
+            observation, target = observe(chosen)
+            observation = to_device(observation, device)
+            back = hand_over(observation.latents, correct(observation), observation.alpha_in, observation.alpha_out)
+            each.append((back.cpu() - target).square().mean((1, 2, 3)))
         count = torch.bincount(run, minlength=len(runs))
-        errors[kind] = torch.zeros(len(runs)).index_add_(0, run, each) / count
+        errors[kind] = torch.zeros(len(runs)).index_add_(0, run, torch.cat(each)) / count
     return errors
 
 
@@ -141,39 +153,39 @@ def least_relative_error(log: Path) -> float:
 
 def train(options: argparse.Namespace) -> None:
     """Run the training that the command line describes."""
-    preset, device = with_overrides(PRESETS[options.preset], options.batch_size, options.learning_rate), best_device()
+    preset = with_overrides(PRESETS[options.preset], options.batch_size, options.learning_rate)
+    accelerator, source = build_accelerator(options), find_source(options)
+    device = accelerator.device
     torch.manual_seed(options.seed)
-    ldm = StableDiffusionPipeline.from_pretrained(options.base, torch_dtype=torch.float32, use_safetensors=True)
-    ldm = ldm.to(device)
-    ldm.scheduler = DDIMScheduler.from_config(ldm.scheduler.config)
+    ldm = load_ldm(options.base, device)
     recording = RecordingSettings(chunk=options.chunk)
     stage3_from = max(options.stage1_until, options.stage3_from)
     if stage3_from < 1:
         find_weights(PAIR_DISCRIMINATORS[options.discriminator], options.feature_weights)  # before anything is recorded
-    data = read_training_data(options.data)
-    folder = options.recordings or options.out / "runs"
-    record_runs(ldm, data.prompts, folder, options.runs, recording, options.precision)
-    runs = load_recorded_runs(folder, ldm.scheduler, recording, options.runs)
+    prompts, folder = read_prompts(source), options.recordings or options.out / "runs"
+    # before the runs are recorded, which takes longer: data that cannot be used end the command early
+    real = encode_data(ldm, source, options.out / "latents") if options.stage1_until > 0 else None
+    record_runs(ldm, prompts, folder, options.runs, recording, options.precision)
+    accelerator.wait_for_everyone()
+    runs = load_recorded_runs(folder, ldm.scheduler, options.runs)
     validation, runs = split(runs)
 
     prompt_dim = ldm.unet.config.cross_attention_dim if preset.reads_prompt else None
-    crf = build_crf(preset, ldm.unet.config.in_channels, prompt_dim, options.init_from).to(device)
+    crf = build_crf(preset, ldm.latent_shape[0], prompt_dim, options.init_from).to(device)
     start = [weight.detach().clone() for weight in crf.parameters()]
-    ema = EMA(crf, decay=0.998)
     optimizer = torch.optim.AdamW(crf.parameters(), lr=preset.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
-    stages: list[tuple[float, Stage]] = []  # with the share of the time at which each begins
-    if options.stage1_until > 0:
-        real = RealLatents(*encode_images(ldm.vae, data.images), data.encode_captions(ldm))
+    stages: list[tuple[float, Stage]] = []  # with the share of the budget at which each begins
+    if real is not None:
         alphas = compute_levels(ldm.scheduler, recording.steps)
-        stages.append((0.0, Denoising(preset, ldm, real, alphas, options.precision)))
-    stages.append((options.stage1_until, Distillation(preset, runs, device, options.precision)))
+        stages.append((0.0, Denoising(accelerator, preset, ldm, real, alphas, options.precision)))
+    stages.append((options.stage1_until, Distillation(accelerator, preset, runs, options.precision)))
     if stage3_from < 1:
         discriminator = PairDiscriminator(options.discriminator, options.feature_weights, precision=options.precision)
-        stages.append((stage3_from, Refinement(preset, ldm, runs, discriminator, options.precision)))
+        stages.append((stage3_from, Refinement(accelerator, preset, ldm, runs, discriminator, options.precision)))
 
     def report() -> dict[str, float]:
         crf.eval()
-        with ema.applied():
+        with run.averaged():
             with torch.no_grad():
                 for weight, before in zip(crf.parameters(), start, strict=True):
                     weight.lerp_(before, options.keep_start)
@@ -185,16 +197,15 @@ def train(options: argparse.Namespace) -> None:
         return metrics
 
     crf.train()
-    components: dict[str, Stateful] = {"crf": crf, "ema": ema, "optimizer": optimizer}
+    components: dict[str, Stateful] = {"optimizer": optimizer}
     for _, stage in stages:
         components |= stage.components
-    run = Run(options.out, components, options.minutes, options.resume, report, options.checkpoint_seconds, 120.0)
+    run = Run(accelerator, options, crf, components, report, report_seconds=120.0)
     for step in run.steps():
         begin, stage = [each for each in stages if each[0] <= run.fraction][-1]
         set_learning_rate(optimizer, stage.learning_rate * warm_cosine(step, run.fraction))
         losses = stage.step(crf, optimizer, run.fraction - begin)
         run.count(stage.batch_size, **losses)
-        ema.update()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -207,9 +218,9 @@ def main(arguments: list[str] | None = None) -> int:
     share = float_between(0, 1)
     add_model_arguments(parser, preset="emoji")
     add_run_arguments(parser)
-    parser.add_argument("--stage1-until", type=share, default=0.3, help="share of the time for stage 1 (default 0.3)")
+    parser.add_argument("--stage1-until", type=share, default=0.3, help="share of the budget for stage 1 (default 0.3)")
     parser.add_argument(
-        "--stage3-from", type=share, default=1.0, help="share of the time at which stage 3 begins (default 1: none)"
+        "--stage3-from", type=share, default=1.0, help="share of the budget at which stage 3 begins (default 1: none)"
     )
     add_discriminator_arguments(parser, PAIR_DISCRIMINATORS)
     settings = RecordingSettings()
@@ -226,7 +237,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(parser, arguments)
     if options.keep_start and not options.init_from:
         parser.error("--keep-start needs --init-from FOLDER, whose weights enter the mean.")
-    check_chunk(parser, options, max(len(settings.guidances), len(settings.coarse)))
+    check_chunk(parser, options, settings.num_kinds)
+    if options.dry_run:
+        return dry_run(options)
     return run_and_report_errors(train, options, DatasetError)
 
 

@@ -18,7 +18,6 @@ import argparse
 import sys
 
 import torch
-from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from latentcrf.model import LatentCRF
@@ -30,24 +29,26 @@ from latentcrf.training.arguments import (
     add_run_arguments,
     add_step_arguments,
     check_chunk,
+    find_source,
     parse_arguments,
 )
 from latentcrf.training.checkpoints import build_crf, save_half
+from latentcrf.training.chunks import Rows, select_rows
 from latentcrf.training.data import DatasetError, read_prompts
-from latentcrf.training.final_latents import FinalLatentsSettings, load_final_latents, record_final_latents
+from latentcrf.training.final_latents import FinalLatentsSettings, load_final_latents, load_static, record_final_latents
+from latentcrf.training.ldm import load_ldm
 from latentcrf.training.loop import (
-    EMA,
     Run,
-    RunError,
-    Stateful,
-    best_device,
+    build_accelerator,
     optimise,
     run_and_report_errors,
     set_learning_rate,
     warm_cosine,
 )
 from latentcrf.training.presets import PRESETS, with_overrides
+from latentcrf.training.processes import count_all, take_share
 from latentcrf.training.recording import HELD_OUT_EVERY
+from latentcrf.training.sizing import dry_run
 from latentcrf.training.stages import draw_iterations
 
 
@@ -69,7 +70,7 @@ def finish(crf: LatentCRF, latents: Tensor, num_iterations: int = 5, precision: 
 
 @torch.no_grad()
 def remaining_error(
-    crf: LatentCRF, latents: Tensor, finished: Tensor, batch_size: int = 64, precision: torch.dtype = torch.float32
+    crf: LatentCRF, latents: Rows, finished: Rows, batch_size: int = 64, precision: torch.dtype = torch.float32
 ) -> float:
     """Compute the squared error of a finisher, as a share of the squared change that its teacher makes.
 
@@ -77,58 +78,56 @@ def remaining_error(
         crf: the finisher's CRF.
         latents: final latents (N, C, H, W).
         finished: what the teacher makes of them (N, C, H, W).
-        batch_size: latents that are corrected at once.
+        batch_size: latents that are read and corrected at once.
         precision: in which the CRF's network computes.
 
     Returns:
         The share: 0 equals the teacher, 1 changes nothing.
     """
     device = next(crf.parameters()).device
-    results = torch.cat([finish(crf, part.to(device), precision=precision).cpu() for part in latents.split(batch_size)])
-    return ((results - finished).square().mean() / (latents - finished).square().mean()).item()
+    left = change = 0.0
+    for chosen in torch.arange(len(latents)).split(batch_size):
+        before, target = latents[chosen], finished[chosen]
+        result = finish(crf, before.to(device), precision=precision).cpu()
+        left += (result - target).square().sum().item()
+        change += (before - target).square().sum().item()
+    return left / change
 
 
 def train(options: argparse.Namespace) -> None:
     """Run the training that the command line describes."""
-    preset, device = with_overrides(PRESETS[options.preset], options.batch_size, options.learning_rate), best_device()
+    preset = with_overrides(PRESETS[options.preset], options.batch_size, options.learning_rate)
+    accelerator = build_accelerator(options)
+    device = accelerator.device
     torch.manual_seed(options.seed)
-    ldm = StableDiffusionPipeline.from_pretrained(options.base, torch_dtype=torch.float32, use_safetensors=True)
-    ldm = ldm.to(device)
-    static = LatentCRF.from_pretrained(options.static, torch_dtype=torch.float32, use_safetensors=True).to(device)
-    if static.form != "static":
-        raise RunError(f"--static {options.static} holds a CRF of form {static.form!r}; the teacher's is 'static'.")
-    if static.latent_channels != ldm.unet.config.in_channels:
-        raise RunError(
-            f"--static {options.static} is for latents of {static.latent_channels} channels; those of {options.base} "
-            f"have {ldm.unet.config.in_channels}."
-        )
-    recording, prompts = FinalLatentsSettings(chunk=options.chunk), read_prompts(options.data)
+    ldm = load_ldm(options.base, device)
+    static = load_static(options.static, ldm)
+    recording, prompts = FinalLatentsSettings(chunk=options.chunk), read_prompts(find_source(options))
     folder = options.recordings or options.out / "final-latents"
     record_final_latents(ldm, static, prompts, folder, options.runs, recording, options.precision)
-    latents, finished = load_final_latents(folder, options.runs, recording)
+    accelerator.wait_for_everyone()
+    latents, finished = load_final_latents(folder, options.runs)
     validates = torch.arange(len(latents)) % HELD_OUT_EVERY == 0
-    inputs, targets = latents[~validates].to(device), finished[~validates].to(device)
+    held_out = select_rows(latents, validates), select_rows(finished, validates)
+    inputs, targets = select_rows(latents, ~validates), select_rows(finished, ~validates)
 
-    crf = build_crf(preset, ldm.unet.config.in_channels, init_from=options.init_from).to(device)
-    ema = EMA(crf, decay=0.998)
+    crf = build_crf(preset, ldm.latent_shape[0], init_from=options.init_from).to(device)
     optimizer = torch.optim.AdamW(crf.parameters(), lr=preset.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
 
     def report() -> dict[str, float]:
-        with ema.applied():
-            error = remaining_error(crf, latents[validates], finished[validates], precision=options.precision)
+        with run.averaged():
+            error = remaining_error(crf, *held_out, precision=options.precision)
             save_half(crf, options.out / "finisher")
         return {"remaining_error": error}
 
-    components: dict[str, Stateful] = {"crf": crf, "ema": ema, "optimizer": optimizer}
-    run = Run(options.out, components, options.minutes, options.resume, report, options.checkpoint_seconds, 120.0)
+    run = Run(accelerator, options, crf, {"optimizer": optimizer}, report, report_seconds=120.0)
     for step in run.steps():
         set_learning_rate(optimizer, preset.learning_rate * warm_cosine(step, run.fraction))
-        chosen = torch.randint(len(inputs), (preset.batch_size,)).to(device)
-        results = finish(crf, inputs[chosen], draw_iterations(), options.precision)
-        loss = (results - targets[chosen]).square().mean()
-        optimise(loss, crf, optimizer)
-        run.count(preset.batch_size, loss=loss.detach())
-        ema.update()
+        chosen = take_share(torch.randint(len(inputs), (count_all(preset.batch_size),)))
+        results = finish(crf, inputs[chosen].to(device), draw_iterations(), options.precision)
+        loss = (results - targets[chosen].to(device)).square().mean()
+        optimise(accelerator, loss, crf, optimizer)
+        run.count(preset.batch_size, loss=loss)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -147,7 +146,9 @@ def main(arguments: list[str] | None = None) -> int:
     add_recording_arguments(parser, runs=10_240, smallest=32, chunk=settings.chunk, subfolder="final-latents")
     add_step_arguments(parser, None, None, "final latents")
     options = parse_arguments(parser, arguments)
-    check_chunk(parser, options, max(len(settings.guidances), len(settings.runs)))
+    check_chunk(parser, options, settings.num_kinds)
+    if options.dry_run:
+        return dry_run(options)
     return run_and_report_errors(train, options, DatasetError)
 
 

@@ -1,12 +1,12 @@
 """Latents of the autoencoder: brought to unit variance, and with the errors of an LDM."""
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL
 from torch import Tensor
 
 from latentcrf.noise_levels import denoise
 from latentcrf.observation import hand_over
-from latentcrf.precision import autocast
+from latentcrf.training.ldm import LDM, Conditioning
 
 
 @torch.no_grad()
@@ -47,7 +47,7 @@ def normalise_latents(vae: AutoencoderKL, mean: Tensor, std: Tensor) -> None:
 
 @torch.no_grad()
 def sdedit(
-    ldm: StableDiffusionPipeline, clean: Tensor, states: Tensor, latest: int = 250,
+    ldm: LDM, clean: Tensor, captions: Conditioning, latest: int = 250,
     precision: torch.dtype = torch.float32,
 ) -> Tensor:  # fmt: skip
     """Give known pictures' latents the errors of an LDM (SDEdit, arXiv 2108.01073).
@@ -56,9 +56,9 @@ def sdedit(
     little noise it changes next to nothing.
 
     Args:
-        ldm: the pipeline.
+        ldm: the LDM.
         clean: latents (B, C, H, W).
-        states: token states of the captions (B, tokens, D).
+        captions: of the pictures, encoded.
         latest: upper end of the timesteps.
         precision: in which the U-Net computes.
 
@@ -71,8 +71,7 @@ def sdedit(
     levels = [abars[timestep] for timestep in timesteps] + [torch.ones_like(start)]
     latents = ldm.scheduler.add_noise(clean, torch.randn_like(clean), timesteps[0])
     for timestep, here, after in zip(timesteps, levels, levels[1:], strict=False):
-        with autocast(clean.device, precision):
-            predicted = ldm.unet(latents, timestep, states).sample.float()
+        predicted = ldm.predict(latents, timestep, captions, precision=precision)
         signal_scale, noise_scale = (variance.sqrt().view(-1, 1, 1, 1) for variance in (here, 1 - here))
         denoised = denoise(ldm.scheduler.config.prediction_type, predicted, latents, signal_scale, noise_scale)
         latents = hand_over(latents, denoised, here, after)

@@ -23,17 +23,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from latentcrf.precision import autocast
 from latentcrf.training.arguments import add_run_arguments, add_step_arguments, parse_arguments
-from latentcrf.training.data import DatasetError, encode_captions, read_images, read_metadata, read_training_data
-from latentcrf.training.latents import encode_images
+from latentcrf.training.data import DatasetError, DataSource, read_images, read_metadata
+from latentcrf.training.latents import encode_data, encode_images
+from latentcrf.training.ldm import LDM
 from latentcrf.training.loop import (
-    EMA,
     Run,
-    best_device,
+    build_accelerator,
     optimise,
     run_and_report_errors,
     set_learning_rate,
     warm_cosine,
 )
+from latentcrf.training.processes import count_all, take_share
 from latentcrf.utils.arguments import float_between
 from latentcrf.utils.files import replace_file, replace_folder
 from recipes.emoji.dataset import make_contact_sheet
@@ -187,9 +188,9 @@ def sample(
 
 def train(options: argparse.Namespace) -> None:
     """Run the training that the command line describes."""
-    device = best_device()
+    accelerator = build_accelerator(options)
+    device = accelerator.device
     torch.manual_seed(options.seed)
-    data = read_training_data(options.data)
     test_rows = [row for row in read_metadata(options.data) if row.get("split") == "test"]
     if not test_rows:
         raise DatasetError(f'{options.data} holds no row of split "test": the report measures the loss on these.')
@@ -205,14 +206,13 @@ def train(options: argparse.Namespace) -> None:
         unet, (encoder, tokenizer) = build_unet(), read_text_encoder(options.packages)
     pipeline = build_pipeline(vae, unet, encoder, tokenizer).to(device)
     scheduler = pipeline.scheduler
-    means, stds = encode_images(vae, data.images)
-    captions = data.encode_captions(pipeline)
+    ldm = LDM(pipeline)
+    real = encode_data(ldm, DataSource(options.data), options.out / "latents")
     test_means, _ = encode_images(vae, test_images)
-    test_states = encode_captions(pipeline, [row["text"] for row in test_rows]).float()
+    test_states = ldm.encode_prompts([row["text"] for row in test_rows]).states.cpu()
     test_noise = torch.randn(test_means.shape, generator=torch.Generator().manual_seed(0))
     test_timesteps = torch.arange(len(test_rows)) * scheduler.config.num_train_timesteps // len(test_rows)
 
-    ema = EMA(unet, decay=0.998)
     optimizer = torch.optim.AdamW(
         unet.parameters(), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=True
     )
@@ -220,7 +220,7 @@ def train(options: argparse.Namespace) -> None:
     @torch.no_grad()
     def report() -> dict[str, float]:
         unet.eval()
-        with ema.applied():
+        with run.averaged():
             losses = [
                 v_loss(unet, scheduler, *(tensor.to(device) for tensor in batch), precision=options.precision)
                 for batch in zip(
@@ -236,30 +236,21 @@ def train(options: argparse.Namespace) -> None:
         return {"held_out_loss": torch.cat(losses).mean().item()}
 
     unet.train()
-    run = Run(
-        options.out,
-        {"unet": unet, "ema": ema, "optimizer": optimizer},
-        options.minutes,
-        options.resume,
-        report,
-        options.checkpoint_seconds,
-    )
+    run = Run(accelerator, options, unet, {"optimizer": optimizer}, report)
     for step in run.steps():
-        chosen = torch.randint(len(means), (options.batch_size,))
-        latents = (means[chosen] + stds[chosen] * torch.randn(means[chosen].shape)).to(device)
-        states = captions.draw(chosen).to(device)
+        latents, chosen = real.draw(options.batch_size)
+        latents, states = latents.to(device), real.captions.draw(chosen).states
         detailed = round(options.detail_share * len(chosen))
         shares = (detailed, DETAIL_LEVELS), (len(chosen) - detailed, scheduler.config.num_train_timesteps)
-        timesteps = torch.cat([draw_timesteps(*share) for share in shares if share[0]]).to(device)
-        noise = torch.randn(latents.shape).to(device)
+        timesteps = take_share(torch.cat([draw_timesteps(*share) for share in shares if share[0]])).to(device)
+        noise = take_share(torch.randn(count_all(len(latents)), *latents.shape[1:])).to(device)
         set_learning_rate(optimizer, options.learning_rate * warm_cosine(step, run.fraction))
         losses = v_loss(
             unet, scheduler, latents, states, timesteps, noise, options.min_snr, precision=options.precision
         )
         loss = losses.mean()
-        optimise(loss, unet, optimizer)
-        ema.update()
-        run.count(len(chosen), loss=loss.detach())
+        optimise(accelerator, loss, unet, optimizer)
+        run.count(len(latents), loss=loss)
 
 
 def export(pipeline: StableDiffusionPipeline, folder: Path) -> None:

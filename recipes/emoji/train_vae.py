@@ -26,18 +26,20 @@ import sys
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor, nn
 
 from latentcrf.precision import autocast
 from latentcrf.training.arguments import add_run_arguments, add_step_arguments, parse_arguments
-from latentcrf.training.data import DatasetError, encode_captions, read_image_folder
+from latentcrf.training.data import DatasetError, read_image_folder
 from latentcrf.training.discriminators import ImageDiscriminator, add_discriminator_arguments, random_view
+from latentcrf.training.ldm import load_ldm
 from latentcrf.training.loop import (
-    EMA,
     Run,
-    best_device,
+    RunError,
+    Stateful,
+    build_accelerator,
     optimise,
     run_and_report_errors,
     set_learning_rate,
@@ -123,7 +125,10 @@ def to_pil(image: Tensor) -> Image.Image:
 
 def train(options: argparse.Namespace) -> AutoencoderKL:
     """Run the training that the command line describes; return the autoencoder that it has written."""
-    device = best_device()
+    accelerator = build_accelerator(options)
+    if accelerator.num_processes > 1:
+        raise RunError("The autoencoder is trained in one process: start the command without a launcher.")
+    device = accelerator.device
     torch.manual_seed(options.seed)
     rows, pixels = read_image_folder(options.data)
     # bytes: 6,000 pictures as floats would take 1.2 GB
@@ -131,9 +136,9 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
     is_train = torch.tensor([row.get("split", "train") == "train" for row in rows])
     pictures, unseen = pictures[is_train], pictures[~is_train]
     if options.ldm:
-        ldm = StableDiffusionPipeline.from_pretrained(options.ldm, torch_dtype=torch.float32, use_safetensors=True)
-        ldm = ldm.to(device)
-        states = encode_captions(ldm, [row["text"] for row in rows if row.get("split", "train") == "train"])
+        ldm = load_ldm(options.ldm, device)
+        texts = [row["text"] for row in rows if row.get("split", "train") == "train"]
+        captions = ldm.encode_prompts(texts)
 
     def to_float(images: Tensor) -> Tensor:
         return images.to(device).float() / 127.5 - 1
@@ -156,12 +161,11 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
         options.discriminator, options.feature_weights, learning_rate=2e-4, precision=options.precision
     ).to(device)
     lpips = load_lpips().to(device)
-    ema = EMA(vae, decay=0.999)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=options.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
     sheet_images = to_float(unseen[:: max(1, len(unseen) // 32)][:32])
 
     def report() -> dict[str, float]:
-        with ema.applied():
+        with run.averaged():
             metrics, _ = measure_reconstructions(vae, to_float(unseen[:100]), lpips, options.precision)
             _, rebuilt = measure_reconstructions(vae, sheet_images, lpips, options.precision)
             export(vae, None if options.decoder_only else to_float(pictures[::10]), options.out / "vae")
@@ -170,14 +174,12 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
             make_contact_sheet(pairs, columns=16).save(temporary)
         return metrics
 
-    components = {
-        "vae": vae,
-        "ema": ema,
+    components: dict[str, Stateful] = {
         "optimizer": optimizer,
         "discriminator": discriminator,
         "discriminator_optimizer": discriminator.optimizer,
     }
-    run = Run(options.out, components, options.minutes, options.resume, report, options.checkpoint_seconds)
+    run = Run(accelerator, options, vae, components, report, decay=0.999)
     for step in run.steps():
         adversarial = run.fraction >= options.adversarial_from
         crops = not adversarial and not options.decoder_only and run.fraction < options.crops_until
@@ -196,7 +198,7 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
                 noise_scale = noise_scale * (torch.rand_like(noise_scale) >= options.clean_share)
                 latents = latents + noise_scale * torch.randn_like(latents)
             if options.ldm:
-                latents = sdedit(ldm, latents.float(), states[chosen].float().to(device), precision=options.precision)
+                latents = sdedit(ldm, latents.float(), captions[chosen.to(device)], precision=options.precision)
             rebuilt = vae.decode(latents).sample.float()
             perceptual = lpips(rebuilt, images).mean()
         l1, l2 = (rebuilt - images).abs().mean(), (rebuilt - images).square().mean()
@@ -207,13 +209,12 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
             loss = loss + weight * discriminator.generator_loss(rebuilt)
         else:
             loss = loss + KL_WEIGHT * kl.float() + options.stay_near * drift
-        optimise(loss, vae, optimizer)
+        optimise(accelerator, loss, vae, optimizer)
         if adversarial:
-            run.count(0, discriminator=discriminator.train_step(images, rebuilt))
-        ema.update()
-        run.count(len(images), l1=l1.detach(), lpips_train=perceptual.detach(), kl=kl.detach())
+            run.count(0, discriminator=discriminator.train_step(accelerator, images, rebuilt))
+        run.count(len(images), l1=l1, lpips_train=perceptual, kl=kl)
         if stays_near:
-            run.count(0, drift=drift.detach())
+            run.count(0, drift=drift)
     return AutoencoderKL.from_pretrained(options.out / "vae")
 
 

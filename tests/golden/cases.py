@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from accelerate.utils import load as load_random_states
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 from safetensors import safe_open
@@ -46,7 +47,9 @@ from app.models import read_catalog
 from app.results import Comparison
 from latentcrf import Finisher, LatentCRF, LatentCRFScheduler, Observation, hand_over
 from latentcrf.training import loop, train, train_finisher
+from latentcrf.training.chunks import read_manifest
 from latentcrf.training.final_latents import FinalLatentsSettings, load_final_latents, record_final_latents
+from latentcrf.training.ldm import LDM
 from latentcrf.training.recording import RecordingSettings, load_recorded_runs, record_runs
 from latentcrf.utils.content_hash import content_hash
 from latentcrf.utils.weights import MODELS
@@ -433,9 +436,9 @@ def work_folder() -> Path:
 
 
 def recorded_names(folder: Path) -> list[str]:
-    """Names of the tensors and settings in the first file: earlier recordings must go on loading."""
+    """Names of the tensors in the first file and of the manifest's entries: earlier recordings must go on loading."""
     with safe_open(folder / "00000.safetensors", "pt") as file:
-        return sorted(file.keys()) + sorted(file.metadata())
+        return sorted(file.keys()) + sorted(read_manifest(folder))
 
 
 def recording() -> Values:
@@ -443,18 +446,18 @@ def recording() -> Values:
     pipeline = tiny_pipeline()
     how = RecordingSettings(steps=6, coarse=(5, 4), guidances=(3.0, 1.0), chunk=1)
     with tempfile.TemporaryDirectory() as name:
-        record_runs(pipeline, list_prompts(rows()), Path(name), 2, how)
-        runs, names = load_recorded_runs(Path(name), pipeline.scheduler, how), recorded_names(Path(name))
+        record_runs(LDM(pipeline), list_prompts(rows()), Path(name), 2, how)
+        runs, names = load_recorded_runs(Path(name), pipeline.scheduler), recorded_names(Path(name))
     assert runs.coarse is not None
     steps = torch.arange(runs.steps - 1)
     return {
         "names": names,
-        "x": runs.latents,
+        "x": runs.latents[:],
         "abar": runs.alphas,
         "x0_hat": runs.denoised(torch.ones_like(steps), steps),
-        "prompt": runs.prompt_embeds,
-        "coarse x": runs.coarse.latents,
-        "coarse x0_hat": runs.coarse.denoised,
+        "prompt": runs.prompt_embeds[:],
+        "coarse x": runs.coarse.latents[:],
+        "coarse x0_hat": runs.coarse.denoised[:],
         "coarse abar": runs.coarse.alphas,
         "coarse abar of x0_hat": runs.coarse.alphas_denoised,
         "coarse runs": runs.coarse.runs.tolist(),
@@ -465,9 +468,9 @@ def final_recording() -> Values:
     """The final latents of three runs of the tiny pipeline, and what a finisher learns to make of them."""
     how = FinalLatentsSettings(chunk=1)
     with tempfile.TemporaryDirectory() as name:
-        record_final_latents(tiny_pipeline(), tiny_crf("static", 6), list_prompts(rows()), Path(name), 3, how)
-        (last, finished), names = load_final_latents(Path(name), 3, how), recorded_names(Path(name))
-    return {"names": names, "x": last, "y": finished}
+        record_final_latents(LDM(tiny_pipeline()), tiny_crf("static", 6), list_prompts(rows()), Path(name), 3, how)
+        (last, finished), names = load_final_latents(Path(name), 3), recorded_names(Path(name))
+    return {"names": names, "x": last[:], "y": finished[:]}
 
 
 # --- 2. trainers ------------------------------------------------------------------------------------------------------
@@ -499,10 +502,12 @@ def watched(stop_in: int | None = None) -> Iterator[Watch]:
     watch, now, pending = Watch(), 0.0, {}
     own_init, own_count, own_time = loop.Run.__init__, loop.Run.count, loop.time
 
-    def init(run: Any, folder: Any, parts: dict[str, Any], *others: Any, **named: Any) -> None:
-        own_init(run, folder, parts, *others, **named)
-        networks = [list(part.parameters()) for part in parts.values() if isinstance(part, nn.Module)]
-        watch.weights = networks + [part.average for part in parts.values() if isinstance(part, loop.EMA)]
+    def init(
+        run: Any, accelerator: Any, options: Any, model: Any, parts: dict[str, Any], *more: Any, **named: Any
+    ) -> None:
+        own_init(run, accelerator, options, model, parts, *more, **named)
+        networks = [list(part.parameters()) for part in (model, *parts.values()) if isinstance(part, nn.Module)]
+        watch.weights = [*networks, run.ema.shadow_params]
         watch.start = [[weight.detach().clone() for weight in weights] for weights in watch.weights]
 
     def count(run: Any, images: int, **losses: Any) -> None:
@@ -608,7 +613,9 @@ def all_stages(out: Path, stop_in: int | None = None, resume: bool = False) -> V
 
 
 def checkpoint(folder: Path) -> dict[str, Any]:
-    return torch.load(folder / "checkpoint.pt", weights_only=True)
+    latest = loop.find_checkpoints(folder)[-1]
+    random_states = load_random_states(latest / "random_states_0.pkl")
+    return torch.load(latest / loop.COMPONENTS, weights_only=True) | {"random": random_states["torch_manual_seed"]}
 
 
 def unequal(a: Any, b: Any, path: str = "") -> list[str]:

@@ -1,20 +1,19 @@
 """Latents with the errors of an LDM, and latents of unit variance."""
 
 import torch
-from diffusers import StableDiffusionPipeline
 
-from latentcrf.training.data import encode_captions
+from latentcrf.training.ldm import load_ldm
 from latentcrf.utils.weights import MODELS
 from recipes.emoji.latents import compute_moments, normalise_latents, sdedit
 from recipes.emoji.train_vae import build_vae
 
 
 def test_sdedit_stays_the_nearer_the_less_noise_it_adds() -> None:
-    ldm = StableDiffusionPipeline.from_pretrained(MODELS / "emoji-ldm", torch_dtype=torch.float32)
+    ldm = load_ldm(MODELS / "emoji-ldm")
     captions = ["red apple", "pizza", "cat", "umbrella"]
-    images = [ldm(caption, num_inference_steps=6, output_type="latent").images for caption in captions]
-    clean, states = torch.cat(images), encode_captions(ldm, captions).float()
-    errors = [(sdedit(ldm, clean, states, latest) - clean).square().mean().item() for latest in (1, 100, 500)]
+    images = [ldm.pipeline(caption, num_inference_steps=6, output_type="latent").images for caption in captions]
+    clean, encoded = torch.cat(images), ldm.encode_prompts(captions)
+    errors = [(sdedit(ldm, clean, encoded, latest) - clean).square().mean().item() for latest in (1, 100, 500)]
     assert errors[0] < 0.005 < errors[1] < errors[2] < 0.5 * clean.var().item()
     white = 1 - ldm.scheduler.alphas_cumprod[250].item()  # the noise itself, at the mean of the last one's levels
     assert errors[2] < 0.7 * white

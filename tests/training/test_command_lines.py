@@ -15,6 +15,7 @@ from diffusers import StableDiffusionPipeline
 from latentcrf import LatentCRF, Observation
 from latentcrf.training import train, train_finisher
 from latentcrf.training.checkpoints import build_crf
+from latentcrf.training.loop import COMPONENTS, find_checkpoints
 from latentcrf.training.presets import PRESETS
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +34,7 @@ def kill_and_resume(module: str, out: Path, *arguments: object) -> str:
     """Start a long run, kill it (SIGKILL) after its first checkpoint, go on with a budget that is used up."""
     run = start(module, "--out", out, "--minutes", 30, "--checkpoint-seconds", 1, *arguments)
     deadline = time.monotonic() + 240
-    while not (out / "checkpoint.pt").exists():
+    while not find_checkpoints(out):
         assert run.poll() is None, run.stdout.read()
         assert time.monotonic() < deadline, "no checkpoint within four minutes"
         time.sleep(0.2)
@@ -108,8 +109,8 @@ def test_the_crf_goes_through_its_three_stages(
         list(LatentCRF.from_pretrained(path, torch_dtype=torch.float32).parameters())
         for path in (crf, tmp_path / "alone" / "latentcrf")
     )
-    state = torch.load(tmp_path / "alone" / "checkpoint.pt", weights_only=True)["components"]
-    average, latest = state["ema"]["average"], list(state["crf"].values())
+    state = torch.load(find_checkpoints(tmp_path / "alone")[-1] / COMPONENTS, weights_only=True)
+    average, latest = state["ema"]["shadow_params"], list(state["components"]["model"].values())
     assert all(w.equal(a.lerp(b, 0.25).half().float()) for w, a, b in zip(after, average, before, strict=True))
     # training goes on from its own weights
     assert not all(w.half().equal(a.half()) for w, a in zip(latest, after, strict=True))
@@ -137,6 +138,9 @@ def test_the_crf_goes_through_its_three_stages(
         (train_finisher.main, [*FINISHER, "--runs", "31"], "argument --runs: 31 is out of range: 32 to"),
         (train_finisher.main, [*FINISHER, "--preset", "emoji"], "invalid choice: 'emoji'"),
         (train_finisher.main, [*FINISHER, "--minutes", "0"], "above 0, at most 100000"),
+        (train.main, [*CRF, "--minutes", "1", "--max-steps", "5"], "--max-steps: not allowed with argument --minutes"),
+        (train.main, [*CRF, "--max-steps", "0"], "argument --max-steps: 0 is out of range: 1 to"),
+        (train.main, [*CRF, "--gradient-accumulation", "0"], "--gradient-accumulation: 0 is out of range: 1 to 4096"),
         (train.main, [*CRF, "--stage1-until", "-1"], "is out of range: 0 to 1"),
         (train.main, [*CRF, "--discriminator", "patches"], "invalid choice: 'patches'"),
         (train.main, [*CRF, "--keep-start", "0.5"], "--keep-start needs --init-from FOLDER"),
@@ -192,6 +196,33 @@ def test_a_finished_run_resumes_with_its_options_only(
     assert run("--minutes", 4 / 60, "--resume", "--checkpoint-seconds", 60) == 0
     assert "at step 2," in capsys.readouterr().out
     assert (tmp_path / "run" / "log.csv").read_text().splitlines()[-1].startswith("4,")
+
+
+@pytest.mark.parametrize("main", [train.main, train_finisher.main])
+def test_another_class_of_pipeline_is_refused_before_anything_is_computed(
+    main: Callable[[list[str]], int], small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "flux").mkdir()
+    (tmp_path / "flux" / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+    arguments = ["--base", tmp_path / "flux", "--data", small_data, "--out", tmp_path / "run"]
+    static = ["--static", STATIC] if main is train_finisher.main else []
+    assert main([str(word) for word in (*arguments, *static)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and "flux is a FluxPipeline; accepted is" in error
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["options.json"]
+
+
+def test_data_that_cannot_be_used_end_the_command_before_runs_are_recorded(
+    tiny_pipeline: StableDiffusionPipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny_pipeline.save_pretrained(tmp_path / "ldm")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "prompts.txt").write_text("apple\n")
+    (tmp_path / "data" / "metadata.csv").write_text("file_name,text\nnone.png,apple\n")
+    arguments = ["--base", tmp_path / "ldm", "--data", tmp_path / "data", "--out", tmp_path / "run", "--runs", 16]
+    assert train.main([str(word) for word in arguments]) == 1
+    assert "holds no usable entry to learn from. 0 images, 1 entries skipped" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "runs").exists()
 
 
 def test_weights_that_are_missing_are_named_with_the_option(

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from safetensors.torch import save_file
 
 from latentcrf.training.discriminators import (
@@ -114,6 +115,7 @@ def test_a_score_of_features_does_not_depend_on_the_batch() -> None:
 
 def test_a_pair_discriminator_sees_one_view_of_both_and_learns_which_was_generated() -> None:
     torch.manual_seed(0)
+    accelerator = Accelerator(cpu=True)
     discriminator = PairDiscriminator("alexnet", learning_rate=2e-3)
     target = torch.rand(4, 3, 128, 128) * 2 - 1
     same, other = discriminator.extract_features(target.clone().requires_grad_(), target)
@@ -124,7 +126,10 @@ def test_a_pair_discriminator_sees_one_view_of_both_and_learns_which_was_generat
     assert discriminator.generator_loss(same, other).item() == pytest.approx(math.log(2), abs=1e-5)
     generated = F.avg_pool2d(target, 3, 1, 1).requires_grad_()  # blurred
     assert 0.01 < feature_loss(*discriminator.extract_features(generated, target)) < 2
-    losses = [discriminator.train_step(*discriminator.extract_features(generated, target)).item() for _ in range(30)]
+    losses = [
+        discriminator.train_step(accelerator, *discriminator.extract_features(generated, target)).item()
+        for _ in range(30)
+    ]
     assert losses[-1] < 0.4 < losses[0]
     assert generated.grad is None  # the discriminator's step leaves the images alone
     seen = discriminator.extract_features(generated, target)
@@ -134,6 +139,7 @@ def test_a_pair_discriminator_sees_one_view_of_both_and_learns_which_was_generat
 
 
 def test_an_image_discriminator_learns_which_images_are_real(tmp_path: Path) -> None:
+    accelerator = Accelerator(cpu=True)
     save_file(vgg16_weights(), tmp_path / "model.safetensors")
     real = torch.linspace(0, 40, 128).sin().expand(4, 3, 128, 128)
     for name in DISCRIMINATORS:
@@ -141,7 +147,7 @@ def test_an_image_discriminator_learns_which_images_are_real(tmp_path: Path) -> 
         size = DISCRIMINATORS[name] or 128
         assert discriminator.draw_view(real).shape == (4, 3, size, size)
         generated = (torch.randn(4, 3, 128, 128) / 3).requires_grad_()
-        losses = [discriminator.train_step(real, generated).item() for _ in range(6)]
+        losses = [discriminator.train_step(accelerator, real, generated).item() for _ in range(6)]
         assert generated.grad is None and losses[-1] < losses[0], name
         discriminator.generator_loss(generated).backward()
         assert generated.grad is not None and generated.grad.abs().sum() > 0

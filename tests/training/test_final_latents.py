@@ -10,6 +10,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusio
 
 from latentcrf import LatentCRF, Observation
 from latentcrf.training.final_latents import FIRST_SEED, FinalLatentsSettings, load_final_latents, record_final_latents
+from latentcrf.training.ldm import LDM
 from latentcrf.training.loop import RunError
 from latentcrf.training.recording import DPM_SOLVER_2M
 from latentcrf.training.train_finisher import remaining_error
@@ -28,8 +29,8 @@ def static() -> LatentCRF:
 def test_final_latents_are_those_of_the_pipeline_and_of_the_teacher(
     tiny_pipeline: StableDiffusionPipeline, static: LatentCRF, tmp_path: Path
 ) -> None:
-    record_final_latents(tiny_pipeline, static, PROMPTS, tmp_path, 6, RECORDING)
-    latents, finished = load_final_latents(tmp_path, 6, RECORDING)
+    record_final_latents(LDM(tiny_pipeline), static, PROMPTS, tmp_path, 6, RECORDING)
+    latents, finished = (rows[:] for rows in load_final_latents(tmp_path, 6))
     assert latents.shape == finished.shape == (6, 4, 8, 8)
     own = tiny_pipeline.scheduler
     unipc = UniPCMultistepScheduler.from_config(own.config)
@@ -73,26 +74,26 @@ def test_final_latents_are_those_of_the_pipeline_and_of_the_teacher(
 def test_recordings_are_neither_made_again_nor_mixed_with_others(
     tiny_pipeline: StableDiffusionPipeline, static: LatentCRF, tmp_path: Path
 ) -> None:
-    record_final_latents(tiny_pipeline, static, PROMPTS, tmp_path, 2, RECORDING)
+    record_final_latents(LDM(tiny_pipeline), static, PROMPTS, tmp_path, 2, RECORDING)
     first = (tmp_path / "00000.safetensors").read_bytes()
-    record_final_latents(tiny_pipeline, static, PROMPTS, tmp_path, 4, RECORDING)
+    record_final_latents(LDM(tiny_pipeline), static, PROMPTS, tmp_path, 4, RECORDING)
     assert (tmp_path / "00000.safetensors").read_bytes() == first
-    assert len(load_final_latents(tmp_path, 3, RECORDING)[0]) == 3
+    assert len(load_final_latents(tmp_path, 3)[0]) == 3
     with pytest.raises(RunError, match="00002.safetensors is missing: .* does not hold 5 runs"):
-        load_final_latents(tmp_path, 5, RECORDING)
-    with pytest.raises(RunError, match="was recorded with other settings, prompts or models"):
-        record_final_latents(tiny_pipeline, static, PROMPTS, tmp_path, 4, replace(RECORDING, strength=0.5))
-    with pytest.raises(RunError, match="was recorded with other settings, prompts or models"):
-        record_final_latents(tiny_pipeline, static, PROMPTS, tmp_path, 4, replace(RECORDING, passes=1))
+        load_final_latents(tmp_path, 5)
+    with pytest.raises(RunError, match="was recorded with other strength. Remove it"):
+        record_final_latents(LDM(tiny_pipeline), static, PROMPTS, tmp_path, 4, replace(RECORDING, strength=0.5))
+    with pytest.raises(RunError, match="was recorded with other passes. Remove it"):
+        record_final_latents(LDM(tiny_pipeline), static, PROMPTS, tmp_path, 4, replace(RECORDING, passes=1))
     scheduler = tiny_pipeline.scheduler
     tiny_pipeline.scheduler = DDIMScheduler.from_config(scheduler.config, beta_end=0.03)
-    with pytest.raises(RunError, match="was recorded with other settings, prompts or models"):
-        record_final_latents(tiny_pipeline, static, PROMPTS, tmp_path, 4, RECORDING)
+    with pytest.raises(RunError, match="was recorded with other weights of its models"):
+        record_final_latents(LDM(tiny_pipeline), static, PROMPTS, tmp_path, 4, RECORDING)
     tiny_pipeline.scheduler = scheduler
     with torch.no_grad():
         static.log_weight.add_(1)
-    with pytest.raises(RunError, match="was recorded with other settings, prompts or models"):
-        record_final_latents(tiny_pipeline, static, PROMPTS, tmp_path, 4, RECORDING)
+    with pytest.raises(RunError, match="was recorded with other weights of its models"):
+        record_final_latents(LDM(tiny_pipeline), static, PROMPTS, tmp_path, 4, RECORDING)
 
 
 def test_a_finisher_that_changes_nothing_leaves_all_of_the_error() -> None:

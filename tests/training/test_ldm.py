@@ -80,8 +80,13 @@ def test_what_cannot_be_trained_on_is_refused_with_a_sentence(tmp_path: Path) ->
             "reads 9 channels and returns 4, the latents have 4; accepted is a text",
         ),
         (lambda: tiny.build_sd(time_cond_proj_dim=4), "reads the guidance scale"),
-        (lambda: with_scheduler(diffusers.FlowMatchEulerDiscreteScheduler()), "is a FlowMatchEulerDiscreteScheduler"),
-        (lambda: with_scheduler(diffusers.EDMEulerScheduler()), "is a EDMEulerScheduler with prediction type"),
+        (
+            lambda: with_scheduler(diffusers.FlowMatchEulerDiscreteScheduler()),
+            "is of class FlowMatchEulerDiscreteScheduler",
+        ),
+        (lambda: with_scheduler(diffusers.EDMEulerScheduler()), "is of class EDMEulerScheduler, with prediction type"),
+        (lambda: with_vae(diffusers.AutoencoderTiny()), "is of class AutoencoderTiny, with 0.0 as shift"),
+        (lambda: with_vae(diffusers.AutoencoderKL(shift_factor=0.1)), "is of class AutoencoderKL, with 0.1 as shift"),
         (lambda: diffusers.DDPMPipeline(None, None), "cannot be trained for a DDPMPipeline; accepted are Stable"),
     ):
         with pytest.raises(RunError, match=reason):
@@ -91,4 +96,10 @@ def test_what_cannot_be_trained_on_is_refused_with_a_sentence(tmp_path: Path) ->
 def with_scheduler(scheduler: Any) -> Any:
     pipeline = tiny.build_sd()
     pipeline.scheduler = scheduler
+    return pipeline
+
+
+def with_vae(vae: Any) -> Any:
+    pipeline = tiny.build_sd()
+    pipeline.vae = vae
     return pipeline

@@ -10,6 +10,7 @@ from analysis.sampling import encode, load_pipeline, use_scheduler
 from latentcrf import LatentCRFScheduler
 from latentcrf.noise_levels import find_earlier_calls
 from latentcrf.observation import hand_over
+from latentcrf.training.ldm import LDM
 from latentcrf.training.loop import RunError
 from latentcrf.training.losses import distillation_loss, ideal_latents, return_gain
 from latentcrf.training.observations import LONGEST_STEP, draw_bypasses, observe_coarse, observe_recorded, observe_run
@@ -98,17 +99,19 @@ def test_random_hand_overs_and_iteration_counts_cover_their_ranges() -> None:
 
 def test_coarse_runs_hand_over_towards_where_the_precise_run_arrives(tmp_path: Path) -> None:
     pipeline = load_pipeline()
+    ldm, prompts = LDM(pipeline), ["red apple", "rocket", "pizza"]
     recording = RecordingSettings(steps=6, coarse=(5, 4), guidances=(3.0, 1.0), chunk=2)
-    record_runs(pipeline, ["red apple", "rocket", "pizza"], tmp_path, 4, recording)
-    record_runs(pipeline, ["red apple", "rocket", "pizza"], tmp_path, 4, recording)  # is there already
-    with pytest.raises(RunError, match="recorded with other settings, prompts or weights of the LDM"):
-        record_runs(pipeline, ["red apple", "rocket"], tmp_path, 4, recording)
-    with pytest.raises(RunError, match="was recorded in float32: give --precision float32, or choose another folder"):
-        record_runs(pipeline, ["red apple", "rocket", "pizza"], tmp_path, 4, recording, torch.bfloat16)
-    runs = load_recorded_runs(tmp_path, pipeline.scheduler, recording)
+    record_runs(ldm, prompts, tmp_path, 4, recording)
+    record_runs(ldm, prompts, tmp_path, 4, recording)  # is there already
+    with pytest.raises(RunError, match="was recorded with other prompts. Remove it, or choose another folder"):
+        record_runs(ldm, ["red apple", "rocket"], tmp_path, 4, recording)
+    with pytest.raises(RunError, match="was recorded with --precision float32: give it, or choose another folder"):
+        record_runs(ldm, prompts, tmp_path, 4, recording, torch.bfloat16)
+    runs = load_recorded_runs(tmp_path, pipeline.scheduler)
+    assert len(torch.cat(runs.prompt_embeds.parts)) == 3  # each prompt once, though red apple has two runs
     (tmp_path / ".00002.x.safetensors").touch()  # being written by another training
-    assert len(load_recorded_runs(tmp_path, pipeline.scheduler, recording, count=1)) == 2  # its whole chunk
-    assert len(load_recorded_runs(tmp_path, pipeline.scheduler, recording)) == 4
+    assert len(load_recorded_runs(tmp_path, pipeline.scheduler, count=1)) == 2  # its whole chunk
+    assert len(load_recorded_runs(tmp_path, pipeline.scheduler)) == 4
     # Steps 1, 2, 3 of 5 and 1, 2 of 4: chunk 0 has 5 of DDIM and 4 of DPM-Solver++, chunk 1 the other way round.
     assert len(runs) == 4 and len(runs.coarse) == 2 * (2 * 3 + 2 * 2)
     levels = [
@@ -116,12 +119,12 @@ def test_coarse_runs_hand_over_towards_where_the_precise_run_arrives(tmp_path: P
     ]
     assert torch.cat(levels[:20]).min() < runs.alphas[3] - 1e-4 <= torch.cat(levels[20:]).min()
     every_second, others = runs.split(2)  # one of each chunk
-    assert torch.equal(every_second.latents, runs.latents[::2]) and torch.equal(others.latents, runs.latents[1::2])
-    assert torch.equal(every_second.prompt_embeds, runs.prompt_embeds[::2])
+    assert every_second.latents[:].equal(runs.latents[::2]) and others.latents[:].equal(runs.latents[1::2])
+    assert every_second.prompt_embeds[:].equal(runs.prompt_embeds[::2])
     for share, own in ((every_second, (0, 2)), (others, (1, 3))):
         assert len(share.coarse) == 10 and sorted(set(share.coarse.runs.tolist())) == [0, 1]
         whole = torch.isin(runs.coarse.runs, torch.tensor(own))
-        assert torch.equal(share.coarse.latents, runs.coarse.latents[whole])
+        assert share.coarse.latents[:].equal(runs.coarse.latents[whole])
         assert torch.equal(torch.tensor(own)[share.coarse.runs], runs.coarse.runs[whole])
 
     # The same as LatentCRFScheduler sees in a run of its own from the same noise.
@@ -158,7 +161,7 @@ def test_coarse_runs_hand_over_towards_where_the_precise_run_arrives(tmp_path: P
 
 def test_an_empty_folder_of_recordings_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="holds no recorded runs"):
-        load_recorded_runs(tmp_path, build_scheduler(), RecordingSettings())
+        load_recorded_runs(tmp_path, build_scheduler())
 
 
 def test_the_best_report_is_found_in_the_log(tmp_path: Path) -> None:
