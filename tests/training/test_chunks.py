@@ -105,7 +105,7 @@ def test_the_command_refuses_too_few_chunks_and_other_kinds(
     assert "--chunk 11 is too much for 60 runs" in capsys.readouterr().err and not (tmp_path / "runs").exists()
     record_runs(ldm, PROMPTS, tmp_path / "runs", 1, RECORDING)
     static = ROOT / "assets" / "models" / "emoji-latentcrf-static"
-    assert main([*map(str, words), "--runs", "16", "--chunk", "16", "--static", str(static)]) == 1
+    assert main([*map(str, words), "--runs", "16", "--static", str(static)]) == 1
     assert "runs holds runs, not final latents: choose another folder" in capsys.readouterr().err
 
 
