@@ -16,12 +16,11 @@ import pytest
 from app import upkeep
 from app.device import DeviceWorker
 from app.layout import build_app, list_launch_arguments
-from app.models import EMOJI
 from app.request_guard import FOREIGN, MAX_JSON, list_paths
 from app.settings import NAMES
 from app.visitor_queue import MAX_SESSIONS, SessionMessages, VisitorQueue, guard_queue
 
-EMPTY = ["", *(getattr(EMOJI.defaults, name) for name in NAMES[1:])]  # settings with an empty prompt
+EMPTY = ["", *([None] * (len(NAMES) - 1))]  # settings with an empty prompt
 
 
 @pytest.fixture(scope="module")

@@ -141,6 +141,12 @@ def test_results_from_a_dataframe_a_list_and_a_file(tmp_path: Path) -> None:
     assert format_results([row]).splitlines()[::2] == ["| time | note |", "| 1 (0.9 to 1,234) | a\\|b c |"]
 
 
+def test_results_of_a_benchmark_on_images_without_subjects(tmp_path: Path) -> None:
+    table = pd.read_csv(ROOT / "assets" / "results" / "benchmark" / "benchmark.csv").head(2)
+    table.drop(columns=[name for name in table if name.startswith("r_at_")]).to_csv(tmp_path / "own.csv", index=False)
+    assert format_results(tmp_path / "own.csv").splitlines()[0].endswith("| KID | pairwise LPIPS | prompts |")
+
+
 def test_results_of_the_benchmark() -> None:
     table = format_results(ROOT / "assets" / "results" / "benchmark" / "benchmark.csv").splitlines()
     assert table[0] == (
