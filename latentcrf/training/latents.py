@@ -41,22 +41,25 @@ ROWS = 128  # of the data set, a file
 INDEX = "index.json"
 NAMED = 5  # skipped entries that are named
 CAPTION_SHARES = (0.1, 0.4, 0.3, 0.2)  # how often an image comes with the empty caption, and with each list's
+ENCODED_PIXELS = 32 * 128**2  # at once: 32 images of 128 px, 2 of 512 px, about 1.5 GB
 CACHED_BYTES = 2**30  # what may be kept in memory instead of computed anew in each step
 
 
 @torch.no_grad()
-def encode_images(vae: AutoencoderKL, images: Tensor, batch_size: int = 32) -> tuple[Tensor, Tensor]:
+def encode_images(vae: AutoencoderKL, images: Tensor, batch_size: int | None = None) -> tuple[Tensor, Tensor]:
     """Encode images to the posteriors of their latents.
 
     Args:
         vae: the LDM's autoencoder.
         images: uint8 (N, 3, H, W), at least one.
-        batch_size: images that are encoded at once.
+        batch_size: images that are encoded at once; None (default): as many as have `ENCODED_PIXELS`, at least one.
 
     Returns:
         Mean and standard deviation (N, C, h, w), scaled as the U-Net sees latents, on the CPU.
     """
     means, stds, scale = [], [], vae.config.scaling_factor
+    if batch_size is None:
+        batch_size = max(1, ENCODED_PIXELS // (images.shape[2] * images.shape[3]))
     for batch in images.split(batch_size):
         posterior = vae.encode(batch.to(vae.device).float() / 127.5 - 1).latent_dist
         means.append(scale * posterior.mean.cpu())
