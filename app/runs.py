@@ -175,6 +175,11 @@ class RunControls:
     counter: gr.State
     run_id: gr.Number
 
+    @property
+    def outputs(self) -> list[Any]:
+        """What `show_status` gives values for."""
+        return [self.status, self.start, self.cancel]
+
     def connect(
         self,
         worker: DeviceWorker,
@@ -202,7 +207,7 @@ class RunControls:
         Returns:
             The events of the end of a run, one a trigger.
         """
-        controls = [self.status, self.start, self.cancel]
+        controls = self.outputs
         remembered = [] if previous is None else [previous]
 
         def restore_outputs(*value: Any) -> Sequence[Any]:

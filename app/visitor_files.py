@@ -26,6 +26,17 @@ def _get_root() -> Path:
     return root
 
 
+def make_kept_folder() -> Path:
+    """Make a folder for files of all visitors, which is deleted when the process ends.
+
+    Returns:
+        Its path.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="latentcrf-kept-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
 def make_folder() -> Path:
     """Make a new folder for a visitor's files.
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
-from torch import OutOfMemoryError
+from torch import OutOfMemoryError, get_num_threads
 
 from analysis import convergence as convergence_export
 from analysis import diversity as diversity_export
@@ -28,12 +28,14 @@ from analysis.figures.variance import draw_quantity
 from analysis.sampling import choose_batch_size, get_latent_shape
 from analysis.studies import convergence, diversity, variance, walkthrough
 from app.comparison import compare
+from app.examples import read_example
 from app.loaded_models import LoadedModels, load_models, save_memory, use_device
 from app.models_file import ModelsError
 from app.settings import Settings
 from latentcrf.potentials import Potentials
 
-__all__ = ["OutOfMemoryError", "compare", "load_models", "save_memory", "use_device"]  # the others are defined here
+# the others are defined here
+__all__ = ["OutOfMemoryError", "compare", "get_num_threads", "load_models", "read_example", "save_memory", "use_device"]
 Figures = dict[str, tuple[go.Figure, pd.DataFrame | None]]
 Report = Callable[[Any], None]
 

@@ -17,10 +17,12 @@ class FigurePlace:
     Attributes:
         plot: the figure.
         links: the links below it.
+        note: how to read it, below the links; None: there is none.
     """
 
     plot: gr.Plot
     links: gr.HTML
+    note: gr.HTML | None
 
     @property
     def outputs(self) -> list[Any]:
@@ -28,17 +30,20 @@ class FigurePlace:
         return [self.plot, self.links]
 
 
-def build_figure(name: str) -> FigurePlace:
-    """Build an empty place for a figure.
+def build_figure(name: str, note: str | None = None) -> FigurePlace:
+    """Build an empty place for a figure. It is not seen while it is empty (page.css).
 
     Args:
         name: id of the plot's element.
+        note: HTML: how to read the figure; None: there is no note.
 
     Returns:
         The place.
     """
-    plot = gr.Plot(show_label=False, container=False, elem_id=name)
-    return FigurePlace(plot, gr.HTML(elem_id=f"{name}-links", padding=False))
+    with gr.Column(elem_classes="figure"):
+        plot = gr.Plot(show_label=False, container=False, elem_id=name)
+        links = gr.HTML(elem_id=f"{name}-links", padding=False)
+        return FigurePlace(plot, links, None if note is None else gr.HTML(note, padding=False))
 
 
 def show_figures(

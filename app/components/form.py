@@ -215,11 +215,12 @@ def move_bypass(steps: float, shares: tuple[float, float]) -> tuple[Any, Any]:
     return start, n if shares[1] >= 1 else max(start + 1, min(round(shares[1] * n), n - 1))
 
 
-def show_plan(catalog: Catalog, *values: Any) -> str:
-    """Show the plan of the form's settings before they run.
+def show_plan(catalog: Catalog, shown: dict[str, str] | None, *values: Any) -> str:
+    """Show the plan of the form's settings before they run; where the page shows their result, it is done.
 
     Args:
         catalog: of the page.
+        shown: what the page shows, as of `app.tabs.compare.save_comparison`.
         values: of the settings `PLANNED`, in their order.
 
     Returns:
@@ -227,7 +228,8 @@ def show_plan(catalog: Catalog, *values: Any) -> str:
     """
     try:
         settings = catalog.parse({"prompt": "-", **dict(zip(PLANNED, values, strict=True))})
-        return html.format_plan(catalog.get(settings.model), settings)
+        plan = html.format_plan(catalog.get(settings.model), settings)
+        return shown["strip"] if shown and shown.get("plan") == plan else plan
     except SettingsError as error:
         return html.format_message(str(error), "error")
 
@@ -290,16 +292,18 @@ def build_control(name: str, defaults: Settings, *, prefix: str = "", min_width:
     raise TypeError(f"the setting {name} is a text; build_prompt builds its box.")
 
 
-def build_prompt(example: str) -> gr.Textbox:
+def build_prompt(example: str, value: str = "") -> gr.Textbox:
     """Build the compare tab's prompt box; Enter submits it.
 
     Args:
         example: a prompt to name in the empty box.
+        value: what it holds at first; default nothing.
 
     Returns:
         The box.
     """
     return gr.Textbox(
+        value,
         label=DECLARATIONS["prompt"].label,
         show_label=False,
         placeholder=write_placeholder(example),
@@ -321,7 +325,9 @@ def write_placeholder(example: str) -> str:
     return f"What shall be drawn? For example: {example}"
 
 
-def build_form(worker: DeviceWorker, menu: ModelMenu, prompt: gr.Textbox, status: gr.HTML, strip: gr.HTML) -> Form:
+def build_form(
+    worker: DeviceWorker, menu: ModelMenu, prompt: gr.Textbox, status: gr.HTML, strip: gr.HTML, shown: gr.State
+) -> Form:
     """Build the controls in their accordion, with the events among themselves.
 
     Args:
@@ -330,6 +336,7 @@ def build_form(worker: DeviceWorker, menu: ModelMenu, prompt: gr.Textbox, status
         prompt: the prompt box.
         status: line for what a PNG or a link brought.
         strip: the plan of the steps.
+        shown: holds what the page shows, as of `show_plan`.
 
     Returns:
         The form.
@@ -370,7 +377,7 @@ def build_form(worker: DeviceWorker, menu: ModelMenu, prompt: gr.Textbox, status
     gr.on(
         [control.change for control in planned],
         partial(show_plan, catalog),
-        planned,
+        [shown, *planned],
         strip,
         queue=False,
         trigger_mode="always_last",

@@ -153,11 +153,12 @@ def format_heading(title: str, text: str) -> str:
     return f'<div class="caption"><b>{escape(title)}</b> <span>{escape(text)}</span></div>'
 
 
-def format_cards(result: Comparison | None) -> str:
+def format_cards(result: Comparison | None, measured: str = "") -> str:
     """Format the four figures of a comparison.
 
     Args:
         result: None: dashes instead.
+        measured: when and on what the times were measured; empty: now and here.
 
     Returns:
         HTML.
@@ -177,7 +178,7 @@ def format_cards(result: Comparison | None) -> str:
     return (
         '<div class="cards">'
         + _format_card("Network evaluations", _format_bars(evaluations, "{:.0f}"), calls)
-        + _format_card("Sampler time", _format_bars(seconds, "{:.2f} s"), "denoiser and CRFs; no previews")
+        + _format_card("Sampler time", _format_bars(seconds, "{:.2f} s"), measured or "denoiser and CRFs; no previews")
         + _format_card("Speed-up", f'<output id="speed-up">{speed_up}</output>', "full run's time over LatentCRF's")
         + _format_card("Difference", f'<output id="lpips">{distance}</output>', "LPIPS of the two; 0: the same image")
         + "</div>"

@@ -6,10 +6,13 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+from app.components.example import DRAW_LIVE, build_example, connect_example, find_outcome
 from app.components.exports import build_export
 from app.components.figures import build_figure, show_figures
 from app.components.form import build_control, build_number
 from app.device import DeviceWorker
+from app.examples import CONVERGENCE, describe_example
+from app.models import ModelSet
 from app.runs import AT_ONCE, ProgressClock, Run, Update, build_run_controls
 from app.settings import Number, Settings
 from app.tabs import TabContext
@@ -35,6 +38,19 @@ class Outcome(NamedTuple):
 
 
 # ---------------------------------------------------------------------------------------- handlers
+
+
+def list_first_values(model_set: ModelSet) -> list[Any]:
+    """List what the form holds at first.
+
+    Args:
+        model_set: the model.
+
+    Returns:
+        Prompt, first seed, number of seeds, and the settings `SETTINGS`.
+    """
+    defaults = model_set.defaults
+    return [defaults.prompt, defaults.seed, 4, *(getattr(defaults, name) for name in SETTINGS)]
 
 
 def run_convergence(run: Run, prompt: str, seed: float, count: float, *values: Any) -> Iterator[Update]:
@@ -70,7 +86,25 @@ def run_convergence(run: Run, prompt: str, seed: float, count: float, *values: A
             outcome = Outcome(report, settings, run.model_set.export_options)
             seeds_text = f"seed {settings.seed}" if number == 1 else f"{number} seeds from {settings.seed}"
             figures = draw(run.worker, outcome, presentation)
-            yield Update(f"“{settings.prompt}”, {seeds_text}.", [outcome, *figures], busy=False)
+            yield Update(f"“{settings.prompt}”, {seeds_text}.", [outcome, "", *figures], busy=False)
+
+
+def show_example(worker: DeviceWorker, model: str, presentation: bool) -> list[Any]:
+    """Show the stored example.
+
+    Args:
+        worker: reads and draws it.
+        model: name of the model that the page shows.
+        presentation: whether the page is in presentation mode.
+
+    Returns:
+        Values for the outcome, the sentence about the example, and the figures' places; empty ones for another model.
+    """
+    outcome = find_outcome(worker, model, CONVERGENCE)
+    if outcome is None:
+        return [None, "", *[None] * (2 * len(CONVERGENCE_NOTES))]
+    text = f"“{outcome.settings.prompt}”, {len(outcome.found.seeds)} seeds from {outcome.settings.seed}"
+    return [outcome, describe_example(text, DRAW_LIVE), *draw(worker, outcome, presentation)]
 
 
 def draw(worker: DeviceWorker, outcome: Outcome | None, presentation: bool) -> list[Any]:
@@ -99,11 +133,13 @@ def build(context: TabContext) -> None:
     Args:
         context: what the tab is built into.
     """
-    menu, defaults = context.menu, context.worker.catalog.default.defaults
+    menu, model_set = context.menu, context.worker.catalog.default
+    defaults = model_set.defaults
+    first_prompt, first_seed, first_count, *_ = list_first_values(model_set)
     with gr.Row(elem_classes="controls"):
-        prompt = gr.Textbox(defaults.prompt, label="Prompt", max_lines=1, scale=4, elem_id="convergence-prompt")
-        seed = gr.Number(defaults.seed, label="First seed", min_width=100, elem_id="convergence-seed")
-        count = build_number(COUNT, 4, "convergence-seeds", min_width=90)
+        prompt = gr.Textbox(first_prompt, label="Prompt", max_lines=1, scale=4, elem_id="convergence-prompt")
+        seed = gr.Number(first_seed, label="First seed", min_width=100, elem_id="convergence-seed")
+        count = build_number(COUNT, first_count, "convergence-seeds", min_width=90)
         values = [build_control(name, defaults, prefix="convergence-", min_width=110) for name in SETTINGS]
         controls = build_run_controls(
             "convergence",
@@ -111,10 +147,10 @@ def build(context: TabContext) -> None:
             "One run of the LDM for all seeds, up to the CRF; then the CRF's iterations from there.",
         )
     controls.status.render()
+    example = build_example("convergence")
     places: list[Any] = []
     for name, text in CONVERGENCE_NOTES.items():
-        places += build_figure(f"convergence-{name}").outputs
-        gr.HTML(text, padding=False)
+        places += build_figure(f"convergence-{name}", text).outputs
     outcome: gr.State = gr.State(None)
     with gr.Row(elem_classes="controls"):
         build_export(
@@ -126,6 +162,7 @@ def build(context: TabContext) -> None:
     inputs = [prompt, seed, count, *values, context.presentation]
     for name, control in zip(("prompt", *SETTINGS), (prompt, *values), strict=True):
         menu.follow_default(control, name)
-    menu.clear(outcome, *places)
-    controls.connect(context.worker, menu.dropdown, run_convergence, inputs, [outcome, *places])
+    outputs = [outcome, example, *places]
+    controls.connect(context.worker, menu.dropdown, run_convergence, inputs, outputs)
+    connect_example(context, partial(show_example, context.worker), outputs)
     context.presentation.change(partial(draw, context.worker), [outcome, context.presentation], places, **AT_ONCE)

@@ -11,10 +11,12 @@ import pandas as pd
 from analysis.figures.style import METHODS
 from analysis.studies import FEW_STEPS, FULL_RUN, LATENTCRF, ZERO_PARAMETER_BYPASS
 from app.components import html
+from app.components.example import DRAW_LIVE, build_example, connect_example, find_outcome
 from app.components.exports import build_export
 from app.components.figures import attach_listener_js, build_figure, show_figures
 from app.components.form import build_number
 from app.device import DeviceWorker
+from app.examples import DIVERSITY, describe_example
 from app.models import ModelSet
 from app.runs import AT_ONCE, ProgressClock, Run, Update, build_run_controls
 from app.settings import DECLARATIONS, MAX_SEED, Number, SettingsError
@@ -62,6 +64,19 @@ class Outcome(NamedTuple):
 # ---------------------------------------------------------------------------------------- handlers
 
 
+def list_first_values(model_set: ModelSet) -> list[Any]:
+    """List what the form holds at first.
+
+    Args:
+        model_set: the model.
+
+    Returns:
+        Prompt, first seed, number of seeds, and the methods beside the full run.
+    """
+    selected = SELECTED_WITHOUT_CRF if model_set.crf is None else SELECTED
+    return [model_set.defaults.prompt, model_set.defaults.seed, 8, list(selected)]
+
+
 def list_others(model_set: ModelSet) -> list[str]:
     """List the methods that can be compared with the full run.
 
@@ -77,9 +92,7 @@ def update_others(model_set: ModelSet) -> Any:
     Args:
         model_set: the model.
     """
-    return gr.update(
-        choices=list_others(model_set), value=list(SELECTED_WITHOUT_CRF if model_set.crf is None else SELECTED)
-    )
+    return gr.update(choices=list_others(model_set), value=list_first_values(model_set)[-1])
 
 
 def describe_images(model_set: ModelSet) -> str:
@@ -187,7 +200,25 @@ def run_diversity(
         outcome = Outcome(rows, words, seeds, {**options, "precision": worker.load(run.model).precision_name})
         is_done = len(rows) == len(methods)
         text = f"“{words}”, {len(seeds)} seeds from {seeds[0]}." if is_done else f"{report.method} is done."
-        yield Update(text, [outcome, *draw(worker, outcome, presentation)], busy=not is_done)
+        yield Update(text, [outcome, "", *draw(worker, outcome, presentation)], busy=not is_done)
+
+
+def show_example(worker: DeviceWorker, model: str, presentation: bool) -> list[Any]:
+    """Show the stored example.
+
+    Args:
+        worker: reads and draws it.
+        model: name of the model that the page shows.
+        presentation: whether the page is in presentation mode.
+
+    Returns:
+        Values for the outcome, the sentence about the example, then as of `draw`; empty ones for another model.
+    """
+    outcome = find_outcome(worker, model, DIVERSITY)
+    if outcome is None:
+        return [None, "", *[gr.update(value=None, visible=False), ""] * ROWS, *[None] * (2 * len(DIVERSITY_NOTES))]
+    text = f"“{outcome.prompt}”, {len(outcome.seeds)} seeds from {outcome.seeds[0]}"
+    return [outcome, describe_example(text, DRAW_LIVE), *draw(worker, outcome, presentation)]
 
 
 def draw(worker: DeviceWorker, outcome: Outcome | None, presentation: bool) -> list[Any]:
@@ -263,14 +294,14 @@ def build(context: TabContext) -> None:
         context: what the tab is built into.
     """
     worker, menu, model_set = context.worker, context.menu, context.worker.catalog.default
-    defaults, choices = model_set.defaults, update_others(model_set)
+    first_prompt, first_seed, first_count, selected = list_first_values(model_set)
     with gr.Row(elem_classes="controls"):
-        prompt = gr.Textbox(defaults.prompt, label="Prompt", max_lines=1, scale=3, elem_id="diversity-prompt")
-        seed = gr.Number(defaults.seed, label=SEED.label, min_width=100, elem_id="diversity-seed")
-        count = build_number(COUNT, 8, "diversity-seeds", min_width=90)
+        prompt = gr.Textbox(first_prompt, label="Prompt", max_lines=1, scale=3, elem_id="diversity-prompt")
+        seed = gr.Number(first_seed, label=SEED.label, min_width=100, elem_id="diversity-seed")
+        count = build_number(COUNT, first_count, "diversity-seeds", min_width=90)
         others = gr.CheckboxGroup(
-            choices["choices"],
-            value=choices["value"],
+            list_others(model_set),
+            value=selected,
             label=f"Beside the {FULL_RUN}",
             scale=3,
             elem_id="diversity-methods",
@@ -280,6 +311,7 @@ def build(context: TabContext) -> None:
         )
     cost = gr.HTML(elem_id="diversity-cost", padding=False)
     controls.status.render()
+    example = build_example("diversity")
     galleries: list[gr.Gallery] = []
     outputs: list[Any] = []
     for index in range(ROWS):
@@ -293,19 +325,18 @@ def build(context: TabContext) -> None:
                 object_fit="contain",
                 height="auto",
                 interactive=False,
-                visible=index == 0,
+                visible=False,
                 elem_id=f"diversity-row-{index}",
                 elem_classes="diversity-row",
             )
         )
         outputs += [galleries[-1], gr.HTML(padding=False)]
-    note = gr.HTML(describe_images(model_set), padding=False)
+    note = gr.HTML(describe_images(model_set), padding=False, elem_id="diversity-note")
     plots = {}
     for name, text in DIVERSITY_NOTES.items():
-        place = build_figure(f"diversity-{name}")
+        place = build_figure(f"diversity-{name}", text)
         plots[name] = place.plot
         outputs += place.outputs
-        gr.HTML(text, padding=False)
     gr.HTML(PAIR, elem_id="diversity-pair", padding=False)
     outcome: gr.State = gr.State(None)
     with gr.Row(elem_classes="controls"):
@@ -316,8 +347,9 @@ def build(context: TabContext) -> None:
     menu.follow_default(prompt, "prompt")
     menu.follow(others, update_others)
     menu.follow(note, describe_images)
-    menu.clear(outcome, *outputs)
-    controls.connect(worker, menu.dropdown, run_diversity, inputs, [outcome, *outputs])
+    all_outputs = [outcome, example, *outputs]
+    controls.connect(worker, menu.dropdown, run_diversity, inputs, all_outputs)
+    connect_example(context, partial(show_example, worker), all_outputs)
     context.presentation.change(partial(draw, worker), [outcome, context.presentation], outputs, **AT_ONCE)
     gr.on([count.change, others.change], partial(show_cost, worker), [count, others, menu.dropdown], cost, **AT_ONCE)
     form = context.form

@@ -10,23 +10,21 @@ import numpy as np
 from analysis.figures.grid import encode_data_uri
 from analysis.studies import TERMS
 from app.components import html
+from app.components.example import build_example, connect_example, find_outcome
 from app.components.exports import build_export
 from app.components.figures import build_figure, link_downloads, show_figures
 from app.device import DeviceWorker
+from app.examples import METHOD, describe_example
+from app.models import ModelSet
 from app.models_file import ModelsError
 from app.runs import AT_ONCE, COMPUTING, ProgressClock, Run, Update, build_run_controls
 from app.settings import Number, Settings, SettingsError
 from app.tabs import TabContext
 from app.text import read_method, write_method_note, write_method_notes
 
+RUN_LIVE = "<b>Run</b> computes it live."
 WEIGHT = Number("Weight", -2, 2, 0.1)
 COLOURS = {"unary": "#0072b2", "pairwise": "#009e73", "higher_order": "#cc79a7", "total": "#64748b"}
-# What a visitor sees at once is drawn for them when they first open the tab.
-FIRST_JS = """() => {
-    if (window.methodOpened) return;
-    window.methodOpened = true;
-    document.querySelector('#method-start').click();
-}"""
 LATEX: list[dict[str, str | bool]] = [
     {"left": "$$", "right": "$$", "display": True},
     {"left": "\\(", "right": "\\)", "display": False},
@@ -49,6 +47,18 @@ class Outcome(NamedTuple):
 
 
 # ---------------------------------------------------------------------------------------- handlers
+
+
+def list_first_values(model_set: ModelSet) -> list[Any]:
+    """List what the form holds at first.
+
+    Args:
+        model_set: the model.
+
+    Returns:
+        Prompt and seed.
+    """
+    return [model_set.defaults.prompt, model_set.defaults.seed]
 
 
 def run_walkthrough(run: Run, prompt: str, seed: float, presentation: bool) -> Iterator[Update]:
@@ -80,11 +90,10 @@ def run_walkthrough(run: Run, prompt: str, seed: float, presentation: bool) -> I
             yield Update(text)
         elif isinstance(report, np.ndarray):
             strip = worker.call("draw_strip", report, settings.steps, presentation)
-            yield Update(text, [gr.skip(), strip, link_downloads("method-steps"), *after_strip])
+            yield Update(text, [gr.skip(), gr.skip(), strip, link_downloads("method-steps"), *after_strip])
         else:
-            examples = [show_example(report, term) for term in TERMS]
             outcome = Outcome(report, run.model_set.export_options)
-            outputs = [outcome, *draw(worker, outcome, presentation), *[0] * len(TERMS), *examples]
+            outputs = [outcome, "", *show_outcome(worker, outcome, presentation)]
             yield Update(f"“{settings.prompt}”, seed {settings.seed}, taken apart below.", outputs, busy=False)
 
 
@@ -108,6 +117,41 @@ def draw(worker: DeviceWorker, outcome: Outcome | None, presentation: bool) -> l
         is_there = name in figures
         values += show_figures("method", [name], figures) if is_there else [None, html.format_message(NO_CRF)]
     return values
+
+
+def show_outcome(worker: DeviceWorker, outcome: Outcome, presentation: bool) -> list[Any]:
+    """Show all that a run found.
+
+    Args:
+        worker: calls the drawing.
+        outcome: of the run.
+        presentation: whether the page is in presentation mode.
+
+    Returns:
+        Values for the figures' places, the sliders and their examples.
+    """
+    examples = [show_example(outcome.walkthrough, term) for term in TERMS]
+    return [*draw(worker, outcome, presentation), *[0] * len(TERMS), *examples]
+
+
+def show_stored(worker: DeviceWorker, model: str, presentation: bool) -> list[Any]:
+    """Show the stored example of a run.
+
+    Args:
+        worker: reads and draws it.
+        model: name of the model that the page shows.
+        presentation: whether the page is in presentation mode.
+
+    Returns:
+        Values for the outcome, the sentence about the example, then as of `show_outcome`; empty for another model.
+    """
+    outcome = find_outcome(worker, model, METHOD)
+    if outcome is None:
+        names = write_method_notes(worker.catalog.get(model))
+        return [None, "", *[None] * (2 * len(names)), *[0] * len(TERMS), *[""] * len(TERMS)]
+    options = outcome.walkthrough.options
+    text = describe_example(f"“{options['prompt']}”, seed {options['seed']}", RUN_LIVE)
+    return [outcome, text, *show_outcome(worker, outcome, presentation)]
 
 
 def show_example(walkthrough: Any, term: str) -> str:
@@ -191,11 +235,13 @@ def build(context: TabContext) -> None:
         context: what the tab is built into.
     """
     worker, menu, model_set = context.worker, context.menu, context.worker.catalog.default
+    first_prompt, first_seed = list_first_values(model_set)
     with gr.Row(elem_classes="controls"):
-        prompt = gr.Textbox(model_set.defaults.prompt, label="Prompt", max_lines=1, scale=4, elem_id="method-prompt")
-        seed = gr.Number(model_set.defaults.seed, label="Seed", min_width=100, elem_id="method-seed")
+        prompt = gr.Textbox(first_prompt, label="Prompt", max_lines=1, scale=4, elem_id="method-prompt")
+        seed = gr.Number(first_seed, label="Seed", min_width=100, elem_id="method-seed")
         controls = build_run_controls("method", "Run", "One run, taken apart: about ten seconds on two CPU cores.")
     controls.status.render()
+    example = build_example("method")
     outcome: gr.State = gr.State(None)
     notes = write_method_notes(model_set)
     sliders, examples = {}, {}
@@ -210,9 +256,9 @@ def build(context: TabContext) -> None:
         if name not in TERMS:
             build_section(index, text)
             if name in notes:
-                places += build_figure(f"method-{name}").outputs
-                note = gr.HTML(notes[name], padding=False)
-                menu.follow(note, partial(write_method_note, name))
+                place = build_figure(f"method-{name}", notes[name])
+                places += place.outputs
+                menu.follow(place.note, partial(write_method_note, name))
             continue
         with gr.Row(elem_classes="term"):
             with gr.Column(scale=3, min_width=300):
@@ -229,11 +275,8 @@ def build(context: TabContext) -> None:
                 examples[name] = gr.HTML(elem_id=f"method-{name}", padding=False)
     with gr.Row(elem_classes="controls"):
         build_export(worker, "method", outcome, lambda last: ["export_walkthrough", *last])
-    outputs = [outcome, *places, *sliders.values(), *examples.values()]
+    outputs = [outcome, example, *places, *sliders.values(), *examples.values()]
     menu.follow_default(prompt, "prompt")
-    menu.clear(outcome, *places, *examples.values())
-    for slider in sliders.values():
-        menu.follow(slider, lambda _: 0)
     controls.connect(worker, menu.dropdown, run_walkthrough, [prompt, seed, context.presentation], outputs)
     context.presentation.change(partial(draw, worker), [outcome, context.presentation], places, **AT_ONCE)
     for name, slider in sliders.items():
@@ -245,4 +288,4 @@ def build(context: TabContext) -> None:
             trigger_mode="always_last",
             **COMPUTING,
         )
-    context.tab.select(None, None, None, js=FIRST_JS, queue=False, api_visibility="private")
+    connect_example(context, partial(show_stored, worker), outputs)

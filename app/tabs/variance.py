@@ -24,6 +24,7 @@ from app.text import VARIANCE_READING
 SHIPPED = Path(__file__).parents[2] / "assets" / "results" / "variance"
 FOLDER = "/".join(SHIPPED.parts[-3:])  # as a visitor's copy has it
 COMMAND = f"python -m analysis.variance --data data/emoji --summary-only --out {FOLDER}"
+DATE = "2026-11-30"  # of the shipped table
 RUNS = Number("Runs", 2, 64)
 SEED = Number("First seed", 0, MAX_SEED - 64, help="the others follow")
 THRESHOLD = Number("Threshold", 0.2, 10, 0.1)
@@ -141,7 +142,8 @@ def describe_computation(model_set: ModelSet, outcome: Outcome | None) -> str:
     runs = int(outcome.summary["n"].max())
     if outcome.is_shipped:
         again = f"python -m analysis.variance --from {FOLDER}/settings.json --data data/emoji --out results/variance"
-        return f"{both} {runs:,} runs, the table that comes with the project; <code>{again}</code> makes it again."
+        shipped = f"the table that comes with the project, made on {DATE}"
+        return f"{both} {runs:,} runs, {shipped}; <code>{again}</code> makes it again."
     options = outcome.options
     seeds = f"{options['seed']} to {options['seed'] + runs - 1}"
     prompts = list(dict.fromkeys(options["text"]))

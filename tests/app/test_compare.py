@@ -444,7 +444,7 @@ def test_the_plan_draws_a_cell_for_each_call() -> None:
     plan = html.format_plan(EMOJI, FEW, {"full": 3, "latentcrf": 5})
     assert plan.count("<i") == 8 + 5 and plan.count('<i class="done"') == 3 + 5
     assert "16 NFE, " in plan.replace("<span>", "") and "5 calls" in plan and 'class="crf done"' in plan
-    assert "Bypass end" in form.show_plan(CATALOG, 50, 3, 33, 20, True, 0, 0, "emoji")
+    assert "Bypass end" in form.show_plan(CATALOG, None, 50, 3, 33, 20, True, 0, 0, "emoji")
 
 
 def test_missing_and_damaged_models_are_named(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def test_the_tab_answers_bad_input_with_a_sentence(wrong: dict[str, Any], words:
         "start": 33,
         "end": 49,
     }
-    num_outputs = 1 + 2 * len(CONVERGENCE_NOTES)
+    num_outputs = 2 + 2 * len(CONVERGENCE_NOTES)
     values = [*(good | wrong).values(), False]
     (answer,) = run_tab(tab.run_convergence, DeviceWorker(), values, num_outputs)
     assert words in answer[0] and len(answer) == 3 + num_outputs

@@ -9,7 +9,7 @@ from latentcrf import LatentCRF
 from tests.analysis.test_walkthrough import crf as crf
 from tests.app.driving import EMOJI, build_tiny_worker, run_tab
 
-WIDTH = 1 + 2 * len(write_method_notes(EMOJI)) + 2 * len(tab.TERMS)
+WIDTH = 2 + 2 * len(write_method_notes(EMOJI)) + 2 * len(tab.TERMS)
 
 
 def test_the_tab_draws_and_its_sliders_answer(tiny_pipeline: StableDiffusionPipeline, crf: LatentCRF) -> None:

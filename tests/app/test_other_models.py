@@ -152,7 +152,7 @@ def test_every_tab_answers(worker: DeviceWorker, tmp_path: Path, monkeypatch: py
     assert variance.read_shipped(model_set) is None
     assert "No table of this model" in variance.draw(worker, None, *look)[2]
 
-    width = 1 + 2 * diversity.ROWS + 2 * len(diversity.DIVERSITY_NOTES)
+    width = 2 + 2 * diversity.ROWS + 2 * len(diversity.DIVERSITY_NOTES)
     assert "LatentCRF" not in diversity.list_others(model_set)
     shown = last(diversity.run_diversity, ["red apple", 0, 4, ["zero-parameter bypass"], False], width)
     assert f"{model_set.title}: “red apple”, 4 seeds" in shown[0]
@@ -161,9 +161,9 @@ def test_every_tab_answers(worker: DeviceWorker, tmp_path: Path, monkeypatch: py
     assert "Methods must be among" in refused[0]
 
     notes = write_method_notes(model_set)
-    width = 1 + 2 * len(notes) + 2 * len(method.TERMS)
+    width = 2 + 2 * len(notes) + 2 * len(method.TERMS)
     shown = last(method.run_walkthrough, ["red apple", 0, False], width)
-    places = dict(zip(notes, zip(shown[4::2], shown[5::2], strict=False), strict=False))
+    places = dict(zip(notes, zip(shown[5::2], shown[6::2], strict=False), strict=False))
     assert all(places[each][0] is not None for each in ("steps", "redundancy", "hand-over"))
     assert places["descent"][0] is None and "No LatentCRF is trained" in places["descent"][1]
     assert "No LatentCRF is trained" in method.change_weight(worker, "unary", shown[3], 1, name)
@@ -171,7 +171,7 @@ def test_every_tab_answers(worker: DeviceWorker, tmp_path: Path, monkeypatch: py
     path = worker.call("write_export", tmp_path / "x.zip", "export_walkthrough", *shown[3])
     assert path.is_file()
 
-    width = 1 + 2 * len(convergence.CONVERGENCE_NOTES)
+    width = 2 + 2 * len(convergence.CONVERGENCE_NOTES)
     shown = last(convergence.run_convergence, ["red apple", 0, 2, 6, 2, 3, 5, False], width)
     assert "no LatentCRF is trained for this model yet" in shown[0] and "alert" not in shown[0]
     assert "embedded emoji model, not with" in frontier.describe_table_model(model_set)

@@ -67,11 +67,16 @@ def test_few_steps_are_a_click_away(page: Page, url: str) -> None:
     page.wait_for_function("document.querySelector('#modes input:checked').value.startsWith('Few steps')")
 
 
-def test_an_example_runs_at_a_click(page: Page, url: str) -> None:
+def test_a_stored_example_is_drawn_live_at_a_click(page: Page, url: str) -> None:
     visit(page, url)
     page.click("#examples button:has-text('pizza')")
+    page.wait_for_function("document.querySelector('#example').innerText.includes('pizza')")
+    stored = shown(page, "#latentcrf").astype(float)
+    page.click("#compare-live")
     wait_until_done(page)
-    assert page.input_value(PROMPT) == "pizza" and "pizza" in page.inner_text("#compare-status")
+    assert page.input_value(PROMPT) == "pizza" and "“pizza”, seed 0" in page.inner_text("#compare-status")
+    assert not page.locator("#example").is_visible()
+    assert np.abs(shown(page, "#latentcrf") - stored).mean() < 4  # another machine may round otherwise
 
 
 def test_cancel_stops_and_the_previous_images_stay(page: Page, url: str) -> None:

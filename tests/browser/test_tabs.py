@@ -157,7 +157,7 @@ def test_two_visitors_take_turns_and_both_get_their_figures(page: Page, url: str
 
 def test_a_slider_of_the_method_tab_answers_with_another_image(page: Page, url: str) -> None:
     page.goto(url)
-    page.get_by_role("tab", name="Method", exact=True).click()  # draws by itself the first time
+    page.get_by_role("tab", name="Method", exact=True).click()  # shows its stored example
     image = page.locator("#method-unary img")
     image.wait_for()
     before = image.get_attribute("src")
