@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
@@ -23,6 +24,8 @@ from latentcrf.utils.weights import MODELS
 
 STEPS, BYPASS, GUIDANCE = 50, (33, 49), 3.0
 PIPELINES = {kind.__name__: kind for kind in (StableDiffusionPipeline, StableDiffusionXLPipeline)}
+ENCODED = 32  # prompts; SDXL's take 1.3 MB each
+_encoded: WeakKeyDictionary[torch.nn.Module, dict[Any, dict[str, Tensor]]] = WeakKeyDictionary()
 SITES = 16 * 32 * 32  # latent sites that are computed at a time, all images of a batch together
 
 
@@ -227,7 +230,7 @@ def use_unet(pipeline: StableDiffusionPipeline, unet: torch.nn.Module) -> Iterat
 
 
 def encode(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> dict[str, Tensor]:
-    """Encode prompts and the empty prompt.
+    """Encode prompts and the empty prompt. The last `ENCODED` single prompts of a text encoder are remembered.
 
     Args:
         pipeline: with tokenizer and text encoder; SDXL's has two of each.
@@ -237,6 +240,18 @@ def encode(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> dict[st
         Token states (B, tokens, D) as the pipeline's own arguments: `prompt_embeds`, `negative_prompt_embeds`; for SDXL
         also `pooled_prompt_embeds` and `negative_pooled_prompt_embeds` (B, D).
     """
+    if len(prompts) != 1:  # a batch is large, and may differ in the last bits from its single prompts
+        return _encode(pipeline, prompts)
+    known = _encoded.setdefault(pipeline.text_encoder, {})
+    key = (prompts[0], get_device(pipeline), pipeline.text_encoder.dtype)
+    if key not in known:
+        known[key] = _encode(pipeline, prompts)
+        if len(known) > ENCODED:
+            del known[next(iter(known))]
+    return dict(known[key])
+
+
+def _encode(pipeline: StableDiffusionPipeline, prompts: Sequence[str]) -> dict[str, Tensor]:
     device = get_device(pipeline)
     with torch.inference_mode(), torch.autocast(device.type, enabled=False):
         embeds = pipeline.encode_prompt(

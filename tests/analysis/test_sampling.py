@@ -194,3 +194,15 @@ def test_a_saved_pipeline_comes_back_in_float32(pipeline: StableDiffusionPipelin
         assert {weight.dtype for weight in part.parameters()} == {torch.float32}
     latents = sample(again, ["red apple"], [3], steps=3)
     torch.testing.assert_close(latents, sample(pipeline, ["red apple"], [3], steps=3))
+
+
+def test_a_prompt_is_encoded_once(pipeline: StableDiffusionPipeline) -> None:
+    with count_calls(pipeline.text_encoder) as calls:
+        first = encode(pipeline, ["a prompt of this test alone"])
+        first["more"] = first["prompt_embeds"]  # callers may add to what they got
+        made = len(calls)
+        again = encode(pipeline, ["a prompt of this test alone"])
+        assert len(calls) == made and set(again) == {"prompt_embeds", "negative_prompt_embeds"}
+        assert torch.equal(again["prompt_embeds"], first["prompt_embeds"])
+        encode(pipeline, ["another prompt"])
+        assert len(calls) > made

@@ -104,7 +104,7 @@ def test_the_command_line_writes_what_its_settings_make_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(method, "load_pipeline", lambda folder: tiny_pipeline)
-    monkeypatch.setattr(method.LatentCRF, "from_pretrained", lambda folder: crf)
+    monkeypatch.setattr(method, "load_crf_argument", lambda options: crf)
     monkeypatch.setattr("analysis.export.draw_png", lambda figure, name: None)  # Chrome is tested elsewhere
     record = {"analysis": "method", "options": method.build_results(result).options}
     (tmp_path / "settings.json").write_text(json.dumps(record))
