@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
-from starlette.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, Response
 
 MAX_JSON, MAX_UPLOAD = 64 * 1024, 21 * 1024**2  # bytes of a request: anything but an upload, and an upload
 FOREIGN = re.compile(r"^\s*[a-z][a-z0-9+.-]*:", flags=re.IGNORECASE)  # "http:", "file:", "data:"

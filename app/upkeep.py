@@ -9,9 +9,9 @@ from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
+from fastapi.middleware import Middleware
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
-from starlette.middleware import Middleware
 
 from app.request_guard import RequestGuard
 from app.visitor_files import sweep
