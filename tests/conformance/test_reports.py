@@ -1113,6 +1113,7 @@ def test_a_pipeline_that_replaces_its_scheduler(
     Wrapped ones are of another class: no bypass is made. https://github.com/huggingface/diffusers/pull/6074
     """
     monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
+    caplog.set_level(logging.WARNING, logger="diffusers")
     pipe = build("LEditsPPPipelineStableDiffusion")(wrap("DDIMScheduler", steps=None, **SD))
     assert type(pipe.scheduler) is diffusers.DPMSolverMultistepScheduler
     assert "The scheduler has been changed to DPMSolverMultistepScheduler" in caplog.text

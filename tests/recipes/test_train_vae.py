@@ -24,6 +24,7 @@ def test_the_autoencoder_resumes_after_a_kill(small_data: Path, tmp_path: Path) 
     assert list((tmp_path / "vae").glob("sample-*.png")) and (tmp_path / "vae" / "log.csv").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("discriminator", ["patches", "alexnet"])
 @pytest.mark.usefixtures("one_second_steps")
 def test_refining_the_decoder_leaves_the_latents_as_they_are(
@@ -59,6 +60,7 @@ def test_drift_is_the_distance_of_the_latents_and_leads_back() -> None:
     assert now() < 0.9 * before
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_second_steps")
 def test_an_encoder_that_learns_is_held_near_its_latents(small_data: Path, tmp_path: Path) -> None:
     arguments = ["--data", small_data, "--init-from", LDM / "vae", "--stay-near", 10, "--learning-rate", 1e-2]

@@ -113,6 +113,7 @@ def test_a_score_of_features_does_not_depend_on_the_batch() -> None:
     torch.testing.assert_close(network(images)[1:2], network(images[1:2]), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_pair_discriminator_sees_one_view_of_both_and_learns_which_was_generated() -> None:
     torch.manual_seed(0)
     accelerator = Accelerator(cpu=True)

@@ -97,6 +97,7 @@ def test_random_hand_overs_and_iteration_counts_cover_their_ranges() -> None:
     assert call.min() == 15 and first.min() == 16 and (call < first).all() and (first < last).all()
 
 
+@pytest.mark.slow
 def test_coarse_runs_hand_over_towards_where_the_precise_run_arrives(tmp_path: Path) -> None:
     pipeline = load_pipeline()
     ldm, prompts = LDM(pipeline), ["red apple", "rocket", "pizza"]
