@@ -310,6 +310,9 @@ def count_states(verdicts: Verdicts) -> Counter[str]:
     return Counter(verdict.state for examined in verdicts.values() for verdict in examined.values())
 
 
+WORDS = {"works": "work", "refused": "are refused", "not applicable": "do not apply", "wrong": "are wrong"}
+
+
 def render_table(verdicts: Verdicts) -> str:
     """Write the verdicts in Markdown, a row for each family.
 
@@ -330,7 +333,7 @@ def render_table(verdicts: Verdicts) -> str:
         rows.append(f"| {name.replace('Pipeline', '')} | {cells[0]} | {cells[1]} {reasons} | {cells[2]} |")
     lines = [
         f"{len(verdicts)} pipelines with {total} scheduler classes each, {sum(counts.values())} pairs: "
-        + ", ".join(f"{counts[state]} {state}" for state in (*STATES, "wrong") if counts[state])
+        + ", ".join(f"{counts[state]:,} {WORDS.get(state, state)}" for state in (*STATES, "wrong") if counts[state])
         + ".",
         f"{total - len(wrapped)} classes are refused when they are wrapped, or cannot be made without arguments of "
         f"their own ([Schedulers](#schedulers)). The table is about the other {len(wrapped)}. Not applicable: without "
