@@ -19,7 +19,8 @@ _FOLDER: dict[str, Any] = {"type": Path, "metavar": "FOLDER"}
 SHARED: dict[str, dict[str, Any]] = {
     "data": _FOLDER | {"default": Path("data/emoji"), "help": "data set (default data/emoji)"},
     "out": _FOLDER | {"required": True, "help": "folder for what is written"},
-    "model": _FOLDER | {"default": MODELS / "emoji-ldm", "help": "pipeline of the LDM (default: shipped)"},
+    "model": _FOLDER
+    | {"default": MODELS / "emoji-ldm", "help": "pipeline of the LDM, or USER/NAME on the hub (default: shipped)"},
     "crf": _FOLDER | {"default": MODELS / "emoji-latentcrf", "help": "bypass CRF (default: shipped)"},
     "lpips": _FOLDER | {"help": "weights of LPIPS (default: the checkout's models/lpips-alexnet)"},
     "features": _FOLDER | {"help": "weights of the features (default: the checkout's models/efficientnet-lite0)"},

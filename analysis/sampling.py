@@ -10,7 +10,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.callbacks import PipelineCallback
 from torch import Tensor
 from tqdm import tqdm
@@ -35,15 +35,23 @@ def load_pipeline(
     """Load a pipeline, without progress bars, with a scheduler that LatentCRF can wrap.
 
     Args:
-        folder: of a `StableDiffusionPipeline` or a `StableDiffusionXLPipeline`, default the shipped LDM's.
+        folder: of a `StableDiffusionPipeline` or a `StableDiffusionXLPipeline`, default the shipped LDM's; or USER/NAME
+            of one on the Hugging Face hub, which is fetched.
         device: default "cpu".
         precision: of the weights but the autoencoder's, which stay in float32: SDXL's overflows in float16; default
             float32.
 
     Raises:
-        FileNotFoundError: `folder` is no pipeline folder.
+        FileNotFoundError: `folder` is no pipeline folder, and none could be fetched.
         ValueError: a pipeline of another class, or a scheduler that cannot be replaced.
     """
+    if not Path(folder).exists() and len(Path(folder).parts) == 2:
+        try:
+            folder = DiffusionPipeline.download(str(folder), use_safetensors=True)
+        except Exception as error:  # of the HTTP library, which is another one in each version of huggingface_hub
+            raise FileNotFoundError(
+                f"{folder} is no folder here, and cannot be fetched from the hub: {' '.join(str(error).split())}"
+            ) from error
     index = Path(folder, "model_index.json")
     if not index.is_file():
         raise FileNotFoundError(f"{folder} is no pipeline folder: it has no model_index.json.")

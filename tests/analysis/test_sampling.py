@@ -206,3 +206,22 @@ def test_a_prompt_is_encoded_once(pipeline: StableDiffusionPipeline) -> None:
         assert torch.equal(again["prompt_embeds"], first["prompt_embeds"])
         encode(pipeline, ["another prompt"])
         assert len(calls) > made
+
+
+def test_a_pipeline_of_the_hub_is_fetched(
+    pipeline: StableDiffusionPipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the function that reaches the hub is replaced."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(FileNotFoundError, match="nobody/nothing is no folder here, and cannot be fetched from the hub"):
+        load_pipeline("nobody/nothing")
+    pipeline.save_pretrained(tmp_path)
+    asked = []
+
+    def download(name: str, **options: Any) -> str:
+        asked.append((name, options))
+        return str(tmp_path)
+
+    monkeypatch.setattr("diffusers.DiffusionPipeline.download", download)
+    assert load_pipeline("somebody/model").unet.config.sample_size == pipeline.unet.config.sample_size
+    assert asked == [("somebody/model", {"use_safetensors": True})]
