@@ -348,6 +348,8 @@ def make_text_pipeline(scheduler: Any) -> Any:
 
 
 def make_whole_scheduler(kind: str = "DDIMScheduler") -> LatentCRFScheduler:
+    """Make a scheduler with a CRF and a finisher, each time with the same weights."""
+    torch.manual_seed(5)
     inner = make_scheduler(FAMILIES["StableDiffusionPipeline"], kind)
     return LatentCRFScheduler(inner, make_crf(), BYPASS, finisher=make_finisher())
 
