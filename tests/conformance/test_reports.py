@@ -69,6 +69,11 @@ def wrap(name: str, bypass: tuple[int, int] | None = BYPASS, steps: int | None =
     return scheduler
 
 
+def run_pipeline(pipe: Any, family: Any, scheduler: Any, *rest: Any, **more: Any) -> Any:
+    """Run a pipeline with `STEPS` steps, unless `more` says otherwise; see `pipelines.run`."""
+    return pipelines.run(pipe, family, scheduler, *rest, **{"num_inference_steps": STEPS} | more)
+
+
 @contextmanager
 def accept_refusal() -> Iterator[None]:
     """Accept a refusal of ours in the block; everything else that it raises is a failure."""
@@ -688,7 +693,7 @@ def test_strengths_of_image_to_image(kind: str) -> None:
     family = families.FAMILIES["StableDiffusionImg2ImgPipeline"]
     pipe = pipelines.make_pipeline(family, pipelines.make_scheduler(family, kind))
     for strength in (0.05, 0.29, 0.58, 0.7, 0.999):
-        run = partial(pipelines.run, pipe, family, items=[0], strength=strength)
+        run = partial(run_pipeline, pipe, family, items=[0], strength=strength)
         full = run(pipelines.make_scheduler(family, kind))
         plain = run(LatentCRFScheduler(pipelines.make_scheduler(family, kind), None, None))
         assert plain.timesteps == full.timesteps and torch.equal(plain.latents, full.latents)
@@ -713,7 +718,7 @@ def test_inpainting_with_an_ancestral_sampler(strength: float) -> None:
     """
     family, kind = families.FAMILIES["StableDiffusionInpaintPipeline"], "EulerAncestralDiscreteScheduler"
     pipe = pipelines.make_pipeline(family, pipelines.make_scheduler(family, kind))
-    run = partial(pipelines.run, pipe, family, items=[0], strength=strength)
+    run = partial(run_pipeline, pipe, family, items=[0], strength=strength)
     full = run(pipelines.make_scheduler(family, kind))
     plain = run(LatentCRFScheduler(pipelines.make_scheduler(family, kind), None, None))
     assert plain.timesteps == full.timesteps and torch.equal(plain.latents, full.latents)
@@ -1013,13 +1018,13 @@ def run_three(
         The unwrapped run, the one with a bypass (None: refused before its second denoiser call), its scheduler.
     """
     pipe = pipelines.make_pipeline(family, pipelines.make_scheduler(family, kind))
-    full = pipelines.run(pipe, family, pipelines.make_scheduler(family, kind), [0])
+    full = run_pipeline(pipe, family, pipelines.make_scheduler(family, kind), [0])
     plain = LatentCRFScheduler(pipelines.make_scheduler(family, kind), None, None)
-    same = pipelines.run(pipe, family, plain, [0])
+    same = run_pipeline(pipe, family, plain, [0])
     assert torch.equal(same.latents, full.latents) and same.timesteps == full.timesteps
     wrapped = LatentCRFScheduler(pipelines.make_scheduler(family, kind), None, bypass)
     try:
-        return full, pipelines.run(pipe, family, wrapped, [0]), pipe.scheduler
+        return full, run_pipeline(pipe, family, wrapped, [0]), pipe.scheduler
     except ValueError as error:
         assert is_ours(error) and len(error.trace.timesteps) <= 2, repr(error)  # type: ignore[attr-defined]
         return full, None, pipe.scheduler
