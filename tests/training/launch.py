@@ -1,11 +1,15 @@
 """Start a training as its command line does, and write the losses of each step, averaged over the processes.
 
+A run that is to be killed takes at least the seconds of STEP_SECONDS for a step.
+
 torchrun --nproc-per-node 2 -m tests.training.launch LOSSES MODULE ARGUMENT ...
 """
 
 import importlib
 import json
+import os
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,7 @@ def main() -> int:
 
     def count(run: Run, images: int, **losses: Any) -> None:
         own_count(run, images, **losses)
+        time.sleep(float(os.environ.get("STEP_SECONDS", 0)))
         names = sorted(losses)
         values = run.accelerator.gather(
             torch.stack([losses[name].detach().double().reshape(1) for name in names], dim=1)

@@ -2,12 +2,12 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -21,12 +21,15 @@ STEPS = 12
 ALL_STAGES = ("--stage1-until", 0.34, "--stage3-from", 0.67, "--discriminator", "alexnet")
 
 
-def start(processes: int, losses: Path, module: str, *arguments: object) -> subprocess.Popen[str]:
+def start(
+    processes: int, losses: Path, module: str, *arguments: object, step_seconds: float = 0
+) -> subprocess.Popen[str]:
     launcher = (
         ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
     )
     command = [sys.executable, *launcher, "-m", "tests.training.launch", str(losses), module, *map(str, arguments)]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    environment["STEP_SECONDS"] = str(step_seconds)
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
@@ -47,7 +50,10 @@ def kill_after_a_checkpoint(run: subprocess.Popen[str], out: Path) -> None:
         assert run.poll() is None, run.stdout and run.stdout.read()
         assert time.monotonic() < deadline, "no checkpoint within four minutes"
         time.sleep(0.02)
-    os.killpg(run.pid, signal.SIGKILL)
+    processes = [psutil.Process(run.pid), *psutil.Process(run.pid).children(recursive=True)]
+    for process in processes:  # torchrun gives each worker a session of its own
+        process.kill()
+    psutil.wait_procs(processes, timeout=30)
     run.wait()
 
 
@@ -79,7 +85,8 @@ def test_the_crf_in_two_processes(folder: Path, tmp_path: Path) -> None:
     assert_equal_losses(two, one)
 
     more = (*arguments, *common(tmp_path / "killed", 2), "--checkpoint-seconds", 1)
-    kill_after_a_checkpoint(start(2, tmp_path / "killed.json", module, *more), tmp_path / "killed")
+    run = start(2, tmp_path / "killed.json", module, *more, step_seconds=1)
+    kill_after_a_checkpoint(run, tmp_path / "killed")
     resumed = train(2, tmp_path / "resumed.json", module, *more, "--resume")
     assert 0 < len(resumed) < STEPS and resumed == two[-len(resumed) :]
     states = [torch.load(find_checkpoints(tmp_path / name)[-1] / COMPONENTS) for name in ("two", "killed")]
