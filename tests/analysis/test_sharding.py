@@ -126,7 +126,7 @@ def test_two_processes_that_are_killed_give_the_table_of_one(tmp_path: Path) -> 
     assert 0 < len(list(parts.glob("0*.npz"))) < 3 and not (tmp_path / "two" / "variance.csv").exists()
     launched = launch("analysis.variance", two)
     output = launched.communicate()[0]
-    assert launched.returncode == 0 and output.count("written: ") == 1, output
+    assert launched.returncode == 0 and output.count("\nwritten: ") == 1, output
     assert variance.main([*arguments, "--out", str(tmp_path / "one")]) == 0
     for name in ("variance.csv", "settings.json"):
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
@@ -147,7 +147,7 @@ def test_a_benchmark_by_two_processes_has_the_metrics_of_one(
     arguments += ["--rounds", "1", *FLOAT32, "--only", "DDIM-4", "UniPC-6 + finisher"]
     launched = launch("analysis.benchmark", [*arguments, "--out", str(tmp_path / "two")])
     output = launched.communicate()[0]
-    assert launched.returncode == 0 and output.count("written: ") == 1, output
+    assert launched.returncode == 0 and output.count("\nwritten: ") == 1, output
     monkeypatch.setattr(run, "measure_time_ratios", count_calls)
     assert benchmark.main([*arguments, "--out", str(tmp_path / "one")]) == 0
     for name in ("benchmark", "comparisons", "floors"):

@@ -96,7 +96,7 @@ def test_a_small_benchmark_goes_on_where_it_stopped(
     again = pd.read_csv(out / "benchmark.csv").set_index("method")
     assert (again["lpips_full"] != table["lpips_full"]).to_dict() == {name: name == crf_method for name in calls}
     assert main([*arguments, "--guidance", "2"]) == 1
-    assert "holds a benchmark of other settings" in capsys.readouterr().err
+    assert "holds results of other settings or weights: guidance" in capsys.readouterr().err
     assert main([*arguments, "DDIM-3"]) == 1
     assert "--only 'DDIM-3' is not a method; accepted are DDIM-50, DDIM-34" in capsys.readouterr().err
 
