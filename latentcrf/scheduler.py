@@ -133,9 +133,9 @@ STEPPING = ("batch_step_no_noise", "_get_variance")
 class LatentCRFScheduler(SchedulerMixin):
     """A diffusers scheduler with a block of its steps replaced by LatentCRF.
 
-    All else (config, add_noise, scale_model_input, order, ...) is the inner scheduler's. A pipeline's progress bar
-    still counts up to n. `save_pretrained`, of this object or of the whole pipeline, stores the inner scheduler where
-    it would have been without this wrapper, and the CRF beside it.
+    All else (config, add_noise, scale_model_input, order, ...) is the inner scheduler's. A pipeline's progress bar has
+    n steps and stops at the kept ones. `save_pretrained`, of this object or of the whole pipeline, stores the inner
+    scheduler where it would have been without this wrapper, and the CRF beside it.
 
     Args:
         scheduler: the inner scheduler, with one denoiser call a step: DDIM, DDPM, Euler, DPM-Solver++, UniPC, DEIS,
