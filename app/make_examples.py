@@ -36,7 +36,6 @@ from app.results import Comparison, Generated, Progress  # noqa: E402
 from app.runs import Handler, Run, RunCounter, Update  # noqa: E402
 from app.settings import Settings  # noqa: E402
 from app.tabs import convergence, diversity, method  # noqa: E402
-from latentcrf.utils.files import replace_folder  # noqa: E402
 
 MODEL = "emoji"
 
@@ -136,8 +135,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the examples; what it holds is replaced")
     options = parser.parse_args(arguments)
     try:
-        with replace_folder(options.out) as folder:
-            make_examples(DeviceWorker(read_catalog()), folder)
+        worker = DeviceWorker(read_catalog())
+        with worker.call("replace_folder", options.out) as folder:
+            make_examples(worker, folder)
     except (ModelsError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -33,9 +33,13 @@ from app.loaded_models import LoadedModels, load_models, save_memory, use_device
 from app.models_file import ModelsError
 from app.settings import Settings
 from latentcrf.potentials import Potentials
+from latentcrf.utils.files import replace_folder
 
 # the others are defined here
-__all__ = ["OutOfMemoryError", "compare", "get_num_threads", "load_models", "read_example", "save_memory", "use_device"]
+__all__ = [
+    "OutOfMemoryError", "compare", "get_num_threads", "load_models", "read_example", "replace_folder", "save_memory",
+    "use_device",
+]  # fmt: skip
 Figures = dict[str, tuple[go.Figure, pd.DataFrame | None]]
 Report = Callable[[Any], None]
 

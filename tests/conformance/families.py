@@ -206,8 +206,8 @@ def build_aura() -> Any:
     )  # fmt: skip
 
 
-def build_sana() -> Any:
-    return diffusers.SanaTransformer2DModel(
+def build_sana(kind: Any = diffusers.SanaTransformer2DModel) -> Any:
+    return kind(
         in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, num_layers=1,
         num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=16, caption_channels=WIDTH,
         sample_size=SIZE, patch_size=1,
@@ -459,14 +459,6 @@ def build_bria() -> Any:
     )  # fmt: skip
 
 
-def build_sana_controlnet() -> Any:
-    return diffusers.SanaControlNetModel(
-        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, num_layers=1,
-        num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=16, caption_channels=WIDTH,
-        sample_size=SIZE, patch_size=1,
-    )  # fmt: skip
-
-
 def build_hunyuan_controlnet() -> Any:
     return diffusers.HunyuanDiT2DControlNetModel(
         num_attention_heads=2, attention_head_dim=8, in_channels=4, patch_size=2, sample_size=SIZE, hidden_size=16,
@@ -671,6 +663,7 @@ def build_xl_adapter() -> Any:
 
 
 build_xl_controlnet = partial(build_controlnet, **XL_UNET)
+build_sana_controlnet = partial(build_sana, diffusers.SanaControlNetModel)
 
 
 def build_ldm_super(scheduler: Any) -> Any:
