@@ -20,6 +20,7 @@ from latentcrf import LatentCRFScheduler
 from latentcrf.guidance import GuidanceCutoff, cutoff
 from latentcrf.inner_schedulers import check_scheduler
 from latentcrf.precision import autocast
+from latentcrf.utils.hub import split_revision
 from latentcrf.utils.weights import MODELS
 
 STEPS, BYPASS, GUIDANCE = 50, (33, 49), 3.0
@@ -36,7 +37,7 @@ def load_pipeline(
 
     Args:
         folder: of a `StableDiffusionPipeline` or a `StableDiffusionXLPipeline`, default the shipped LDM's; or USER/NAME
-            of one on the Hugging Face hub, which is fetched.
+            or USER/NAME@REVISION of one on the Hugging Face hub, which is fetched.
         device: default "cpu".
         precision: of the weights but the autoencoder's, which stay in float32: SDXL's overflows in float16; default
             float32.
@@ -47,7 +48,8 @@ def load_pipeline(
     """
     if not Path(folder).exists() and len(Path(folder).parts) == 2:
         try:
-            folder = DiffusionPipeline.download(str(folder), use_safetensors=True)
+            name, revision = split_revision(folder)
+            folder = DiffusionPipeline.download(name, revision=revision, use_safetensors=True)
         except Exception as error:  # of the HTTP library, which is another one in each version of huggingface_hub
             raise FileNotFoundError(
                 f"{folder} is no folder here, and cannot be fetched from the hub: {' '.join(str(error).split())}"

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from latentcrf.precision import autocast
 from latentcrf.training.loop import RunError
+from latentcrf.utils.hub import split_revision
 
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
@@ -203,7 +204,8 @@ def load_ldm(base: str | Path, device: torch.device | str = "cpu") -> LDM:
     """Load an LDM in float32.
 
     Args:
-        base: folder or hub id of a StableDiffusionPipeline or StableDiffusionXLPipeline, with safetensors weights.
+        base: folder or hub id of a StableDiffusionPipeline or StableDiffusionXLPipeline, with safetensors weights; a
+            hub id may end in @REVISION.
         device: default "cpu".
 
     Returns:
@@ -216,10 +218,13 @@ def load_ldm(base: str | Path, device: torch.device | str = "cpu") -> LDM:
     try:
         if not Path(base).exists() and len(Path(base).parts) != 2:  # a hub id is OWNER/NAME
             raise OSError("there is no such folder")
-        name = DiffusionPipeline.load_config(str(base))["_class_name"]
+        place, revision = split_revision(base)
+        name = DiffusionPipeline.load_config(place, revision=revision)["_class_name"]
         if name not in PIPELINES:
             raise RunError(f"{base} is a {name}; {accepted}.")
-        pipeline = getattr(diffusers, name).from_pretrained(base, torch_dtype=torch.float32, use_safetensors=True)
+        pipeline = getattr(diffusers, name).from_pretrained(
+            place, revision=revision, torch_dtype=torch.float32, use_safetensors=True
+        )
     except (OSError, KeyError, ValueError) as error:
         raise RunError(f"{base} cannot be loaded ({' '.join(str(error).split())}); {accepted}.") from error
     return LDM(pipeline.to(device))

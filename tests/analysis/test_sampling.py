@@ -223,5 +223,9 @@ def test_a_pipeline_of_the_hub_is_fetched(
         return str(tmp_path)
 
     monkeypatch.setattr("diffusers.DiffusionPipeline.download", download)
-    assert load_pipeline("somebody/model").unet.config.sample_size == pipeline.unet.config.sample_size
-    assert asked == [("somebody/model", {"use_safetensors": True})]
+    for name in ("somebody/model", "somebody/model@abc123"):
+        assert load_pipeline(name).unet.config.sample_size == pipeline.unet.config.sample_size
+    assert asked == [
+        ("somebody/model", {"revision": None, "use_safetensors": True}),
+        ("somebody/model", {"revision": "abc123", "use_safetensors": True}),
+    ]
