@@ -92,18 +92,18 @@ def compare(
     finish, bypass = latentcrf.last_finish, latentcrf.last_bypass
     # In a run of few steps, and without a bypass CRF, the finisher's is all of LatentCRF's work.
     if finish is not None and (settings.few_steps or models.crf is None):
-        before, after = finish.before, finish.latents
+        before, after = _decode_image(pipeline, finish.before)[0], results["latentcrf"].image
     else:
         assert bypass is not None
-        before, after = bypass.observation.denoised, bypass.y
+        before, after = (_decode_image(pipeline, each)[0] for each in (bypass.observation.denoised, bypass.y))
     is_blocked = any(result.is_blocked for result in results.values())
     image, reference = (_to_tensor(results[method].image, get_device(pipeline)) for method in ("latentcrf", "full"))
     report(
         Comparison(
             settings,
             **results,
-            before=_decode_image(pipeline, before)[0],
-            after=_decode_image(pipeline, after)[0],
+            before=before,
+            after=after,
             lpips=None if is_blocked else float(lpips(models.lpips, image, reference)),
             origin=models.select_origin(settings),
             unread=_find_unread(pipeline, settings.prompt),
