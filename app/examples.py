@@ -131,13 +131,14 @@ def write_example(folder: Path, name: str, value: Any) -> None:
         ValueError: its pictures are of several sizes.
     """
     writer = Writer()
-    text = json.dumps(writer.encode(value), ensure_ascii=False)
+    record: dict[str, Any] = {"picture_size": None, "value": writer.encode(value)}
     if writer.pictures:
         if len({picture.shape for picture in writer.pictures}) > 1:
             raise ValueError(f"the pictures of {name} are of several sizes.")
         pictures = np.stack(writer.pictures)
         rows = -(-len(pictures) // PER_ROW)
         height, width = pictures.shape[1:3]
+        record["picture_size"] = [width, height]
         sheet = np.zeros((rows * PER_ROW, height, width, 3), np.uint8)
         sheet[: len(pictures)] = pictures
         in_rows = sheet.reshape(rows, PER_ROW, height, width, 3).swapaxes(1, 2)
@@ -146,8 +147,7 @@ def write_example(folder: Path, name: str, value: Any) -> None:
         )
     if writer.arrays:
         save_file(writer.arrays, folder / f"{name}.safetensors")
-    size = [writer.pictures[0].shape[1], writer.pictures[0].shape[0]] if writer.pictures else None
-    (folder / f"{name}.json").write_text(json.dumps({"picture_size": size, "value": json.loads(text)}) + "\n")
+    (folder / f"{name}.json").write_text(json.dumps(record) + "\n")
 
 
 @cache
