@@ -15,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 
 from analysis.metrics.perceptual import load_features, load_lpips
 from analysis.sampling import load_pipeline
-from app.models import ModelSet, find_file
+from app.models import CRF_FILES, ModelSet, find_file
 from app.models_file import Source
 from app.settings import Settings
 from latentcrf import LatentCRF
@@ -199,9 +199,9 @@ def fetch_model(source: Source, name: str) -> Path:
     if not source.on_hub:
         return source.folder
     if name != "ldm":
-        config, weights = (find_file(source, file) for file in ("config.json", "diffusion_pytorch_model.safetensors"))
+        config, weights = (find_file(source, file) for file in CRF_FILES)
         if config is None or weights is None:
-            raise OSError(f"{source} is no LatentCRF: it lacks config.json or diffusion_pytorch_model.safetensors.")
+            raise OSError(f"{source} is no LatentCRF: it lacks {' or '.join(CRF_FILES)}.")
         return config.parent
     with warnings.catch_warnings():  # of the weights in other forms that a repository holds as well
         warnings.simplefilter("ignore", category=FutureWarning)

@@ -60,7 +60,6 @@ class ModelSet:
         few_steps_cutoff: that mode's guidance cut-off.
         prompts: examples on the compare tab.
         variance_prompts: prompts of the variance tab's runs.
-        pipeline_class: of diffusers.
         own_scheduler: class of the pipeline's own scheduler.
         prompt_tokens: how much of a prompt the text encoder reads, in tokens.
         image_size: height and width of an image, in pixels.
@@ -77,7 +76,6 @@ class ModelSet:
     few_steps_cutoff: float
     prompts: tuple[str, ...]
     variance_prompts: tuple[str, ...]
-    pipeline_class: str
     own_scheduler: str
     prompt_tokens: int
     image_size: tuple[int, int]
@@ -402,7 +400,6 @@ def build_model_set(entry: dict[str, Any], root: Path, may_fetch: bool) -> Model
         few_steps_cutoff=float(fast["guidance_cutoff"]),
         prompts=prompts,
         variance_prompts=tuple(entry.get("variance_prompts", prompts)),
-        pipeline_class=kind,
         own_scheduler=str(scheduler.get("_class_name")),
         prompt_tokens=tokens,
         image_size=(factor * height, factor * width),

@@ -54,15 +54,6 @@ class ModelMenu:
         """
         self.follow(component, lambda model_set: getattr(model_set.defaults, name))
 
-    def clear(self, *components: Any) -> None:
-        """Empty components when another model is chosen: what they show is the former model's.
-
-        Args:
-            components: of the page.
-        """
-        for component in components:
-            self.follow(component, lambda _: None)
-
     def show_model(self, name: str) -> list[Any]:
         """Give the values of all that follows the menu.
 

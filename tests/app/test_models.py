@@ -261,6 +261,6 @@ def test_everything_that_follows_the_menu_gets_a_value(catalog: Catalog) -> None
     with gr.Blocks():
         menu, box = ModelMenu(catalog), gr.Textbox()
         menu.follow_default(box, "guidance")
-        menu.clear(box)
+        menu.follow(box, lambda _: None)
     assert menu.show_model("emoji") == [3.0, None] and menu.show_model("tiny-sd") == [7.5, None]
     assert [name for _, name in menu.dropdown.choices] == ["tiny-sd", "emoji"]
