@@ -56,12 +56,6 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--report-to", choices=["tensorboard"], help="write losses and reports to OUT/tensorboard too (default: no)"
     )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="print parameters, FLOPs, memory, disk and the expected time after ten steps on random data; nothing else "
-        "is computed and nothing is written",
-    )
     add_precision_argument(parser)
 
 
@@ -111,6 +105,12 @@ def add_model_arguments(parser: argparse.ArgumentParser, preset: str) -> None:
         "--init-from",
         metavar="FOLDER",
         help="start from the weights of this LatentCRF, or of a plain network of its size",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print parameters, FLOPs, memory, disk and the expected time after ten steps on random data; nothing else "
+        "is computed and nothing is written",
     )
 
 
