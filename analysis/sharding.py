@@ -8,7 +8,6 @@ need a folder that all of them see.
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,11 @@ from accelerate.utils import parse_flag_from_env
 from torch import nn
 from tqdm import tqdm
 
+from latentcrf.training.processes import TIMEOUT
 from latentcrf.utils.content_hash import content_hash
 from latentcrf.utils.files import replace_file
 
 Arrays = dict[str, np.ndarray]
-TIMEOUT = timedelta(days=7)  # the processes wait for the slowest; the launcher ends them where one fails
 KEY, SETTINGS = "key.txt", "settings.json"
 SHORT = 100  # letters: longer settings, such as lists of prompts, are compared by their hashes
 
@@ -98,16 +97,16 @@ def open_folder(
         ValueError: the folder holds parts of other settings; the message names the first that differs.
     """
     key = content_hash(dict(settings), *networks.values())
-    described = {name: _describe(value) for name, value in settings.items()}
-    described |= {name: content_hash(network) for name, network in networks.items()}
     key_file, settings_file = folder / KEY, folder / SETTINGS
-    if state.is_main_process:
+    if state.is_main_process and not (key_file.exists() and key_file.read_text() == key):
+        described = {name: _describe(value) for name, value in settings.items()}
+        described |= {name: content_hash(network) for name, network in networks.items()}
         if not key_file.exists():
             with replace_file(settings_file) as temporary:
                 temporary.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
             with replace_file(key_file) as temporary:
                 temporary.write_text(key)
-        elif key_file.read_text() != key:
+        else:
             stored = json.loads(settings_file.read_text(encoding="utf-8")) if settings_file.exists() else {}
             raise ValueError(
                 f"{folder} holds results of other settings or weights{_describe_difference(stored, described)}. "

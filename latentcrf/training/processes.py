@@ -3,9 +3,13 @@
 So P processes with batches of B see the samples that one process with batches of P * B sees.
 """
 
+from datetime import timedelta
+
 import torch
 from accelerate import PartialState
 from torch import Tensor
+
+TIMEOUT = timedelta(days=7)  # the processes wait for the slowest; the launcher ends them where one fails
 
 
 def find_processes() -> PartialState:
@@ -13,7 +17,7 @@ def find_processes() -> PartialState:
 
     Without CUDA the device is the CPU: nothing here was tried on another accelerator.
     """
-    return PartialState(cpu=not torch.cuda.is_available())
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=TIMEOUT)
 
 
 def best_device() -> torch.device:
