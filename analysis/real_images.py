@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from latentcrf.training.data import METADATA, DatasetError, read_metadata
+from latentcrf.training.data import METADATA, DatasetError, open_rgb, read_metadata
 
 
 class RealImages:
@@ -63,11 +63,7 @@ class RealImages:
         return np.stack([self._read(self.folder / row["file_name"]) for row in rows])
 
     def _read(self, path: Path) -> np.ndarray:
-        try:
-            with Image.open(path) as image:
-                pixels = image.convert("RGB")
-        except OSError as error:
-            raise DatasetError(f"{path}, named in {METADATA}, cannot be read: {error}.") from error
+        pixels = open_rgb(path)
         if pixels.size != (self.side, self.side):
             pixels = ImageOps.fit(pixels, (self.side, self.side), Image.Resampling.LANCZOS)
         return np.asarray(pixels)

@@ -297,6 +297,22 @@ def read_metadata(folder: str | Path) -> list[dict[str, Any]]:
     return rows
 
 
+def open_rgb(path: Path) -> Image.Image:
+    """Read an image of an image folder as RGB.
+
+    Args:
+        path: of the image.
+
+    Raises:
+        DatasetError: it is missing or unreadable.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except OSError as error:
+        raise DatasetError(f"{path}, named in {METADATA}, cannot be read: {error}.") from error
+
+
 def read_images(folder: str | Path, rows: list[dict[str, Any]]) -> np.ndarray[Any, Any]:
     """Read the images of rows.
 
@@ -313,11 +329,7 @@ def read_images(folder: str | Path, rows: list[dict[str, Any]]) -> np.ndarray[An
     images: list[np.ndarray[Any, Any]] = []
     for row in rows:
         path = Path(folder) / row["file_name"]
-        try:
-            with Image.open(path) as image:
-                images.append(np.asarray(image.convert("RGB")))
-        except OSError as error:
-            raise DatasetError(f"{path}, named in {METADATA}, cannot be read: {error}.") from error
+        images.append(np.asarray(open_rgb(path)))
         if images[-1].shape != images[0].shape:
             raise DatasetError(
                 f"{path} is {images[-1].shape[1]} x {images[-1].shape[0]} px, {rows[0]['file_name']} "
