@@ -170,11 +170,14 @@ class Entry:
         """What it is measured to, as of `analysis.benchmark.measure.measure`."""
         return Part(self.folder / f"{name_file(self.method.name)}.npz", self.key)
 
+    def find_batch(self, number: int) -> Part:
+        """Find the latents of a batch, which are there until all methods are measured."""
+        return Part(self.folder / PARTS / f"{name_file(self.method.name)}-{number:05}.npz", self.key)
+
     @property
     def batches(self) -> list[Part]:
         """The latents of each batch, until all methods are measured."""
-        name = name_file(self.method.name)
-        return [Part(self.folder / PARTS / f"{name}-{i:05}.npz", self.key) for i in range(self.task.num_batches)]
+        return [self.find_batch(number) for number in range(self.task.num_batches)]
 
     def read_latents(self) -> Tensor:
         """Read the latents of all batches (N, C, h, w).
@@ -340,11 +343,11 @@ def measure_methods(
     def sample_batch(number: int) -> None:
         networks.unet.answers.clear()  # of the batch before
         for entry in due:
-            if number < entry.task.num_batches and not entry.batches[number].is_stored():
+            if number < entry.task.num_batches and not entry.find_batch(number).is_stored():
                 scheduler = networks.build_scheduler(entry.method)
                 with networks.prepare(entry.method) as pipeline:
                     latents = generate(entry.method, entry.task.batch(number), pipeline, scheduler)
-                entry.batches[number].write({"latents": latents})
+                entry.find_batch(number).write({"latents": latents})
 
     @cache
     def read_full_run() -> tuple[Tensor, Tensor]:

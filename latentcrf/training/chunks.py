@@ -119,6 +119,15 @@ class Chunk:
 
 
 @torch.no_grad()
+def choose_storage(precision: torch.dtype) -> torch.dtype:
+    """Choose the type in which recordings are stored.
+
+    Args:
+        precision: in which they are made.
+    """
+    return torch.float32 if precision == torch.float32 else torch.float16
+
+
 def record_chunks(
     ldm: LDM, prompts: Sequence[str], folder: Path, count: int, recording: Any, first_seed: int,
     make: Callable[[Chunk], dict[str, Tensor]], *others: nn.Module, name: str, keep_prompts: bool = False,
@@ -155,7 +164,7 @@ def record_chunks(
         "models": content_hash({"scheduler": scheduler}, ldm.unet, *ldm.text_encoders, *others),
     }  # fmt: skip
     key = check_manifest(folder, manifest)
-    process, storage = find_processes(), torch.float32 if precision == torch.float32 else torch.float16
+    process, storage = find_processes(), choose_storage(precision)
     share = range(process.process_index, -(-count // recording.chunk), process.num_processes)
     for index in tqdm(share, desc=name, unit="chunk", mininterval=5, disable=not process.is_local_main_process):
         path = folder / f"{index:05d}.safetensors"

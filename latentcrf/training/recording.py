@@ -15,6 +15,7 @@ A CRF learns to correct the coarse runs' hand-overs towards the final latents of
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -250,16 +251,22 @@ def load_recorded_runs(folder: Path, scheduler: DDIMScheduler, count: int | None
     Raises:
         RunError: the folder holds fewer, or none.
     """
+
+    @cache
+    def find_levels(name: str, steps: int) -> Tensor:
+        kind, settings = COARSE_SCHEDULERS[name]
+        return compute_levels(kind.from_config(scheduler.config, **settings), steps)
+
     manifest, chunks = open_chunks(folder, count)
     runs = torch.arange(len(chunks) * manifest["chunk"])
     parts: dict[str, list[Tensor]] = {"latents": [], "denoised": []}
     levels: list[tuple[Tensor, Tensor, Tensor]] = []
     for numbers, chunk in zip(runs.split(manifest["chunk"]), chunks, strict=True):
-        for name, (kind, settings) in COARSE_SCHEDULERS.items():
+        for name in COARSE_SCHEDULERS:
             for key, of_chunks in parts.items():
                 of_chunks.append(chunk[f"{name}.{key}"].flatten(0, 1))
             steps = chunk[f"{name}.latents"].shape[1]
-            alphas = compute_levels(kind.from_config(scheduler.config, **settings), steps + 2)
+            alphas = find_levels(name, steps + 2)
             a_in, a_denoised = (alphas[own].repeat(len(numbers)) for own in (slice(2, -1), slice(1, -2)))
             levels.append((a_in, a_denoised, numbers.repeat_interleave(steps)))
     coarse = CoarseSteps(

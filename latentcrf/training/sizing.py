@@ -21,8 +21,9 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from latentcrf.model import LatentCRF
 from latentcrf.observation import Observation
-from latentcrf.precision import autocast, precision_name
+from latentcrf.precision import precision_name
 from latentcrf.training.checkpoints import build_crf
+from latentcrf.training.chunks import choose_storage
 from latentcrf.training.final_latents import TAUGHT_AT_ONCE, FinalLatentsSettings
 from latentcrf.training.latents import Captions, RealLatents
 from latentcrf.training.ldm import LDM, load_ldm
@@ -30,7 +31,7 @@ from latentcrf.training.loop import RunError, build_accelerator, optimise
 from latentcrf.training.presets import PRESETS, Preset, with_overrides
 from latentcrf.training.processes import find_processes
 from latentcrf.training.recording import COARSE_SCHEDULERS, CoarseSteps, RecordedRuns, RecordingSettings, compute_levels
-from latentcrf.training.stages import Denoising, Distillation, Stage, draw_iterations
+from latentcrf.training.stages import Denoising, Distillation, Stage, draw_iterations, finish
 
 STEPS = 10  # of a dry run, a stage
 KEPT = 5  # times the CRF's weights in memory: weights, gradients, two moments, their average
@@ -118,7 +119,7 @@ def size_ldm(
         precision: in which it computes.
     """
     _, height, width = latent_shape
-    numbers = count_bytes(precision)
+    numbers = precision.itemsize
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(unet_config)
         vae = AutoencoderKL.from_config(vae_config)
@@ -136,11 +137,6 @@ def size_ldm(
     return LDMSize(latent_shape, prompt_shape, unet_size, decoder, encoder, parameters)
 
 
-def count_bytes(precision: torch.dtype) -> int:
-    """Count the bytes of a number in a precision."""
-    return precision.itemsize
-
-
 def size_crf(preset: Preset, latent_shape: Sequence[int], precision: torch.dtype) -> Size:
     """Measure a CRF with five iterations, and the memory of a training step with it.
 
@@ -152,7 +148,7 @@ def size_crf(preset: Preset, latent_shape: Sequence[int], precision: torch.dtype
     crf = build_crf(preset, latent_shape[0])
     x, level = torch.randn(1, *latent_shape), torch.full((1,), 0.5)
     observation = Observation(x, x, level, level, None, level, x, level)
-    size = measure_size(crf, lambda: crf(observation, ITERATIONS), count_bytes(precision))
+    size = measure_size(crf, lambda: crf(observation, ITERATIONS), precision.itemsize)
     kept: dict[int, int] = {}  # bytes of what waits for the backward pass, by storage
 
     def keep(tensor: Tensor) -> Tensor:
@@ -201,7 +197,7 @@ def size_recording(
         else:
             evaluations += guided * recording.chunk * recording.runs[index % len(recording.runs)][1]
             latents += 2 * recording.chunk
-    numbers, half = 4 if precision == torch.float32 else 2, 2
+    numbers, half = choose_storage(precision).itemsize, torch.float16.itemsize
     disk = latents * torch.Size(ldm.latent_shape).numel() * numbers
     if isinstance(recording, RecordingSettings):  # at most: no prompt twice
         return RecordingSize(
@@ -408,8 +404,7 @@ class Finishing:
 
     def step(self, crf: LatentCRF, optimizer: torch.optim.Optimizer, share: float) -> dict[str, Tensor]:
         """Train the CRF for one step."""
-        with autocast(self.latents.device, self.precision):
-            results = crf(Observation(self.latents, self.latents, 1.0, 1.0), draw_iterations())
+        results = finish(crf, self.latents, draw_iterations(), self.precision)
         optimise(self.accelerator, results.square().mean(), crf, optimizer)
         return {}
 

@@ -58,6 +58,22 @@ def apply_crf(crf: LatentCRF, observation: Observation, precision: torch.dtype =
         return crf(drop_optional_inputs(observation), draw_iterations())
 
 
+def finish(crf: LatentCRF, latents: Tensor, num_iterations: int = 5, precision: torch.dtype = torch.float32) -> Tensor:
+    """Correct final latents.
+
+    Args:
+        crf: the finisher's CRF.
+        latents: (B, C, H, W).
+        num_iterations: of its solver.
+        precision: in which its network computes.
+
+    Returns:
+        The corrected latents (B, C, H, W).
+    """
+    with autocast(latents.device, precision):
+        return crf(Observation(latents, latents, 1.0, 1.0), num_iterations)
+
+
 def drop_optional_inputs(observation: Observation) -> Observation:
     """Drop the prompt in one of ten batches, and the earlier estimate in one of ten.
 

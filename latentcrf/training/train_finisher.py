@@ -18,11 +18,8 @@ import argparse
 import sys
 
 import torch
-from torch import Tensor
 
 from latentcrf.model import LatentCRF
-from latentcrf.observation import Observation
-from latentcrf.precision import autocast
 from latentcrf.training.arguments import (
     add_model_arguments,
     add_recording_arguments,
@@ -49,23 +46,7 @@ from latentcrf.training.presets import PRESETS, with_overrides
 from latentcrf.training.processes import count_all, take_share
 from latentcrf.training.recording import HELD_OUT_EVERY
 from latentcrf.training.sizing import dry_run
-from latentcrf.training.stages import draw_iterations
-
-
-def finish(crf: LatentCRF, latents: Tensor, num_iterations: int = 5, precision: torch.dtype = torch.float32) -> Tensor:
-    """Correct final latents.
-
-    Args:
-        crf: the finisher's CRF.
-        latents: (B, C, H, W).
-        num_iterations: of its solver.
-        precision: in which its network computes.
-
-    Returns:
-        The corrected latents (B, C, H, W).
-    """
-    with autocast(latents.device, precision):
-        return crf(Observation(latents, latents, 1.0, 1.0), num_iterations)
+from latentcrf.training.stages import draw_iterations, finish
 
 
 @torch.no_grad()
