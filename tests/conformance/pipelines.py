@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 import latentcrf
-from latentcrf import Finisher, LatentCRF, LatentCRFScheduler
+from latentcrf import Finisher, LatentCRFScheduler
 from tests.conformance.families import FAMILIES, Family, explain_absence, list_pipelines
-from tests.conformance.schedulers import Verdict, first_line, largest, list_classes
+from tests.conformance.schedulers import Verdict, first_line, largest, list_classes, make_finisher
 
 Verdicts = dict[str, dict[str, Verdict]]  # by family and scheduler class
 STATES = ("works", "refused", "not applicable")
@@ -119,12 +119,6 @@ def is_ours(error: BaseException) -> bool:
     where = traceback.extract_tb(error.__traceback__)[-1].filename
     is_inside = Path(latentcrf.__file__).parent in Path(where).parents
     return type(error) is ValueError and is_inside and str(error).endswith((".", "!"))
-
-
-def make_finisher(channels: int = 4) -> Finisher:
-    crf = LatentCRF(latent_channels=channels, form="static")
-    torch.nn.init.constant_(crf.raw_reliability, 1.0)  # a fresh one hardly changes anything
-    return Finisher(crf)
 
 
 def examine(name: str, kind: str) -> Verdict:

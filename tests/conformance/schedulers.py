@@ -116,6 +116,12 @@ def run(scheduler: Any, clean: Tensor, noise: Tensor) -> dict[float, Tensor]:
     return states | {-1.0: latents}
 
 
+def make_finisher(channels: int = 4) -> Finisher:
+    crf = LatentCRF(latent_channels=channels, form="static")
+    torch.nn.init.constant_(crf.raw_reliability, 1.0)  # a fresh one hardly changes anything
+    return Finisher(crf)
+
+
 def largest(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max())
 
@@ -174,7 +180,8 @@ def compare(wrap: Any, kind: Any, full: dict[float, Tensor], clean: Tensor, nois
     numbers["re-entry noise"] = float(Oracle(scheduler, clean).noise_in(kept[re_entry], re_entry).std())
     # a sampler that adds noise has another noise after the bypass; what it began is the same
     begun = max(deviations[key] for key in timesteps[: BYPASS[0]])
-    numbers["kept latents"] = max(deviations.values()) if is_deterministic(kind, clean, noise) else begun
+    deterministic = is_deterministic(kind, full, clean, noise)
+    numbers["kept latents"] = max(deviations.values()) if deterministic else begun
     if numbers["kept latents"] > EXACT * max(1.0, float(full[timesteps[0]].std())):
         problems.append("kept latents differ from the full run's")
     if not NOISE[0] < numbers["re-entry noise"] < NOISE[1]:
@@ -182,15 +189,13 @@ def compare(wrap: Any, kind: Any, full: dict[float, Tensor], clean: Tensor, nois
     again = run(scheduler, clean, noise)
     if any(not torch.equal(again[key], kept[key]) for key in kept):
         problems.append("a second run differs from the first")
-    if is_deterministic(kind, clean, noise):
+    if deterministic:
         single = run(wrap(None, BYPASS), clean[:1], noise[:1])
         numbers["batch"] = max(largest(single[key], kept[key][:1]) for key in kept)
         if numbers["batch"] > EXACT * max(1.0, float(full[timesteps[0]].std())):
             problems.append("a batch differs from its single items")
-    crf = LatentCRF(form="static")
-    torch.nn.init.constant_(crf.raw_reliability, 1.0)  # a fresh one hardly changes anything
     with torch.no_grad():
-        finished = wrap(None, None, finisher=Finisher(crf))
+        finished = wrap(None, None, finisher=make_finisher())
         last = run(finished, clean, noise)[-1.0]
     if finished.last_finish is None or not torch.equal(last, finished.last_finish.latents):
         problems.append("the finisher's latents are not the run's")
@@ -199,13 +204,12 @@ def compare(wrap: Any, kind: Any, full: dict[float, Tensor], clean: Tensor, nois
     return Verdict("wrong" if problems else "works", "; ".join(problems), numbers)
 
 
-def is_deterministic(kind: Any, clean: Tensor, noise: Tensor) -> bool:
+def is_deterministic(kind: Any, full: dict[float, Tensor], clean: Tensor, noise: Tensor) -> bool:
     """Whether the sampler adds no noise: with the oracle the noise in its latents stays what it was."""
-    states = run(kind(), clean, noise)
     scheduler = kind()
     scheduler.set_timesteps(STEPS)
-    oracle, last = Oracle(scheduler, clean), list(states)[-2]
-    return largest(oracle.noise_in(states[last], last), noise) < 0.1
+    oracle, last = Oracle(scheduler, clean), list(full)[-2]
+    return largest(oracle.noise_in(full[last], last), noise) < 0.1
 
 
 def first_line(error: Exception) -> str:

@@ -172,10 +172,7 @@ def test_prompts_of_an_earlier_run_are_not_used_again() -> None:
     ],
 )
 def test_the_crf_sees_the_clean_estimate_that_the_sampler_clips(kind: Any, options: dict[str, Any]) -> None:
-    scheduler = LatentCRFScheduler(
-        kind(**{"clip_sample": False} | options) if "clip_sample" in options else kind(**options)
-    )
-    scheduler.bypass = (4, 8)
+    scheduler = LatentCRFScheduler(kind(**options), None, (4, 8))
     scheduler.set_timesteps(10)
     latents = 5 * torch.randn(2, 3, 8, 8)
     for t in scheduler.timesteps[:5]:

@@ -70,7 +70,7 @@ def assert_equal_losses(found: list[dict[str, float]], expected: list[dict[str, 
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder() -> Path:
     """The golden tests' data and models, and recordings that all trainings share."""
     return cases.work_folder()
 
