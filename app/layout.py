@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from app import api
+from app.components.form import connect_form
 from app.components.model_menu import ModelMenu, build_model_note, build_training_command
 from app.device import DeviceWorker
 from app.runs import AT_ONCE
@@ -62,6 +63,7 @@ def build_app(worker: DeviceWorker) -> gr.Blocks:
                     build(TabContext(worker, menu, tabs, tab, form, presentation))
         build_training_command(menu)
         menu.connect()
+        connect_form(worker.catalog, form)
         with gr.Accordion("Glossary", open=False, elem_id="glossary") as glossary:
             gr.Markdown(GLOSSARY.read_text().removeprefix("# Glossary\n"))
         opened = glossary_button.click(lambda: gr.update(open=True), None, glossary, **AT_ONCE)

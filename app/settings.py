@@ -2,7 +2,7 @@
 
 import math
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, get_type_hints
 
@@ -325,6 +325,22 @@ def _read_declarations() -> dict[str, Declaration]:
 
 DECLARATIONS = _read_declarations()  # by name, in the order of form, API and links
 NAMES = tuple(DECLARATIONS)
+# LatentCRF's setting, with the sampler that it belongs to: the compare tab's form holds it for all tabs.
+METHOD = (
+    "steps", "guidance", "iterations", "bypass_start", "bypass_end", "finisher", "few_steps", "guidance_cutoff",
+)  # fmt: skip
+
+
+def name_method(values: Sequence[Any]) -> dict[str, Any]:
+    """Name the values of LatentCRF's setting, for `Settings.parse`.
+
+    Args:
+        values: of `METHOD`, in its order, as a form holds them.
+
+    Returns:
+        The values by name, unchecked.
+    """
+    return dict(zip(METHOD, values, strict=True))
 
 
 def get_number(name: str) -> Number:

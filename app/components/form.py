@@ -1,7 +1,7 @@
 """The form of a comparison's settings: its controls, and what fills them (a PNG, a link, another number of steps)."""
 
 import contextlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -14,11 +14,10 @@ from app.models import Catalog, ModelSet
 from app.models_file import ModelsError
 from app.png import read_png
 from app.runs import AT_ONCE
-from app.settings import DECLARATIONS, NAMES, Number, Settings, SettingsError, Switch, get_number
+from app.settings import DECLARATIONS, METHOD, NAMES, Number, Settings, SettingsError, Switch, get_number
 
 FIRST_ROW = ("guidance", "iterations")  # beside the seed; the other settings follow in a second row
-# what the plan shows
-PLANNED = ("steps", "guidance", "bypass_start", "bypass_end", "finisher", "few_steps", "guidance_cutoff", "model")
+PLANNED = (*METHOD, "model")  # what the plan and the lines of the analysis tabs show
 KEPT = ("prompt", "seed")  # when another model is chosen
 # Copies the address that makes this comparison again, and shows it where the browser does not let us copy.
 COPY_LINK_JS = """(...values) => {
@@ -41,6 +40,9 @@ class Form:
         shares: holds the bypass as shares of the run.
         status: line for what a PNG or a link brought.
         strip: the plan of the steps.
+        accordion: what holds the controls, to open it.
+        shown: holds what the page shows, as of `show_plan`.
+        lines: the analysis tabs' lines that name LatentCRF's setting; `connect_form` lets them follow the form.
     """
 
     values: list[Any]
@@ -49,10 +51,18 @@ class Form:
     shares: gr.State
     status: gr.HTML
     strip: gr.HTML
+    accordion: gr.Accordion
+    shown: gr.State
+    lines: list[gr.HTML] = field(default_factory=list)
 
     def __getitem__(self, name: str) -> Any:
         """Look up the control of the setting `name`."""
         return self.values[NAMES.index(name)]
+
+    @property
+    def method(self) -> list[Any]:
+        """The controls of LatentCRF's setting, in the order of `METHOD`: `name_method` names their values."""
+        return [self[name] for name in METHOD]
 
     @property
     def filled(self) -> list[Any]:
@@ -215,23 +225,44 @@ def move_bypass(steps: float, shares: tuple[float, float]) -> tuple[Any, Any]:
     return start, n if shares[1] >= 1 else max(start + 1, min(round(shares[1] * n), n - 1))
 
 
-def show_plan(catalog: Catalog, shown: dict[str, str] | None, *values: Any) -> str:
+def show_plan(catalog: Catalog, num_lines: int, shown: dict[str, str] | None, *values: Any) -> list[str]:
     """Show the plan of the form's settings before they run; where the page shows their result, it is done.
 
     Args:
         catalog: of the page.
+        num_lines: how many analysis tabs name LatentCRF's setting.
         shown: what the page shows, as of `app.tabs.compare.save_comparison`.
         values: of the settings `PLANNED`, in their order.
 
     Returns:
-        HTML: the plan, or what is wrong.
+        HTML: the plan, then each tab's line; or what is wrong.
     """
     try:
         settings = catalog.parse({"prompt": "-", **dict(zip(PLANNED, values, strict=True))})
-        plan = html.format_plan(catalog.get(settings.model), settings)
-        return shown["strip"] if shown and shown.get("plan") == plan else plan
     except SettingsError as error:
-        return html.format_message(str(error), "error")
+        return [html.format_message(str(error), "error")] * (1 + num_lines)
+    model_set = catalog.get(settings.model)
+    plan = html.format_plan(model_set, settings)
+    plan = shown["strip"] if shown and shown.get("plan") == plan else plan
+    return [plan, *[html.format_method(model_set, settings)] * num_lines]
+
+
+def connect_form(catalog: Catalog, form: Form) -> None:
+    """Let the plan and the analysis tabs' lines follow the form; call it once all of them are built.
+
+    Args:
+        catalog: of the page.
+        form: the form.
+    """
+    planned = [form[name] for name in PLANNED]
+    gr.on(
+        [control.change for control in planned],
+        partial(show_plan, catalog, len(form.lines)),
+        [form.shown, *planned],
+        [form.strip, *form.lines],
+        trigger_mode="always_last",
+        **AT_ONCE,
+    )
 
 
 def describe_finisher(model_set: ModelSet) -> str:
@@ -343,7 +374,7 @@ def build_form(
     """
     catalog, defaults = worker.catalog, worker.catalog.default.defaults
     controls: dict[str, Any] = {"prompt": prompt, "model": menu.dropdown}
-    with gr.Accordion("Settings", open=False, elem_id="settings"):
+    with gr.Accordion("Settings", open=False, elem_id="settings") as accordion:
         with gr.Row():
             controls["seed"] = build_control("seed", defaults)
             with gr.Column(min_width=180):
@@ -364,7 +395,14 @@ def build_form(
             link = gr.Textbox(label="Link", interactive=False, buttons=["copy"], visible="hidden", elem_id="link")
     controls["finisher"].info = describe_finisher(catalog.default)
     form = Form(
-        [controls[name] for name in NAMES], random_seed, previews, gr.State(compute_shares(defaults)), status, strip
+        [controls[name] for name in NAMES],
+        random_seed,
+        previews,
+        gr.State(compute_shares(defaults)),
+        status,
+        strip,
+        accordion,
+        shown,
     )
 
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -373,16 +411,6 @@ def build_form(
     steps.input(move_bypass, [steps, form.shares], [start, end], queue=False, **private)
     gr.on([start.input, end.input], partial(read_shares, defaults), [steps, start, end], form.shares, queue=False,
           **private)  # fmt: skip
-    planned = [form[name] for name in PLANNED]
-    gr.on(
-        [control.change for control in planned],
-        partial(show_plan, catalog),
-        [shown, *planned],
-        strip,
-        queue=False,
-        trigger_mode="always_last",
-        **private,
-    )
     form["seed"].input(lambda: False, None, random_seed, queue=False, **private)
     reuse.click(lambda: False, None, random_seed, queue=False, **private)
     copy.click(None, form.values, link, js=COPY_LINK_JS, **private)

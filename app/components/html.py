@@ -64,6 +64,44 @@ def format_model(model_set: ModelSet) -> str:
     return f'<p class="reading"><b>{escape(model_set.title)}</b>, {width} × {height} pixels. {" ".join(sentences)}</p>'
 
 
+def describe_method(model_set: ModelSet, settings: Settings) -> str:
+    """Describe LatentCRF's setting in a line of plain text.
+
+    Args:
+        model_set: the model: what acts at the bypass and at the end.
+        settings: whose `METHOD` is described.
+
+    Returns:
+        "bypass 33–49 of 50, 5 iterations, no finisher, guidance 3".
+    """
+    if settings.few_steps:
+        parts = [f"{settings.few_steps} steps of UniPC"]
+    else:
+        kind = "zero-parameter bypass" if model_set.crf is None else "bypass"
+        parts = [f"{kind} {settings.bypass_start}–{settings.bypass_end} of {settings.steps}"]
+    if model_set.crf is not None or model_set.finisher is not None:
+        parts.append(f"{settings.iterations} iteration{'s' * (settings.iterations != 1)}")
+    finisher = "finisher" if model_set.finisher is not None else "VAE round trip"
+    parts.append(finisher if settings.finisher else f"no {finisher}")
+    parts.append(f"guidance {settings.guidance:g}" if settings.guidance > 1 else "no guidance")
+    if settings.guidance > 1 and settings.guidance_cutoff:
+        parts[-1] += f" but in the last {settings.guidance_cutoff:.0%} of its calls"
+    return ", ".join(parts)
+
+
+def format_method(model_set: ModelSet, settings: Settings) -> str:
+    """Format LatentCRF's setting as the line that the analysis tabs show.
+
+    Args:
+        model_set: the model.
+        settings: as of `describe_method`.
+
+    Returns:
+        HTML.
+    """
+    return f'<p class="reading"><b>LatentCRF</b>: {escape(describe_method(model_set, settings))}</p>'
+
+
 def format_plan(model_set: ModelSet, settings: Settings, done: dict[str, int] | None = None) -> str:
     """Format what the two methods do with these settings: a sentence, and their steps as rows of cells.
 

@@ -29,7 +29,7 @@ from app.models_file import ModelsError, Source
 from app.png import read_png
 from app.results import Comparison, Generated, Progress
 from app.runs import RunCounter
-from app.settings import NAMES, Settings
+from app.settings import NAMES, Settings, name_method
 from app.tabs import compare
 from app.tabs.method import TERMS
 from latentcrf.noise_levels import clean_estimate_between, coefficients
@@ -444,7 +444,23 @@ def test_the_plan_draws_a_cell_for_each_call() -> None:
     plan = html.format_plan(EMOJI, FEW, {"full": 3, "latentcrf": 5})
     assert plan.count("<i") == 8 + 5 and plan.count('<i class="done"') == 3 + 5
     assert "16 NFE, " in plan.replace("<span>", "") and "5 calls" in plan and 'class="crf done"' in plan
-    assert "Bypass end" in form.show_plan(CATALOG, None, 50, 3, 33, 20, True, 0, 0, "emoji")
+    plan, line = form.show_plan(CATALOG, 1, None, 50, 3, 5, 33, 20, True, 0, 0, "emoji")
+    assert "Bypass end" in plan and "Bypass end" in line
+
+
+def test_the_analysis_tabs_name_the_forms_setting_of_latentcrf() -> None:
+    """In the words of the compare tab: solver, iterations, finisher and guidance, whatever the form holds."""
+    _, *lines = form.show_plan(CATALOG, 2, None, 40, 3, 1, 20, 39, False, 0, 0, "emoji")
+    assert (
+        lines
+        == ['<p class="reading"><b>LatentCRF</b>: bypass 20–39 of 40, 1 iteration, no finisher, guidance 3</p>'] * 2
+    )
+    assert name_method([40, 3, 1, 20, 39, False, 0, 0])["bypass_end"] == 39
+    fast = replace(FEW, few_steps=4, finisher=True, guidance_cutoff=0.33)
+    words = "4 steps of UniPC, 3 iterations, finisher, guidance 3 but in the last 33% of its calls"
+    assert html.describe_method(EMOJI, fast) == words
+    plain = html.describe_method(replace(EMOJI, crf=None, finisher=None), FEW)
+    assert plain == "zero-parameter bypass 4–7 of 8, no VAE round trip, guidance 3"
 
 
 def test_missing_and_damaged_models_are_named(tmp_path: Path) -> None:

@@ -142,8 +142,8 @@ def test_another_mode_shows_the_same_prompt_and_leaves_a_live_result(tmp_path: P
     view = compare.show_other_mode(EMOJI, shown, compare.MODES[1])
     assert "12 of a faster solver" in view.strip and "pizza" in view.example_note
     planned = [getattr(stored()[1].settings, name) for name in form.PLANNED]
-    assert stored()[1].settings.few_steps == 12 and form.show_plan(CATALOG, view.previous, *planned) == view.strip
-    assert form.show_plan(CATALOG, shown, *planned) == html.format_plan(EMOJI, stored()[1].settings)
+    assert stored()[1].settings.few_steps == 12 and form.show_plan(CATALOG, 0, view.previous, *planned) == [view.strip]
+    assert form.show_plan(CATALOG, 0, shown, *planned) == [html.format_plan(EMOJI, stored()[1].settings)]
     live = compare.save_comparison(stored()[0], EMOJI, tmp_path)
     for previous in (live, None):
         assert compare.show_other_mode(EMOJI, previous, compare.MODES[1]) == compare.View()
