@@ -21,6 +21,7 @@ from latentcrf.guidance import GuidanceCutoff, cutoff
 from latentcrf.inner_schedulers import check_scheduler
 from latentcrf.precision import autocast
 from latentcrf.utils.hub import split_revision
+from latentcrf.utils.manifest import check_shipped
 from latentcrf.utils.weights import MODELS
 
 STEPS, BYPASS, GUIDANCE = 50, (33, 49), 3.0
@@ -60,6 +61,7 @@ def load_pipeline(
     kind = json.loads(index.read_text()).get("_class_name")
     if kind not in PIPELINES:
         raise ValueError(f"{folder} holds a {kind}; accepted are {' and '.join(PIPELINES)}.")
+    check_shipped(folder)
     kinds = precision if precision == torch.float32 else {"vae": torch.float32, "default": precision}
     with warnings.catch_warnings():  # diffusers 0.42 prefers `dtype`, which those before it do not know
         warnings.filterwarnings("ignore", message=".*torch_dtype", category=FutureWarning)

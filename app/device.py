@@ -120,7 +120,9 @@ class DeviceWorker:
                 return
             for _ in self.stream("compare", settings, True):
                 pass
-        except ModelsError as error:
+            for damage in self.call("find_damaged_results"):
+                log.error("%s", damage)
+        except (ModelsError, OSError) as error:
             log.error("%s", error)
 
     def call(self, name: str, *arguments: Any) -> Any:

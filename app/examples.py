@@ -7,6 +7,7 @@ NAME.json holds the tree, NAME.webp its pictures (lossless, in rows of `PER_ROW`
 import importlib
 import io
 import json
+import logging
 from dataclasses import fields, is_dataclass
 from functools import cache
 from html import escape
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from app.models import ModelSet
@@ -46,6 +48,7 @@ CLASSES = {
 PER_ROW = 8  # pictures in a row of the WebP
 # Pictures of floats have 8 bits up to so many times their 99 % quantile: where they are drawn, what is above is white.
 HEADROOM = 2.5
+log = logging.getLogger(__name__)
 
 
 class Writer:
@@ -159,19 +162,24 @@ def read_example(name: str, folder: Path = FOLDER) -> Any:
         folder: default: the shipped ones.
 
     Returns:
-        As it was written; None where there is no such example.
-
-    Raises:
-        ValueError: the file holds what no example may.
+        As it was written; None where there is no such example, or a file of it is damaged: that is logged.
     """
     path = folder / f"{name}.json"
     if not path.is_file():
         return None
-    record = json.loads(path.read_text())
+    try:
+        return _read(path)
+    except (OSError, ValueError, TypeError, LookupError, SafetensorError) as error:
+        log.error("The stored example %s is damaged (%r). This makes it again: %s", path, error, COMMAND)
+        return None
+
+
+def _read(path: Path) -> Any:
+    record = json.loads(path.read_text(encoding="utf-8"))
     pictures: list[np.ndarray] = []
     if record["picture_size"] is not None:
         width, height = record["picture_size"]
-        with Image.open(folder / f"{name}.webp", formats=["WEBP"]) as image:
+        with Image.open(path.with_suffix(".webp"), formats=["WEBP"]) as image:
             sheet = np.asarray(image.convert("RGB"))
         sheet = sheet.reshape(-1, height, PER_ROW, width, 3).swapaxes(1, 2)
         pictures = list(sheet.reshape(-1, height, width, 3))

@@ -20,6 +20,7 @@ from app.models_file import Source
 from app.settings import Settings
 from latentcrf import LatentCRF
 from latentcrf.precision import choose_precision, precision_name
+from latentcrf.utils.manifest import ASSETS, find_damage
 
 ROOM = 0.7  # share of the GPU's free memory that weights may take; the rest is for what a run computes
 
@@ -102,6 +103,16 @@ class LoadedModels:
             self.pipeline.enable_model_cpu_offload(device=device)
             return
         self.pipeline.to(device)
+
+
+def find_damaged_results() -> list[str]:
+    """Compare the stored examples and tables that the page shows with the manifest.
+
+    Returns:
+        A few words for each file that is damaged, missing or foreign.
+    """
+    folders = (ASSETS / name for name in ("examples", "results/benchmark", "results/variance"))
+    return [each for folder in folders if folder.is_dir() for each in find_damage(folder)]
 
 
 def find_device() -> torch.device:

@@ -26,6 +26,7 @@ from app.examples import (  # noqa: E402
     COMPARE,
     CONVERGENCE,
     DIVERSITY,
+    FOLDER,
     METHOD,
     plan_comparisons,
     write_example,
@@ -138,6 +139,8 @@ def main(arguments: list[str] | None = None) -> int:
         worker = DeviceWorker(read_catalog())
         with worker.call("replace_folder", options.out) as folder:
             make_examples(worker, folder)
+        if options.out.resolve() == FOLDER.resolve():
+            worker.call("write_manifest")
     except (ModelsError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

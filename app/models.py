@@ -42,6 +42,7 @@ REPLACED = (
     "KDPM2AncestralDiscreteScheduler", "DPMSolverSDEScheduler",
 )  # fmt: skip
 SOURCES = ("model", "crf", "finisher")  # keys of an entry that name where files are
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")  # files of a tokenizer's words
 CRF_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
 
 
@@ -133,6 +134,8 @@ class ModelSet:
                     yield folder / "scheduler_config.json"
                 elif "Tokenizer" in kind:
                     yield folder / "tokenizer_config.json"
+                    words = [folder / name for name in VOCABULARIES if (folder / name).is_file()]
+                    yield from words or [folder / VOCABULARIES[0]]  # without them it reads every word as unknown
                 elif kind.endswith(("Extractor", "Processor")):
                     yield folder / "preprocessor_config.json"
                 else:
@@ -159,6 +162,11 @@ class ModelSet:
                         "pipeline with safe_serialization=True."
                     )
                 raise ModelsError(f"{path} is missing. {advice}")
+            if path.suffix == ".json":
+                try:
+                    json.loads(path.read_text(encoding="utf-8"))
+                except ValueError as error:
+                    raise ModelsError(f"{path} is damaged: it is no JSON ({error}). {advice}") from None
             if path.suffix == ".safetensors":
                 try:
                     safe_open(path, framework="numpy")  # reads the header, which says how long the file must be

@@ -25,6 +25,7 @@ from .conditioning import ConditioningNetwork, PositionFeatures
 from .observation import Observation, as_level, trend
 from .potentials import Experts, Pairwise, Potentials, energy
 from .solver import iterate, without_autocast
+from .utils.manifest import check_shipped
 
 FORMS = ("conditional", "static")
 TARGETS = ("denoised", "latents")
@@ -267,6 +268,24 @@ class LatentCRF(ModelMixin, ConfigMixin):
         """
         *_, y = self.solve(self.potentials(observation), num_iterations, solver)
         return y.to(observation.latents.dtype)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> "LatentCRF":
+        """Load a model, its weights from safetensors; a shipped one is compared with the manifest before.
+
+        Args:
+            pretrained_model_name_or_path: folder, or USER/NAME of the Hub.
+            kwargs: as of `diffusers.ModelMixin.from_pretrained`; `use_safetensors` is True unless it is given.
+
+        Returns:
+            The model.
+
+        Raises:
+            OSError: there is no such model, its weights are no safetensors, or a shipped file is damaged.
+        """
+        if kwargs.get("subfolder") is None:
+            check_shipped(pretrained_model_name_or_path)
+        return super().from_pretrained(pretrained_model_name_or_path, **{"use_safetensors": True, **kwargs})
 
     def push_to_hub(
         self,

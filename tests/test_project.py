@@ -54,6 +54,18 @@ def test_no_weights_are_unpickled() -> None:
                 assert "weights_only=True" in ast.unparse(node), f"{path}:{node.lineno}"
 
 
+def test_weights_are_read_from_safetensors_alone() -> None:
+    """Else diffusers falls back to pickles; `LatentCRF.from_pretrained` sets it, and schedulers have no weights."""
+    for path in (path for package in OURS for path in sources(package)):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                owner, name = ast.unparse(node.func.value), node.func.attr
+                if name in ("from_pretrained", "download") and "LatentCRF" not in owner:
+                    has_no_weights = owner == "inner" or owner.endswith(("Scheduler", "Tokenizer", "super()"))
+                    written = ast.unparse(node)
+                    assert has_no_weights or "use_safetensors" in written, f"{path}:{node.lineno}: {written}"
+
+
 def requirements(name: str) -> dict[str, Requirement]:
     found: dict[str, Requirement] = {}
     for line in (ROOT / name).read_text().splitlines():

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from latentcrf.precision import autocast
 from latentcrf.training.loop import RunError
 from latentcrf.utils.hub import split_revision
+from latentcrf.utils.manifest import check_shipped
 
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
@@ -219,6 +220,7 @@ def load_ldm(base: str | Path, device: torch.device | str = "cpu") -> LDM:
         if not Path(base).exists() and len(Path(base).parts) != 2:  # a hub id is OWNER/NAME
             raise OSError("there is no such folder")
         place, revision = split_revision(base)
+        check_shipped(place)
         name = DiffusionPipeline.load_config(place, revision=revision)["_class_name"]
         if name not in PIPELINES:
             raise RunError(f"{base} is a {name}; {accepted}.")

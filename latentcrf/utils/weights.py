@@ -5,7 +5,9 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
-MODELS = Path(__file__).parents[2] / "assets" / "models"  # of a checkout; an installed library has none
+from latentcrf.utils.manifest import ASSETS, check_shipped
+
+MODELS = ASSETS / "models"  # of a checkout; an installed library has none
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -21,6 +23,7 @@ def find_weights(name: str, folder: str | Path | None = None) -> Path:
 
     Raises:
         FileNotFoundError: there is no such file; the message says how to get it or name another folder.
+        DamagedFilesError: it is a shipped file, and not as it was shipped.
     """
     path = Path(folder or MODELS / name) / "model.safetensors"
     if not path.is_file():
@@ -28,6 +31,7 @@ def find_weights(name: str, folder: str | Path | None = None) -> Path:
             f"{path} is missing. Make it by: python -m recipes.emoji.third_party_weights --out assets/models --models "
             f"{name}; or name a folder that holds model.safetensors (argument `folder`; in training --feature-weights)."
         )
+    check_shipped(path.parent)
     return path
 
 

@@ -196,7 +196,7 @@ def train(options: argparse.Namespace) -> None:
         raise DatasetError(f'{options.data} holds no row of split "test": the report measures the loss on these.')
     test_images = torch.from_numpy(read_images(options.data, test_rows)).permute(0, 3, 1, 2)
 
-    vae = AutoencoderKL.from_pretrained(options.vae, torch_dtype=torch.float32).to(device).eval()
+    vae = AutoencoderKL.from_pretrained(options.vae, torch_dtype=torch.float32, use_safetensors=True).to(device).eval()
     if options.init_from:
         start = StableDiffusionPipeline.from_pretrained(
             options.init_from, torch_dtype=torch.float32, use_safetensors=True

@@ -144,7 +144,7 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
         return images.to(device).float() / 127.5 - 1
 
     vae = (
-        AutoencoderKL.from_pretrained(options.init_from, torch_dtype=torch.float32)
+        AutoencoderKL.from_pretrained(options.init_from, torch_dtype=torch.float32, use_safetensors=True)
         if options.init_from
         else build_vae()
     ).to(device)
@@ -215,7 +215,7 @@ def train(options: argparse.Namespace) -> AutoencoderKL:
         run.count(len(images), l1=l1, lpips_train=perceptual, kl=kl)
         if stays_near:
             run.count(0, drift=drift)
-    return AutoencoderKL.from_pretrained(options.out / "vae")
+    return AutoencoderKL.from_pretrained(options.out / "vae", use_safetensors=True)
 
 
 def export(vae: AutoencoderKL, images: Tensor | None, folder: Path) -> None:
