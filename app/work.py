@@ -59,7 +59,10 @@ def _style(presentation: bool) -> dict[str, bool]:
 def run_variance(
     models: LoadedModels, prompts: list[str], seeds: list[int], defaults: Settings, most: int, report: Report
 ) -> None:
-    """Report a table for each batch (of `most` runs or fewer) and method, the full run's first."""
+    """Report the denoiser calls so far, and a table for each batch (of `most` runs or fewer) and method.
+
+    The full run's table comes before the bypass'. A call on a batch counts once a run.
+    """
     for table in variance.compute(
         models.pipeline,
         prompts,
@@ -70,6 +73,7 @@ def run_variance(
         guidance=defaults.guidance,
         batch_size=_choose_batch_size(models, most),
         precision=models.precision,
+        report=report,
     ):
         report(table)
 

@@ -8,6 +8,7 @@ from analysis.studies import FULL_RUN, LATENTCRF
 
 # Quantity -> (title, axis).
 TITLES = {
+    "estimate_change": ("Change of the clean estimate", "Root mean square change of x0_hat a step"),
     "variance": ("Variance of the latents", "Variance over all dimensions"),
     "estimate_variance": ("Variance of the clean estimate", "Variance of x0_hat over all dimensions"),
     "change": ("Change of the latents a step", "Root mean square change a step of the full run"),

@@ -1,6 +1,7 @@
 """Latent variance over the steps of a run (paper, Fig. A.1), and the bypass that it proposes."""
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from analysis.studies import FULL_RUN, LATENTCRF, ZERO_PARAMETER_BYPASS
 from latentcrf import LatentCRF, LatentCRFScheduler
 from latentcrf.noise_levels import clean_estimate_between, coefficients, to_variance_preserving
 
-QUANTITIES = ("variance", "estimate_variance", "change")
+QUANTITIES = ("estimate_change", "variance", "estimate_variance", "change")
 
 
 def compute_variance(latents: Tensor) -> np.ndarray:
@@ -29,6 +30,18 @@ def compute_variance(latents: Tensor) -> np.ndarray:
     return latents.float().flatten(1).var(dim=1, correction=0).cpu().numpy()
 
 
+def compute_size(difference: Tensor) -> np.ndarray:
+    """Compute the root mean square of each item.
+
+    Args:
+        difference: (B, C, H, W).
+
+    Returns:
+        (B,).
+    """
+    return difference.float().square().flatten(1).mean(1).sqrt().cpu().numpy()
+
+
 def tabulate_run(latents: list[Tensor], scheduler: Any, name: str, first_run: int) -> pd.DataFrame:
     """Tabulate a finished run, one row a run and step that it makes.
 
@@ -40,13 +53,15 @@ def tabulate_run(latents: list[Tensor], scheduler: Any, name: str, first_run: in
 
     Returns:
         Columns method, run, step (of the full run, counted from 0; the last row is the result), timestep, log_snr (of
-        the latents), variance, estimate_variance and change (of the step that begins there; none at the end).
+        the latents), variance, estimate_variance, change (root mean square, of the step that begins there; none at the
+        end) and estimate_change (of the clean estimate, from this denoiser call's to the next one's; none at the last
+        call). Changes are a step of the full run.
     """
     timesteps = [int(t) for t in scheduler.timesteps]
     inner = scheduler.scheduler if isinstance(scheduler, LatentCRFScheduler) else scheduler
     grid = [int(t) for t in inner.timesteps]
     steps = [*(grid.index(timestep) for timestep in timesteps), len(grid)]
-    rows, runs = [], range(first_run, first_run + len(latents[0]))
+    rows, estimates, runs = [], [], range(first_run, first_run + len(latents[0]))
     for index, here in enumerate(latents):
         at_end = index == len(timesteps)
         step = steps[index]
@@ -63,16 +78,18 @@ def tabulate_run(latents: list[Tensor], scheduler: Any, name: str, first_run: in
         if not at_end:
             following = latents[index + 1]
             record = scheduler.last_bypass if isinstance(scheduler, LatentCRFScheduler) else None
-            after = coefficients(inner, steps[index + 1])
+            next_level = coefficients(inner, steps[index + 1])
             if record is not None and torch.equal(following, record.latents):
                 estimate = record.observation.denoised
             else:
-                estimate = clean_estimate_between(here.float(), following.float(), level, after)
-            difference = following / to_variance_preserving(*after)[1] - here / scale
+                estimate = clean_estimate_between(here.float(), following.float(), level, next_level)
+            difference = following / to_variance_preserving(*next_level)[1] - here / scale
+            estimates.append(estimate.float())
             row["estimate_variance"] = compute_variance(estimate)
-            distance = difference.float().square().flatten(1).mean(1).sqrt().cpu().numpy()
-            row["change"] = distance / (steps[index + 1] - step)  # the bypass is many steps long
+            row["change"] = compute_size(difference) / (steps[index + 1] - step)  # the bypass is many steps long
         rows.append(pd.DataFrame(row))
+    for index, (before, after) in enumerate(itertools.pairwise(estimates)):
+        rows[index]["estimate_change"] = compute_size(after - before) / (steps[index + 1] - steps[index])
     return pd.concat(rows, ignore_index=True)
 
 
@@ -87,6 +104,7 @@ def compute(
     guidance: float = GUIDANCE,
     batch_size: int = 16,
     precision: torch.dtype = torch.float32,
+    report: Callable[[int], None] = lambda calls: None,
 ) -> Iterator[pd.DataFrame]:
     """Run the full run and the bypass from the same noise.
 
@@ -100,6 +118,7 @@ def compute(
         guidance: default 3.
         batch_size: runs at a time, default 16.
         precision: in which the networks compute, default float32.
+        report: is called with the number of denoiser calls so far, after each; a call on a batch counts once a run.
 
     Yields:
         Tables as of `tabulate_run`, one a batch and method, as they finish.
@@ -111,6 +130,7 @@ def compute(
         raise ValueError(f"one seed a prompt: got {len(prompts)} prompts and {len(seeds)} seeds.")
     bypassed = LatentCRFScheduler(pipeline.scheduler, crf, bypass=bypass)
     methods = {FULL_RUN: pipeline.scheduler, ZERO_PARAMETER_BYPASS if crf is None else LATENTCRF: bypassed}
+    calls = 0
     for begin in range(0, len(prompts), batch_size):
         batch = slice(begin, begin + batch_size)
         embeds, noise = encode(pipeline, prompts[batch]), initial_noise(pipeline, seeds[batch])
@@ -118,7 +138,10 @@ def compute(
             path: list[Tensor] = []
 
             def on_step(_: int, latents: Tensor, path: list[Tensor] = path) -> None:
+                nonlocal calls
                 path.append(latents.clone())
+                calls += len(latents)
+                report(calls)
 
             run_sampler(
                 pipeline, embeds, noise,

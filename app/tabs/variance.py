@@ -103,13 +103,18 @@ def run_variance(run: Run, text: str, runs: float, seed: float, *choices: Any) -
     defaults = model_set.defaults
     prompts, seeds = parse(text, runs, seed)
     tables: list[pd.DataFrame] = []
-    clock = ProgressClock(len(prompts), "runs")
+    first, last = defaults.bypass
+    calls = 2 * defaults.steps - (last - first)  # of a run, by both methods
+    clock = ProgressClock(len(prompts) * calls, "denoiser calls")
     yield Update(run.start_text)
-    for table in run.stream("run_variance", prompts, seeds, defaults, BATCH):
-        tables.append(table)
+    for report in run.stream("run_variance", prompts, seeds, defaults, BATCH):
+        if isinstance(report, int):
+            yield Update(clock.format(report))
+            continue
+        tables.append(report)
         if len(tables) % 2:  # of the two methods' tables of a batch the first
             continue
-        done = int(table["run"].max()) + 1
+        done = int(report["run"].max()) + 1
         options = {
             "prompts": done,
             "text": prompts[:done],
@@ -122,7 +127,7 @@ def run_variance(run: Run, text: str, runs: float, seed: float, *choices: Any) -
         }
         outcome = Outcome(worker.call("summarize_variance", tables), options, False)
         is_done = done == len(prompts)
-        status = f"{len(prompts)} runs." if is_done else clock.format(done)
+        status = f"{len(prompts)} runs." if is_done else f"{done} runs are drawn; {clock.format(done * calls)}"
         yield Update(status, [outcome, *draw(worker, outcome, *choices)], busy=not is_done)
 
 

@@ -22,8 +22,12 @@ PROMPTS, SEEDS, BYPASS = ["red apple", "pizza", "apple"], [4, 5, 6], (5, 9)
 
 @pytest.fixture(scope="module")
 def runs(tiny_pipeline: StableDiffusionPipeline) -> pd.DataFrame:
-    tables = variance.compute(tiny_pipeline, PROMPTS, SEEDS, None, BYPASS, steps=10, batch_size=2)
-    return pd.concat(tables, ignore_index=True)
+    calls: list[int] = []
+    tables = variance.compute(tiny_pipeline, PROMPTS, SEEDS, None, BYPASS, steps=10, batch_size=2, report=calls.append)
+    runs = pd.concat(tables, ignore_index=True)
+    # two runs, then one: ten calls of the full run and six of the bypass
+    assert calls == [*range(2, 33, 2), *range(33, 49)]
+    return runs
 
 
 def test_steps_and_values(tiny_pipeline: StableDiffusionPipeline, runs: pd.DataFrame) -> None:
@@ -61,8 +65,10 @@ def test_the_clean_estimate_is_the_schedulers(tiny_pipeline: StableDiffusionPipe
         sample(tiny_pipeline, PROMPTS, SEEDS, steps=10)
     finally:
         del scheduler.step
-    full = runs[(runs["method"] == "full run") & runs["step"].isin([3, 7])]
+    full = runs[(runs["method"] == "full run")]
     for index in (3, 7):
+        change = (estimates[index + 1] - estimates[index]).square().flatten(1).mean(1).sqrt()
+        np.testing.assert_allclose(full[full["step"] == index]["estimate_change"], change, rtol=1e-3)
         expected = estimates[index].flatten(1).var(1, correction=0)
         np.testing.assert_allclose(full[full["step"] == index]["estimate_variance"], expected, rtol=1e-3)
 
@@ -70,7 +76,7 @@ def test_the_clean_estimate_is_the_schedulers(tiny_pipeline: StableDiffusionPipe
 def curve(values: list[float]) -> pd.DataFrame:
     rows = [
         {"method": name, "run": run, "step": step, "timestep": 1000 - step, "log_snr": float(step), "variance": v + run,
-         "estimate_variance": v, "change": v}
+         "estimate_variance": v, "change": v, "estimate_change": v}
         for name in ("full run", "LatentCRF") for run in range(3) for step, v in enumerate(values)
     ]  # fmt: skip
     return pd.DataFrame(rows)
@@ -104,7 +110,7 @@ def test_figure() -> None:
     assert (figure.layout.shapes[0].x0, figure.layout.shapes[0].x1) == (2, 5)
     for axis, words in AXES.items():
         assert draw_quantity(summary, "change", (2, 5), axis).layout.xaxis.title.text == words
-    with pytest.raises(ValueError, match="'noise' is not drawn; accepted are variance"):
+    with pytest.raises(ValueError, match="'noise' is not drawn; accepted are estimate_change, variance"):
         draw_quantity(summary, "noise", (2, 5))
 
 
