@@ -46,6 +46,7 @@ class Run:
         skipped: (first, last), the steps of the bypass; None: nothing is skipped.
         earlier_call: the step whose clean estimate the CRF sees too, beside the last one's; None: none.
         earlier: that estimate, by the sample's number in its step.
+        timesteps: of the full run, read once: on a GPU each look at the scheduler's own waits for it; empty: not read yet.
         timestep: of the last step.
         number: of the last sample in its step, from 0. A scheduler that does not count its steps (DDIM, DDPM) may make
             each for several samples: tiles, or images one after the other.
@@ -63,6 +64,7 @@ class Run:
     skipped: tuple[int, int] | None = None
     earlier_call: int | None = None
     earlier: dict[int, Tensor] = field(default_factory=dict)
+    timesteps: list[float] = field(default_factory=list)
     timestep: float | None = None
     number: int = 0
     thread: int | None = None
@@ -73,14 +75,14 @@ class Run:
     has_own_schedule: bool = False
 
 
-def read_timestep(timestep: Any) -> Tensor:
+def read_timestep(timestep: Any) -> float:
     """Read the timestep that a pipeline passes to `step`.
 
     Args:
         timestep: a number, a scalar tensor, or one for each sample (B,), all equal.
 
     Returns:
-        The timestep, a scalar tensor.
+        The timestep, as `Run.timesteps` holds it.
 
     Raises:
         ValueError: there is none, or the samples have several.
@@ -88,4 +90,4 @@ def read_timestep(timestep: Any) -> Tensor:
     values = torch.as_tensor(float("nan") if timestep is None else timestep).flatten()
     if timestep is None or not len(values) or (len(values) > 1 and bool((values != values[0]).any())):
         raise ValueError(f"A step needs one timestep, the same for all samples; it was given {timestep}.")
-    return values[0]
+    return float(values[0])

@@ -533,7 +533,7 @@ class LatentCRFScheduler(SchedulerMixin):
         networks = {"crf": self.crf if self.bypass is not None else None, "finisher": finisher}
         return {name: network for name, network in networks.items() if network is not None}
 
-    def _begin_step(self, timestep: Any) -> None:
+    def _begin_step(self, timestep: float) -> None:
         """Note which sample of which step comes, and choose who makes it.
 
         Raises:
@@ -546,18 +546,19 @@ class LatentCRFScheduler(SchedulerMixin):
                 "The steps of this run come from two threads. A scheduler keeps the state of one run: give each thread "
                 "a pipeline with a scheduler of its own."
             )
-        value = float(timestep)
-        is_repeated = value == run.timestep
+        if not run.timesteps:
+            run.timesteps = self.scheduler.timesteps.tolist()
+        is_repeated = timestep == run.timestep
         if run.timestep is None and getattr(self.scheduler, "begin_index", None) is None:
-            found = (self.scheduler.timesteps == timestep).nonzero()  # Kandinsky sets no begin index
-            if len(found) and int(found[0]):
-                self._check_begin(int(found[0]))
-        run.thread, run.timestep, run.number = thread, value, run.number + 1 if is_repeated else 0
+            begin = run.timesteps.index(timestep) if timestep in run.timesteps else 0  # Kandinsky sets no begin index
+            if begin:
+                self._check_begin(begin)
+        run.thread, run.timestep, run.number = thread, timestep, run.number + 1 if is_repeated else 0
         if hasattr(self.scheduler, "step_index"):
-            if is_repeated and int((self.scheduler.timesteps == timestep).sum()) == 1:
+            if is_repeated and run.timesteps.count(timestep) == 1:
                 raise ValueError(
                     f"{type(self.scheduler).__name__} counts its steps, so it makes each for one batch; timestep "
-                    f"{value:g} came twice. Use DDIMScheduler for several tiles or images a step."
+                    f"{timestep:g} came twice. Use DDIMScheduler for several tiles or images a step."
                 )
         elif run.skipped is not None:  # it does not count: the timestep says who is next
             run.active = self.scheduler if self._steps_done(timestep) <= run.skipped[0] else run.after
@@ -580,14 +581,13 @@ class LatentCRFScheduler(SchedulerMixin):
         self.last_finish = FinishRecord(latents, self.finisher(latents, prompt))
         return self.last_finish.latents
 
-    def _steps_done(self, timestep: Any) -> int:
+    def _steps_done(self, timestep: float) -> int:
         """Count the steps of the full run up to and with the one at `timestep`."""
         if getattr(self._run.active, "step_index", None) is not None:
             return int(self._run.active.step_index)
-        found = (self.scheduler.timesteps == timestep).nonzero()  # DDIM and DDPM do not count
-        if len(found) == 0:
+        if timestep not in self._run.timesteps:
             raise ValueError(f"Timestep {int(timestep)} is not one of this run's; pass those in `timesteps`, in order.")
-        return int(found[0]) + 1
+        return self._run.timesteps.index(timestep) + 1  # DDIM and DDPM do not count
 
     def _estimate(self, output: Any, index: int, model_output: Tensor, sample: Tensor) -> Tensor:
         """Take or compute the clean estimate (B, C, H, W) of step `index`, whose inner step returned `output`."""
