@@ -23,6 +23,7 @@ from latentcrf.precision import autocast
 from latentcrf.utils.hub import split_revision
 from latentcrf.utils.manifest import check_shipped
 from latentcrf.utils.weights import MODELS
+from latentcrf.vae import upcast_if_needed
 
 STEPS, BYPASS, GUIDANCE = 50, (33, 49), 3.0
 PIPELINES = {kind.__name__: kind for kind in (StableDiffusionPipeline, StableDiffusionXLPipeline)}
@@ -509,12 +510,12 @@ def decode_and_check(
     Returns:
         The images of `decode`, and whether each is blocked (B).
     """
-    factor, images, blocked = pipeline.vae.config.scaling_factor, [], []
+    device, factor, images, blocked = get_device(pipeline), pipeline.vae.config.scaling_factor, [], []
     for part in latents.split(batch_size or choose_batch_size(*latents.shape[-2:])):
-        with autocast(get_device(pipeline), precision):
+        with autocast(device, precision), upcast_if_needed(pipeline.vae, device):
             decoded = pipeline.vae.decode(part / factor).sample
         images.append(decoded.float().clamp(-1, 1))
-        blocked += find_blocked(pipeline, images[-1], get_device(pipeline))
+        blocked += find_blocked(pipeline, images[-1], device)
     found = torch.cat(images).cpu()
     for index, is_blocked in enumerate(blocked):
         if is_blocked:
@@ -535,7 +536,8 @@ def reconstruct(pipeline: StableDiffusionPipeline, images: Tensor, batch_size: i
     Returns:
         (N, 3, H, W).
     """
-    with autocast(get_device(pipeline), precision):
+    device = get_device(pipeline)
+    with autocast(device, precision), upcast_if_needed(pipeline.vae, device):
         latents = [pipeline.vae.encode(batch).latent_dist.mode() for batch in images.split(batch_size)]
     scaled = torch.cat(latents).float() * pipeline.vae.config.scaling_factor
     return decode(pipeline, scaled, batch_size, precision)

@@ -58,14 +58,6 @@ class Stopwatch:
             self.began += self._read_clock() - stopped
 
 
-class Float32RoundTrip(VAERoundTrip):
-    """The VAE round trip in float32 whatever the sampler runs in: SDXL's autoencoder overflows in float16."""
-
-    def __call__(self, latents: Tensor, prompt_embeds: Tensor | None = None) -> Tensor:
-        with torch.autocast(latents.device.type, enabled=False):
-            return super().__call__(latents.float(), prompt_embeds).to(latents.dtype)
-
-
 def compare(
     models: LoadedModels,
     settings: Settings,
@@ -125,7 +117,7 @@ def build_scheduler(models: LoadedModels, settings: Settings) -> LatentCRFSchedu
     finisher: Finisher | VAERoundTrip | None = None
     if settings.finisher:
         crf = models.finisher
-        finisher = Float32RoundTrip(models.pipeline.vae) if crf is None else Finisher(crf, settings.iterations)
+        finisher = VAERoundTrip(models.pipeline.vae) if crf is None else Finisher(crf, settings.iterations)
     return LatentCRFScheduler(
         UniPCMultistepScheduler.from_config(own.config) if settings.few_steps else own,
         models.crf,

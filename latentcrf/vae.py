@@ -1,7 +1,7 @@
 """The VAE round trip: final latents decoded to images and encoded again."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -94,7 +94,7 @@ def round_trip(vae: Any, latents: Tensor) -> Tensor:
     """
     check_autoencoder(vae)
     factor, shift = _read_scaling(vae, latents)
-    with upcast_if_needed(vae):
+    with upcast_if_needed(vae, latents.device):
         images = vae.decode((latents / factor + shift).to(vae.dtype)).sample
         encoded = vae.encode(images.clamp(-1, 1).to(vae.dtype))
     if hasattr(encoded, "latent_dist"):
@@ -115,18 +115,24 @@ def _read_scaling(vae: Any, like: Tensor) -> tuple[Any, Any]:
 
 
 @contextmanager
-def upcast_if_needed(vae: Any) -> Iterator[None]:
-    """Within the context, a float16 autoencoder that overflows (`force_upcast`: SDXL's) computes in float32.
+def upcast_if_needed(vae: Any, device: torch.device) -> Iterator[None]:
+    """Within the context, an autoencoder that overflows in float16 (`force_upcast`: SDXL's) computes in float32.
+
+    That is where its weights are float16, and where autocast would compute in float16. bfloat16 does not overflow.
 
     Args:
         vae: a diffusers autoencoder.
+        device: on which it computes; where the pipeline offloads its networks, the weights lie elsewhere.
     """
-    before = vae.dtype
-    overflows = before == torch.float16 and vae.config.get("force_upcast", False)
+    before, kind = vae.dtype, device.type
+    overflows = vae.config.get("force_upcast", False)
+    has_half_weights = overflows and before == torch.float16
+    has_half_autocast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
     try:
-        if overflows:
+        if has_half_weights:
             vae.to(torch.float32)
-        yield
+        with torch.autocast(kind, enabled=False) if overflows and has_half_autocast else nullcontext():
+            yield
     finally:
-        if overflows:
+        if has_half_weights:
             vae.to(before)

@@ -26,6 +26,7 @@ from latentcrf.training.losses import (
 from latentcrf.training.observations import observe_drawn, observe_recorded
 from latentcrf.training.presets import Preset
 from latentcrf.training.recording import RecordedRuns
+from latentcrf.vae import upcast_if_needed
 
 
 def draw_iterations() -> int:
@@ -230,8 +231,7 @@ class Refinement:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode latents (B, C, h, w) to images (B, 3, H, W), about -1 to 1."""
-        overflows = self.vae.config.force_upcast and self.precision == torch.float16  # SDXL's autoencoder
-        with autocast(self.device, torch.float32 if overflows else self.precision):
+        with autocast(self.device, self.precision), upcast_if_needed(self.vae, self.device):
             images: Tensor = self.vae.decode(latents / self.vae.config.scaling_factor).sample.float()
         return images
 

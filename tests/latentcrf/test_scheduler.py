@@ -460,6 +460,24 @@ def test_a_round_trip_by_hand(pipe) -> None:
     assert torch.allclose(round_trip(half, latents.half()).float(), expected, atol=0.02)
 
 
+def test_the_round_trip_does_not_overflow_under_float16_autocast() -> None:
+    """SDXL's autoencoder does in float16; its configuration says so."""
+    sizes = {"block_out_channels": (8,), "latent_channels": 4, "norm_num_groups": 4}
+    vae, kept = (AutoencoderKL(**sizes, force_upcast=upcast) for upcast in (True, False))
+    with torch.no_grad():
+        vae.decoder.conv_in.weight *= 1e6
+    kept.load_state_dict(vae.state_dict())
+    latents = torch.randn(1, 4, 8, 8)
+    expected = round_trip(vae, latents)
+    with torch.autocast("cpu", torch.float16):
+        assert torch.equal(round_trip(vae, latents), expected)
+        assert not round_trip(kept, latents).isfinite().all()
+        assert torch.is_autocast_enabled("cpu")
+    with torch.autocast("cpu", torch.bfloat16):  # it has float32's range, and is kept
+        found = round_trip(vae, latents)
+    assert found.isfinite().all() and not torch.equal(found, expected)
+
+
 def test_an_autoencoder_that_makes_no_round_trip(pipe, crf) -> None:
     with pytest.raises(ValueError, match="vae must be the pipeline's autoencoder, .* it is a LatentCRF"):
         VAERoundTrip(crf)
