@@ -46,7 +46,7 @@ class Run:
         skipped: (first, last), the steps of the bypass; None: nothing is skipped.
         earlier_call: the step whose clean estimate the CRF sees too, beside the last one's; None: none.
         earlier: that estimate, by the sample's number in its step.
-        timesteps: of the full run, read once: on a GPU each look at the scheduler's own waits for it; empty: not read yet.
+        timesteps: of the full run, read once, as each look at those on a GPU waits for it; empty: not read yet.
         timestep: of the last step.
         number: of the last sample in its step, from 0. A scheduler that does not count its steps (DDIM, DDPM) may make
             each for several samples: tiles, or images one after the other.
