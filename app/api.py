@@ -1,4 +1,4 @@
-"""The page's endpoint for programs, with the page's own checks.
+"""The page's endpoints for programs, with the page's own checks.
 
 from gradio_client import Client
 Client("http://127.0.0.1:7860").predict("red apple", 7, api_name="/compare")["speed_up"]
@@ -6,77 +6,79 @@ Client("http://127.0.0.1:7860").predict("red apple", 7, api_name="/compare")["sp
 
 import base64
 import inspect
+import io
+import json
 import logging
-from typing import Any, get_type_hints
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import gradio as gr
+import numpy as np
+import pandas as pd
+from gradio.context import get_blocks_context
+from PIL import Image
 
+from app.callback_stream import Cancelled
 from app.device import DeviceWorker
+from app.models import ModelSet
 from app.models_file import ModelsError
 from app.png import write_png
 from app.results import Comparison
 from app.runs import SORRY
-from app.settings import DECLARATIONS, NAMES, Settings, SettingsError
+from app.settings import DECLARATIONS, NAMES, Number, Settings, SettingsError, Switch
+from app.tabs import convergence, diversity, frontier, variance
+from app.visitor_queue import DEVICE
 
+SEEDS = Number("Seeds", 1, 16, help="this one and those that follow it")
 log = logging.getLogger(__name__)
 
 
-def build(worker: DeviceWorker) -> None:
-    """Add the endpoint `/compare`; call it within a `gr.Blocks`.
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of an endpoint.
 
-    Args:
-        worker: what computes.
+    Attributes:
+        type: of its value.
+        text: what it is, with its range.
+        default: of the first model; None: it must be given.
+        low: the lowest number; None: it has none.
+        high: the highest number; None: it has none.
     """
 
-    def endpoint(*values: Any) -> dict[str, Any]:
-        return compare(worker, dict(zip(NAMES, values, strict=True)))
-
-    describe_endpoint(endpoint, worker.catalog.default.defaults)
-    gr.api(
-        endpoint,
-        api_name="compare",
-        api_description=endpoint.__doc__,
-        concurrency_id="device",
-        concurrency_limit=1,
-    )
+    type: Any
+    text: str
+    default: Any = None
+    low: float | None = None
+    high: float | None = None
 
 
-def describe_endpoint(endpoint: Any, defaults: Settings) -> None:
-    """Give a function of all settings its signature and its docstring, from their declarations.
+@dataclass(frozen=True)
+class Endpoint:
+    """An endpoint.
 
-    All but the prompt may be left out: the model's defaults stand for them.
-
-    Args:
-        endpoint: the function; gradio reads both from it.
-        defaults: of the first model, which the docstring names.
+    Attributes:
+        name: in its address.
+        summary: one sentence.
+        returns: what it returns, in words.
+        parameters: by name.
+        answer: gives the answer, from the worker and the values that were given, by name; a problem that the caller
+            can mend is a `SettingsError`.
+        computes: whether it waits for the device.
     """
-    hints = {name: hint for name, hint in get_type_hints(Settings).items() if name in NAMES}
-    types = {name: hint if name == "prompt" else hint | None for name, hint in hints.items()}
-    parameters = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.POSITIONAL_OR_KEYWORD,
-            default=inspect.Parameter.empty if name == "prompt" else None,
-            annotation=kind,
-        )
-        for name, kind in types.items()
-    ]
-    result = dict[str, Any]
-    endpoint.__signature__ = inspect.Signature(parameters, return_annotation=result)
-    endpoint.__annotations__ = {**types, "return": result}
-    values = {name: "" if name == "prompt" else f"; default of the first model: {getattr(defaults, name)}"
-              for name in NAMES}  # fmt: skip
-    arguments = "\n".join(f"    {name}: {each.info}{values[name]}." for name, each in DECLARATIONS.items())
-    endpoint.__doc__ = (
-        "Draw a prompt by the full run and by LatentCRF, from the same noise.\n\n"
-        f"Args:\n{arguments}\n\n"
-        "Returns:\n"
-        "    settings, made_by, lpips, speed_up, and for full and latentcrf each: denoiser_calls, network_evaluations, "
-        "seconds of the sampler, is_blocked (by the model's safety checker), png in base64.\n"
-    )
+
+    name: str
+    summary: str
+    returns: str
+    parameters: dict[str, Parameter]
+    answer: Callable[[DeviceWorker, dict[str, Any]], dict[str, Any]]
+    computes: bool = True
 
 
-def compare(worker: DeviceWorker, values: dict[str, Any]) -> dict[str, Any]:
+# ------------------------------------------------------------------------------------------- answers
+
+
+def answer_compare(worker: DeviceWorker, values: Mapping[str, Any]) -> dict[str, Any]:
     """Run both methods from the same noise.
 
     Args:
@@ -86,19 +88,13 @@ def compare(worker: DeviceWorker, values: dict[str, Any]) -> dict[str, Any]:
     Returns:
         Settings, what made the images, LPIPS, speed-up, and each method's denoiser calls, network evaluations, sampler
         seconds, whether it is blocked, and PNG in base64.
-
-    Raises:
-        gr.Error: settings out of range, each with its name and accepted range; or another problem, as a sentence.
     """
-    try:
-        settings = worker.catalog.parse({name: value for name, value in values.items() if value is not None})
-        *_, result = worker.stream("compare", settings, False, model=settings.model)
-        assert isinstance(result, Comparison)
-    except (SettingsError, ModelsError) as error:
-        raise gr.Error(str(error), print_exception=False) from None
-    except Exception:
-        log.exception("comparison failed")
-        raise gr.Error(SORRY, print_exception=False) from None
+    return _compare(worker, worker.catalog.parse(values))
+
+
+def _compare(worker: DeviceWorker, settings: Settings) -> dict[str, Any]:
+    *_, result = worker.stream("compare", settings, False, model=settings.model)
+    assert isinstance(result, Comparison)
     answer = {"settings": settings.as_dict(), "made_by": result.origin, "lpips": result.lpips}
     for one in (result.full, result.latentcrf):
         png = write_png(one.image, settings, {"image": one.method, **result.origin})
@@ -110,3 +106,337 @@ def compare(worker: DeviceWorker, values: dict[str, Any]) -> dict[str, Any]:
             "png": base64.b64encode(png).decode(),
         }
     return {**answer, "speed_up": result.speed_up}
+
+
+def answer_compare_seeds(worker: DeviceWorker, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Run both methods for several seeds.
+
+    Args:
+        worker: what computes.
+        values: settings by name, and `seeds`.
+
+    Returns:
+        "runs": as of `answer_compare`, one a seed.
+    """
+    first = worker.catalog.parse(values)
+    count = int(SEEDS.check(values.get("seeds", 4)))
+    worker.check_work(count * sum(first.denoiser_calls.values()))
+    every = [replace(first, seed=int(DECLARATIONS["seed"].check(first.seed + i))) for i in range(count)]
+    return {"runs": [_compare(worker, settings) for settings in every]}
+
+
+def answer_variance(worker: DeviceWorker, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Measure the latents' variance over the steps, and propose a bypass.
+
+    Args:
+        worker: what computes.
+        values: by the names of the parameters.
+
+    Returns:
+        rows, proposed_bypass (null: there is none), runs.
+    """
+    model_set = worker.catalog.get(values.get("model"))
+    first, text = list_variance(model_set), values.get("prompts")
+    lines = "\n".join(model_set.variance_prompts) if text is None else text
+    if not isinstance(lines, str):
+        raise SettingsError("Prompts must be text, one prompt a line.")
+    prompts, seeds = variance.parse(lines, *(values.get(name, first[name].default) for name in ("runs", "seed")))
+    threshold = variance.THRESHOLD.check(values.get("threshold", first["threshold"].default))
+    defaults = model_set.defaults
+    worker.check_work(len(prompts) * sum(replace(defaults, few_steps=0).denoiser_calls.values()))
+    reports = worker.stream("run_variance", prompts, seeds, defaults, variance.BATCH, model=model_set.name)
+    tables = [report for report in reports if isinstance(report, pd.DataFrame)]
+    summary = worker.call("summarize_variance", tables)
+    return {
+        "rows": list_records(summary),
+        "proposed_bypass": worker.call("propose_bypass", summary, threshold / 100),
+        "runs": [{"prompt": prompt, "seed": seed} for prompt, seed in zip(prompts, seeds, strict=True)],
+    }
+
+
+def answer_convergence(worker: DeviceWorker, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Follow the CRF's iterations.
+
+    Args:
+        worker: what computes.
+        values: by the names of the parameters.
+
+    Returns:
+        settings, seeds, rows.
+    """
+    model_set = worker.catalog.get(values.get("model"))
+    settings = worker.catalog.parse({"prompt": model_set.defaults.prompt, **values})
+    count = int(convergence.COUNT.check(values.get("seeds", 4)))
+    worker.check_work(count * settings.bypass_start)
+    if model_set.crf is None:
+        raise SettingsError(f"{model_set.title} has no LatentCRF of its own: nothing converges.")
+    seeds = [settings.seed + i for i in range(count)]
+    *_, found = worker.stream("run_convergence", settings, seeds, model=model_set.name)
+    return {"settings": settings.as_dict(), "seeds": seeds, "rows": list_records(found.table)}
+
+
+def answer_diversity(worker: DeviceWorker, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Draw many seeds of one prompt by several methods.
+
+    Args:
+        worker: what computes.
+        values: by the names of the parameters.
+
+    Returns:
+        rows (metrics of each method), seeds, images (PNG in base64 by method, one a seed).
+    """
+    model_set = worker.catalog.get(values.get("model"))
+    prompt, first, count, others = diversity.list_first_values(model_set)
+    methods = values.get("methods", others)
+    if not isinstance(methods, list) or not all(isinstance(name, str) for name in methods):
+        raise SettingsError(f"Methods must be a list among {', '.join(diversity.list_others(model_set))}.")
+    prompt, seeds, methods = diversity.parse(
+        model_set, values.get("prompt", prompt), values.get("seed", first), values.get("seeds", count), methods
+    )
+    defaults = model_set.defaults
+    worker.check_work(worker.call("count_diversity_calls", methods, len(seeds), defaults.steps, defaults.bypass))
+    reports = worker.stream("run_diversity", prompt, seeds, methods, defaults, model=model_set.name)
+    rows = [report for report in reports if not isinstance(report, int)]
+    return {
+        "rows": list_records(worker.call("tabulate_diversity", rows)),
+        "seeds": seeds,
+        "images": {row.method: [encode_png(image) for image in row.images] for row in rows},
+    }
+
+
+def answer_frontier(worker: DeviceWorker, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the benchmark's table.
+
+    Args:
+        worker: not used: the table comes with the project.
+        values: by the names of the parameters.
+
+    Returns:
+        rows.
+    """
+    all_methods = Switch("All methods", "").check(values.get("all_methods", False))
+    quality = values.get("quality", next(iter(frontier.METRICS)))
+    if not isinstance(quality, str) or quality not in frontier.METRICS:
+        raise SettingsError(f"Quality must be one of: {'; '.join(frontier.METRICS)}.")
+    table, problem = frontier.read_shipped()
+    if table is None:
+        raise SettingsError(problem)
+    try:
+        return {"rows": list_records(frontier.list_rows(table, frontier.METRICS[quality].column, all_methods))}
+    except ValueError as error:
+        raise SettingsError(str(error).capitalize()) from None
+
+
+def list_records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """List a table's rows; what is not a number is null.
+
+    Args:
+        table: with named columns.
+    """
+    return json.loads(table.to_json(orient="records"))
+
+
+def encode_png(image: np.ndarray) -> str:
+    """Encode an image, uint8 (H, W, 3), as PNG in base64."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "png")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+# ----------------------------------------------------------------------------------------- endpoints
+
+
+def list_settings(model_set: ModelSet, names: tuple[str, ...] = NAMES) -> dict[str, Parameter]:
+    """List settings as parameters, from their declarations.
+
+    Args:
+        model_set: the first model, whose defaults they have.
+        names: of the settings; default all.
+    """
+    parameters = {}
+    for name in names:
+        default = getattr(model_set.defaults, name)
+        parameters[name] = _describe(DECLARATIONS[name], type(default), default)
+    return parameters
+
+
+def _describe(declaration: Any, kind: Any, default: Any) -> Parameter:
+    is_number = isinstance(declaration, Number)
+    low, high = (declaration.low, declaration.high) if is_number else (None, None)
+    return Parameter(kind, declaration.info, default, low, high)
+
+
+def list_variance(model_set: ModelSet) -> dict[str, Parameter]:
+    """List the parameters of `/variance`.
+
+    Args:
+        model_set: the first model.
+    """
+    return {
+        "prompts": Parameter(str, "prompts, one a line, used in turn", "those of the page"),
+        "runs": _describe(variance.RUNS, int, 16),
+        "seed": _describe(variance.SEED, int, 0),
+        "threshold": _describe(variance.THRESHOLD, float, 2.0),
+        **list_settings(model_set, ("model",)),
+    }
+
+
+def list_endpoints(worker: DeviceWorker) -> list[Endpoint]:
+    """List the endpoints.
+
+    Args:
+        worker: whose first model gives the defaults.
+    """
+    first = worker.catalog.default
+    settings = list_settings(first)
+    settings["prompt"] = replace(settings["prompt"], default=None)
+    seeds = ("prompt", "seed")
+    prompt, seed, count, methods = diversity.list_first_values(first)
+    others = ", ".join(diversity.list_others(first))
+    one = (
+        "settings, made_by, lpips, speed_up, and for full and latentcrf each: denoiser_calls, network_evaluations, "
+        "seconds of the sampler, is_blocked (by the model's safety checker), png in base64"
+    )
+    return [
+        Endpoint(
+            "compare", "Draw a prompt by the full run and by LatentCRF, from the same noise.", one, settings,
+            answer_compare,
+        ),
+        Endpoint(
+            "compare_seeds", "Compare for several seeds, one after the other.", f"runs: a list; each has {one}",
+            {**settings, "seeds": _describe(SEEDS, int, 4)}, answer_compare_seeds,
+        ),
+        Endpoint(
+            "variance", "Measure the latents' variance over the steps, and propose a bypass.",
+            "rows (one a method and step), proposed_bypass ([first, last] or null), runs (prompt and seed of each)",
+            list_variance(first), answer_variance,
+        ),
+        Endpoint(
+            "convergence", "Follow energy and residual over the CRF's iterations.",
+            "settings, seeds, rows (one a seed and iteration)",
+            {
+                **list_settings(first, (*seeds, "steps", "guidance", "bypass_start", "bypass_end")),
+                "seeds": _describe(convergence.COUNT, int, 4), **list_settings(first, ("model",)),
+            },
+            answer_convergence,
+        ),
+        Endpoint(
+            "diversity", "Draw many seeds of one prompt by several methods, from the same noise.",
+            "rows (metrics of each method), seeds, images (by method: PNG in base64, one a seed)",
+            {
+                **list_settings(first, ("prompt",)), "seed": _describe(diversity.SEED, int, seed),
+                "seeds": _describe(diversity.COUNT, int, count),
+                "methods": Parameter(list[str], f"beside the full run: {others}", ", ".join(methods)),
+                **list_settings(first, ("model",)),
+            },
+            answer_diversity,
+        ),
+        Endpoint(
+            "frontier", "Read the benchmark's table: quality against time.", "rows (one a method)",
+            {
+                "quality": Parameter(str, f"one of: {'; '.join(frontier.METRICS)}", next(iter(frontier.METRICS))),
+                "all_methods": Parameter(bool, "also those that nobody would choose", False),
+            },
+            answer_frontier, computes=False,
+        ),
+    ]  # fmt: skip
+
+
+def build(worker: DeviceWorker) -> None:
+    """Add the endpoints; call it within a `gr.Blocks`.
+
+    Args:
+        worker: what computes.
+    """
+    for endpoint in list_endpoints(worker):
+        waits: dict[str, Any] = {"concurrency_id": DEVICE, "concurrency_limit": 1} if endpoint.computes else {}
+        function = write_function(worker, endpoint)
+        gr.api(function, api_name=endpoint.name, api_description=function.__doc__, **waits)
+        blocks = get_blocks_context()
+        assert blocks is not None
+        inputs = blocks.fns[max(blocks.fns)].inputs
+        for block, parameter in zip(inputs, endpoint.parameters.values(), strict=True):
+            describe_input(block, parameter)
+
+
+def write_function(worker: DeviceWorker, endpoint: Endpoint) -> Callable[..., dict[str, Any]]:
+    """Write an endpoint's function, with signature and docstring: gradio reads both.
+
+    All parameters but those without a default may be left out: null is the model's default.
+
+    Args:
+        worker: what computes.
+        endpoint: the endpoint.
+    """
+
+    def function(*values: Any) -> dict[str, Any]:
+        given = {name: value for name, value in zip(endpoint.parameters, values, strict=True) if value is not None}
+        return run_endpoint(worker, endpoint, given)
+
+    parameters, arguments = [], []
+    for name, each in endpoint.parameters.items():
+        needed = each.default is None
+        kind = each.type if needed else each.type | None
+        default = inspect.Parameter.empty if needed else None
+        parameters.append(
+            inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=kind)
+        )
+        arguments.append(f"    {name}: {describe_parameter(each)}.")
+    result = dict[str, Any]
+    function.__signature__ = inspect.Signature(parameters, return_annotation=result)  # type: ignore[attr-defined]
+    function.__annotations__ = {each.name: each.annotation for each in parameters} | {"return": result}
+    most = (
+        f" A request may take {worker.most_calls:,} denoiser calls, each image's counted." if endpoint.computes else ""
+    )
+    lines = [f"{endpoint.summary}{most}", "", "Args:", *arguments, "", "Returns:", f"    {endpoint.returns}."]
+    function.__doc__ = "\n".join(lines)
+    return function
+
+
+def describe_parameter(parameter: Parameter) -> str:
+    """Describe a parameter: what it is, its range and its default.
+
+    Args:
+        parameter: of an endpoint.
+    """
+    return parameter.text + ("" if parameter.default is None else f"; default: {parameter.default}")
+
+
+def describe_input(block: Any, parameter: Parameter) -> None:
+    """Describe an input for `Client.view_api` and openapi.json, which gradio gives its type alone.
+
+    Args:
+        block: the input, of the class `Api`.
+        parameter: what it is.
+    """
+    text = describe_parameter(parameter)
+    block._api_info = {**block._api_info, "description": text, "additional_description": text}
+    if parameter.low is not None:
+        block._api_info |= {"minimum": parameter.low, "maximum": parameter.high}
+    if parameter.default is not None and not isinstance(parameter.type, type(list[str])):
+        block._api_info |= {"default": parameter.default}
+
+
+def run_endpoint(worker: DeviceWorker, endpoint: Endpoint, values: dict[str, Any]) -> dict[str, Any]:
+    """Answer a request.
+
+    Args:
+        worker: what computes.
+        endpoint: what is asked for.
+        values: those that were given, by name.
+
+    Returns:
+        The answer.
+
+    Raises:
+        gr.Error: values out of range, each with its name and accepted range; or another problem, as a sentence.
+    """
+    try:
+        return endpoint.answer(worker, values)
+    except (SettingsError, ModelsError) as error:
+        raise gr.Error(str(error), print_exception=False) from None
+    except Cancelled:
+        raise gr.Error("Stopped: nobody waits for this run.", print_exception=False) from None
+    except Exception:
+        log.exception("%s failed", endpoint.name)
+        raise gr.Error(SORRY, print_exception=False) from None

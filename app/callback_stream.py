@@ -4,10 +4,18 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 READER_TIMEOUT = 60.0  # seconds that a report waits for its reader before the reader counts as gone
+WATCH_SECONDS = 0.2  # from one look at whether the result is still wanted to the next
+# Tells whether anybody still waits for what the current context computes. `app.visitor_queue` sets it.
+is_wanted: ContextVar[Callable[[], bool]] = ContextVar("is_wanted", default=lambda: True)
+
+
+class Cancelled(Exception):
+    """Nobody waits for the result: the visitor has cancelled the run, or has left."""
 
 
 class ReaderGone(BaseException):
@@ -19,7 +27,8 @@ def stream_reports(work: Callable[[Callable[[T], None]], None], lock: AbstractCo
 
     Reports are handed over one by one: `report` returns when the reader asks for the next. So reader and worker never
     compute at the same time, and a stopwatch that is paused around `report` measures the worker alone. Closing the
-    generator ends the work at its next report.
+    generator ends the work at its next report. So does `is_wanted` of the caller's context, which is looked at while
+    the work goes on: a handler that gradio has given up is not closed before it yields.
 
     Args:
         work: the function; what it passes to its argument is yielded.
@@ -29,8 +38,10 @@ def stream_reports(work: Callable[[Callable[[T], None]], None], lock: AbstractCo
         The reports, in order.
 
     Raises:
+        Cancelled: the result is not wanted any more.
         Exception: whatever `work` raises.
     """
+    wanted = is_wanted.get()
     outbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
     requests = threading.Semaphore(0)
     closed = threading.Event()
@@ -52,7 +63,14 @@ def stream_reports(work: Callable[[Callable[[T], None]], None], lock: AbstractCo
     threading.Thread(target=run, name="device", daemon=True).start()
     try:
         while True:
-            kind, item = outbox.get()
+            try:
+                kind, item = outbox.get(timeout=WATCH_SECONDS)
+            except queue.Empty:
+                kind, item = "nothing", None
+            if not wanted():
+                raise Cancelled
+            if kind == "nothing":
+                continue
             if kind == "end":
                 return
             if kind == "error":

@@ -3,13 +3,15 @@
 import logging
 import os
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from app.callback_stream import stream_reports
+from app.callback_stream import Cancelled, is_wanted, stream_reports
 from app.models import Catalog, read_catalog
 from app.models_file import ModelsError
+from app.settings import SettingsError
 
 if TYPE_CHECKING:
     from app.loaded_models import LoadedModels
@@ -52,6 +54,7 @@ def choose_gpu_seconds(name: str, *_: Any, **__: Any) -> int:
     return 60 if name == "compare" else 120
 
 
+MOST_CALLS, MOST_CALLS_PUBLIC = 6000, 1500  # denoiser calls of a request: on one's own page, and for strangers
 OUT_OF_MEMORY = (
     "The GPU's memory ran out, and what filled it has been freed. {advice} Fewer seeds or a smaller model need less."
 )
@@ -66,14 +69,31 @@ class DeviceWorker:
 
     Args:
         catalog: the models that the page offers, each loaded when first needed; None: those of app/models.json.
+        most_calls: denoiser calls that one request may ask for, each image's counted; default `MOST_CALLS`.
     """
 
-    def __init__(self, catalog: Catalog | None = None) -> None:
+    def __init__(self, catalog: Catalog | None = None, most_calls: int = MOST_CALLS) -> None:
+        self.most_calls = most_calls
         self.catalog = read_catalog() if catalog is None else catalog
         self._loaded: dict[str, LoadedModels] = {}
         self._device = threading.Lock()  # held while anything computes
         self._loading = threading.Lock()
         self._stream = on_gpu(duration=choose_gpu_seconds)(self._stream_on_device)
+
+    def check_work(self, calls: int) -> None:
+        """Check the size of a request.
+
+        Args:
+            calls: denoiser calls, each image's counted.
+
+        Raises:
+            SettingsError: they are more than `most_calls`.
+        """
+        if calls > self.most_calls:
+            raise SettingsError(
+                f"This takes {calls:,} denoiser calls; this page accepts {self.most_calls:,} at a time. Ask for fewer "
+                "runs, seeds, methods or steps."
+            )
 
     def is_loaded(self, model: str | None = None) -> bool:
         """Tell whether a model is in memory.
@@ -156,11 +176,17 @@ class DeviceWorker:
         Raises:
             SettingsError: the page does not offer the model.
             ModelsError: a file of the models is missing or damaged, or the device's memory ran out.
+            Cancelled: nobody waits for the result any more.
             Exception: whatever it raises.
         """
-        yield from self._stream(name, *arguments, model=model)
+        wanted = is_wanted.get()
+        with closing(self._stream(name, *arguments, model=model)) as reports:
+            for report in reports:
+                if not wanted():  # a ZeroGPU's process has a copy of the context, which does not learn it
+                    raise Cancelled
+                yield report
 
-    def _stream_on_device(self, name: str, *arguments: Any, model: str | None = None) -> Iterator[Any]:
+    def _stream_on_device(self, name: str, *arguments: Any, model: str | None = None) -> Generator[Any, None, None]:
         def work(report: Callable[[Any], None]) -> None:
             tasks, models = import_work(), self.load(model)
             try:

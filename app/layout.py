@@ -13,7 +13,7 @@ from app.device import DeviceWorker
 from app.runs import AT_ONCE
 from app.tabs import COMPARE, TabContext, compare, convergence, diversity, frontier, method, variance
 from app.upkeep import Upkeep
-from app.visitor_queue import guard_queue
+from app.visitor_queue import MAX_WAITING, guard_queue
 
 # The analysis tabs after the compare tab: id, title, what builds it.
 TABS: tuple[tuple[str, str, Callable[[TabContext], None]], ...] = (
@@ -25,7 +25,7 @@ TABS: tuple[tuple[str, str, Callable[[TabContext], None]], ...] = (
 )
 STATIC = Path(__file__).with_name("static")
 GLOSSARY = Path(__file__).parents[1] / "docs" / "glossary.md"  # shown at the page's foot
-MAX_QUEUE = 32  # visitors waiting for the device; the next one sees that the queue is full
+MAX_QUEUE = 2 * MAX_WAITING  # events of all kinds; computations alone are `MAX_WAITING`
 # Larger type, and no controls (page.css); figures are drawn again by their own tabs.
 PRESENT_JS = "(on) => { document.body.classList.toggle('presentation', on); }"
 # Once it is open: before, the page is too short to scroll there.

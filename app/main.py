@@ -6,7 +6,7 @@ import threading
 from huggingface_hub import is_offline_mode
 
 from app.arguments import build_parser
-from app.device import DeviceWorker
+from app.device import MOST_CALLS, MOST_CALLS_PUBLIC, DeviceWorker
 from app.layout import build_app, list_launch_arguments
 from app.models import read_catalog
 from app.models_file import ModelsError
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         catalog.default.check()
         for name, reason in catalog.refused.items():
             print(f"{name} is not offered: {reason}", file=sys.stderr)
-        worker = DeviceWorker(catalog)
+        worker = DeviceWorker(catalog, MOST_CALLS_PUBLIC if options.is_public else MOST_CALLS)
         page = build_app(worker)
         page.launch(
             server_name=options.host, server_port=options.port, prevent_thread_lock=True, **list_launch_arguments(page)

@@ -8,28 +8,28 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+from app.callback_stream import Cancelled
 from app.components import html
 from app.device import DeviceMemoryError, DeviceWorker
 from app.models import ModelSet
 from app.models_file import ModelsError
 from app.settings import SettingsError
+from app.visitor_queue import DEVICE, get_address, get_queue
 
 # Events that compute wait for the device, one at a time; those that only show something do not wait.
 COMPUTING: dict[str, Any] = {
-    "concurrency_id": "device",
+    "concurrency_id": DEVICE,
     "concurrency_limit": 1,
     "api_visibility": "private",
     "show_progress": "hidden",
 }
 AT_ONCE: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
 PROGRESS_SECONDS = 0.7
+TICK_SECONDS = 3  # from one look at a waiting run's place to the next
+LOST_TICKS = 3  # without a sign of a run, after which it counts as refused
 SORRY = "Something went wrong on the server and has been logged; please try again."
 WAITING = "Waiting for the device: one run at a time…"
 log = logging.getLogger(__name__)
-
-
-class Cancelled(Exception):
-    """The visitor has cancelled the run."""
 
 
 @dataclass
@@ -41,10 +41,14 @@ class RunCounter:
     Attributes:
         last: id of the run that was asked for last; ids count up from 1.
         cancelled: runs up to this id are to end.
+        state: "waiting" from the click to the run's start, "refused" while the queue takes no run; else "".
+        lost: looks for the waiting run that did not find it.
     """
 
     last: int = 0
     cancelled: int = 0
+    state: str = ""
+    lost: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,17 @@ class Run:
         """Whether the visitor has cancelled it."""
         return self.run_id <= self.counter.cancelled
 
+    def check_work(self, calls: int) -> None:
+        """Check the size of the work, before it starts.
+
+        Args:
+            calls: denoiser calls, each image's counted.
+
+        Raises:
+            SettingsError: they are more than one request may ask for on this page.
+        """
+        self.worker.check_work(calls)
+
     @property
     def start_text(self) -> str:
         """What to show until the first report."""
@@ -97,7 +112,7 @@ class Run:
             What it reports.
 
         Raises:
-            Cancelled: at the next report after the visitor has cancelled; the work is stopped then.
+            Cancelled: at the next report after the visitor has cancelled or left; the work is stopped then.
             ModelsError: a file of the models is missing or damaged.
             Exception: whatever the function raises.
         """
@@ -165,7 +180,8 @@ class RunControls:
         start: starts a run.
         cancel: cancels it.
         counter: holds the visitor's `RunCounter`.
-        run_id: holds the id of the run that was asked for last.
+        run_id: holds the id of the run that was asked for last; a change starts it.
+        timer: ticks while a run waits.
     """
 
     status: gr.HTML
@@ -174,6 +190,7 @@ class RunControls:
     cancel: gr.Button
     counter: gr.State
     run_id: gr.Number
+    timer: gr.Timer
 
     @property
     def outputs(self) -> list[Any]:
@@ -191,7 +208,7 @@ class RunControls:
         triggers: Sequence[Callable[..., Any]] = (),
         previous: gr.State | None = None,
         restore: Callable[[Any], Sequence[Any]] | None = None,
-    ) -> list[Any]:
+    ) -> Any:
         """Run a handler at each click on the start button.
 
         Args:
@@ -205,7 +222,7 @@ class RunControls:
             restore: gives values for `outputs` after a run that failed or was cancelled. Default: they stay.
 
         Returns:
-            The events of the end of a run, one a trigger.
+            The event of the end of a run.
         """
         controls = self.outputs
         remembered = [] if previous is None else [previous]
@@ -214,21 +231,29 @@ class RunControls:
             return [gr.skip()] * len(outputs) if restore is None else restore(*value)
 
         def run(run_id: float, counter: RunCounter, model_name: str, *values: Any) -> Iterator[list[Any]]:
+            counter.state = ""
             shown, arguments = values[: len(remembered)], values[len(remembered) :]
             this = Run(worker, int(run_id), counter, model_name)
             yield from drive(handler, this, arguments, lambda: restore_outputs(*shown), len(outputs))
 
-        def cancel(counter: RunCounter, *shown: Any) -> list[Any]:
+        def cancel(request: gr.Request, counter: RunCounter, *shown: Any) -> list[Any]:
+            drop_waiting(counter, request)
             return [*cancel_runs(counter), *restore_outputs(*shown)]
 
-        ends = []
         for listen in triggers or [self.start.click]:
-            begun = listen(begin_run, self.counter, [*controls, self.run_id], **AT_ONCE)
-            run_inputs = [self.run_id, self.counter, model, *remembered, *inputs]
-            ends.append(begun.then(run, run_inputs, [*controls, *outputs], **COMPUTING))
+            listen(begin_run, self.counter, [*controls, self.run_id, self.timer], **AT_ONCE)
+        # not `then`: a run that the queue has no room for does not start, and its id does not change
+        end = self.run_id.change(
+            run,
+            [self.run_id, self.counter, model, *remembered, *inputs],
+            [*controls, *outputs],
+            trigger_mode="multiple",
+            **COMPUTING,
+        )
+        self.timer.tick(show_place, self.counter, [*controls, self.timer], **AT_ONCE)
         self.cancel.click(cancel, [self.counter, *remembered], [*controls, *outputs], **AT_ONCE)
         model.input(self.reset, self.counter, controls, **AT_ONCE)
-        return ends
+        return end
 
     def reset(self, counter: RunCounter) -> list[Any]:
         """Stop what was asked for so far, for good: its outputs are not restored.
@@ -244,17 +269,68 @@ class RunControls:
         return show_status(self.ready_text, busy=False)
 
 
-def begin_run(counter: RunCounter) -> list[Any]:
-    """Count a run, at once after the click and before the device is free.
+def begin_run(counter: RunCounter, request: gr.Request) -> list[Any]:
+    """Count a run, at once after the click and before the device is free; or refuse it, where the queue has no room.
 
     Args:
         counter: the visitor's.
+        request: the visitor's.
 
     Returns:
-        Values for status, start, cancel and the run id.
+        Values for status, start, cancel, the run id, and the timer.
     """
+    queue = get_queue(request)
+    refusal = "" if queue is None else queue.find_refusal(request.session_hash, get_address(request))
+    if refusal:
+        counter.state = "refused"
+        return [*show_status(refusal, busy=False, kind="error"), gr.skip(), gr.Timer(active=True)]
     counter.last += 1
-    return [*show_status(WAITING, busy=True), counter.last]
+    counter.state, counter.lost = "waiting", 0
+    return [*show_status(WAITING, busy=True), counter.last, gr.Timer(active=True)]
+
+
+def show_place(counter: RunCounter, request: gr.Request) -> list[Any]:
+    """Show a waiting run's place in the queue; to a visitor whose run was refused, whether there is room again.
+
+    Args:
+        counter: the visitor's.
+        request: the visitor's.
+
+    Returns:
+        Values for status, start, cancel, and the timer.
+    """
+    queue, session = get_queue(request), request.session_hash
+    if counter.state == "refused" and queue is not None:
+        refusal = queue.find_refusal(session, get_address(request))
+        if refusal:
+            return [*show_status(refusal, busy=False, kind="error"), gr.skip()]
+        counter.state = ""
+        return [*show_status("There is room in the queue again.", busy=False), gr.Timer(active=False)]
+    if counter.state != "waiting" or queue is None:
+        return [gr.skip(), gr.skip(), gr.skip(), gr.Timer(active=False)]
+    event = queue.find_waiting(session)
+    if event is not None:
+        counter.lost = 0
+        return [html.format_message(f"Waiting for the device: {queue.locate(event).format()}."), *[gr.skip()] * 3]
+    # between the click and the queue, or refused there, as others came first
+    counter.lost = 0 if queue.is_running(session) else counter.lost + 1
+    if counter.lost < LOST_TICKS:
+        return [gr.skip()] * 4
+    counter.state = ""
+    return [*show_status("The run was not taken in. Please try again.", busy=False), gr.Timer(active=False)]
+
+
+def drop_waiting(counter: RunCounter, request: gr.Request) -> None:
+    """Drop a visitor's waiting run from the queue.
+
+    Args:
+        counter: the visitor's.
+        request: the visitor's.
+    """
+    queue = get_queue(request)
+    if counter.state == "waiting" and queue is not None:
+        queue.drop_waiting(request.session_hash)
+    counter.state = ""
 
 
 def cancel_runs(counter: RunCounter) -> list[Any]:
@@ -336,4 +412,7 @@ def build_run_controls(name: str, label: str, ready_text: str) -> RunControls:
     start = gr.Button(label, variant="primary", scale=1, min_width=110, elem_id=f"{name}-start")
     cancel = gr.Button("Cancel", variant="stop", interactive=False, scale=1, min_width=90, elem_id=f"{name}-cancel")
     status = gr.HTML(html.format_message(ready_text), elem_id=f"{name}-status", padding=False, render=False)
-    return RunControls(status, ready_text, start, cancel, gr.State(RunCounter()), gr.Number(0, visible="hidden"))
+    counter: gr.State = gr.State(RunCounter())
+    return RunControls(
+        status, ready_text, start, cancel, counter, gr.Number(0, visible="hidden"), gr.Timer(TICK_SECONDS, active=False)
+    )

@@ -1,4 +1,4 @@
-"""The page's queue: gradio's own, which no request can stop.
+"""The page's queue: gradio's own, which no request can stop, and in which visitors take fair turns.
 
 In gradio 6.31 a waiting event whose session has no message queue raises a KeyError in the one task that starts all
 events, and that task ends for good: every visitor gets "Queue is stopped." until the server restarts. Two ways lead
@@ -7,15 +7,26 @@ there: `"session_hash": ""` in a request, and a session that is evicted because 
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, NamedTuple
 
 import gradio as gr
 from gradio.queueing import Event, Queue
+from gradio.server_messages import ProcessCompletedMessage
 from gradio.utils import LRUCache
 
+from app.callback_stream import is_wanted
+
 MAX_SESSIONS = 2000  # whose messages are kept, as in gradio; those that wait for something are kept besides
+MAX_WAITING = 100  # computations of all visitors
+MAX_WAITING_OF_ADDRESS = 40  # a lecture hall has one address
+DEVICE = "device"  # concurrency id of what computes
+UNHEARD_SECONDS = 15.0  # that an event waits for its listener
+GUESSED_SECONDS = 20.0  # of a computation, until one was measured
 RESTART_SECONDS = 0.5
+IDLE_SECONDS = 0.02  # from one look for an event to start to the next; gradio looks every millisecond
 log = logging.getLogger(__name__)
 
 
@@ -37,11 +48,61 @@ class SessionMessages(LRUCache[str, Any]):
                 del self[session]
                 self.queue.pending_event_ids_session.pop(session, None)  # of one that never listened
             self.max_size = len(self) + 1  # the parent evicts none
-        super().__setitem__(key, value)
+        super().__setitem__(key, HeardMessages() if isinstance(value, asyncio.Queue) else value)
+
+
+class HeardMessages(asyncio.Queue[Any]):
+    """A session's messages, which know whether somebody listens: the stream of a session asks every ten seconds.
+
+    Attributes:
+        listeners: how many wait for the next message now.
+        last_heard: on the clock of `time.monotonic`, when one last did.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listeners = 0
+        self.last_heard = float("-inf")
+
+    async def get(self) -> Any:
+        """Get the next message."""
+        self.listeners += 1
+        try:
+            return await super().get()
+        finally:
+            self.listeners -= 1
+            self.last_heard = time.monotonic()
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether somebody listens, or did a second ago: a message is being sent then."""
+        return self.listeners > 0 or time.monotonic() - self.last_heard < 1
+
+
+class Place(NamedTuple):
+    """A place in the queue.
+
+    Attributes:
+        before: computations before it, the running one too.
+        seconds: until it begins, about.
+    """
+
+    before: int
+    seconds: float
+
+    def format(self) -> str:
+        """Format it: "3 before you, about 40 s"."""
+        if not self.before:
+            return "next"
+        wait = f"{self.seconds:.0f} s" if self.seconds < 100 else f"{self.seconds / 60:.0f} min"
+        return f"{self.before} before you, about {wait}"
 
 
 class VisitorQueue(Queue):
     """A queue that drops what nobody can receive, and goes on after a failure.
+
+    A session has one computation that runs and one that waits, an address `MAX_WAITING_OF_ADDRESS` that wait, and all
+    together `MAX_WAITING`; more is refused with a sentence.
 
     Attributes:
         is_processing: whether events are being started.
@@ -57,13 +118,148 @@ class VisitorQueue(Queue):
     def list_busy_sessions(self) -> set[str]:
         """List the sessions whose events wait or run."""
         waiting = [event for each in self.event_queue_per_concurrency_id.values() for event in each.queue]
-        running = [event for job in self.active_jobs if job is not None for event in job]
-        return {event.session_hash for event in waiting + running}
+        return {event.session_hash for event in [*waiting, *self._list_running()]}
+
+    def _list_running(self) -> list[Event]:
+        return [event for job in self.active_jobs if job is not None for event in job]
+
+    def _list_waiting(self) -> list[Event]:
+        """List the computations that wait, in their order."""
+        queue = self.event_queue_per_concurrency_id.get(DEVICE)
+        return [] if queue is None else list(queue.queue)
+
+    # ------------------------------------------------------------------------------------ taking in
 
     async def push(self, body: Any, request: Any, username: str | None) -> Any:
-        """Take an event in. An empty session is none, as it is to the event itself."""
+        """Take an event in, or refuse it. An empty session is none, as it is to the event itself."""
         body.session_hash = body.session_hash or None
+        fn = self.blocks.fns.get(body.fn_index)
+        if fn is not None and fn.concurrency_id == DEVICE:
+            refusal = self.find_refusal(body.session_hash, get_address(request))
+            if refusal:
+                return False, refusal, "queue_full"
         return await super().push(body, request, username)
+
+    def find_refusal(self, session: str | None, address: str) -> str:
+        """Find why a session may not wait for another computation now.
+
+        Args:
+            session: its hash; None: a request without one.
+            address: of the visitor.
+
+        Returns:
+            A sentence; empty: it may.
+        """
+        waiting = self._list_waiting()
+        estimate = self.locate(None).format()
+        if session is not None and any(event.session_hash == session for event in waiting):
+            return "You have a run that waits already: one run and one that waits are accepted. Cancel it, or wait."
+        if sum(get_address(event.request) == address for event in waiting) >= MAX_WAITING_OF_ADDRESS:
+            return (
+                f"{MAX_WAITING_OF_ADDRESS} runs of your address wait already, which is the most that are accepted: "
+                f"{estimate}. Please try again then."
+            )
+        if len(waiting) >= MAX_WAITING:
+            return f"The queue is full: {estimate}. Please try again then."
+        return ""
+
+    def locate(self, event: Event | None) -> Place:
+        """Find an event's place.
+
+        Args:
+            event: a computation that waits; None: one that would come now.
+
+        Returns:
+            The place; its seconds come from the mean time that each function took so far.
+        """
+        running = [other for other in self._list_running() if other.concurrency_id == DEVICE]
+        queue = self.event_queue_per_concurrency_id.get(DEVICE)
+        began = [] if queue is None else [time for times in queue.start_times_per_fn.values() for time in times]
+        elapsed = time.time() - min(began, default=time.time())
+        seconds = sum(max(self._estimate_seconds(other) - elapsed, 1.0) for other in running)
+        before = 0
+        for other in self._list_waiting():
+            if other is event:
+                break
+            before += 1
+            seconds += self._estimate_seconds(other)
+        return Place(before + len(running), seconds)
+
+    def _estimate_seconds(self, event: Event) -> float:
+        measured = self.process_time_per_fn.get(event.fn)
+        return GUESSED_SECONDS if measured is None or not measured.count else measured.avg_time
+
+    def find_waiting(self, session: str | None) -> Event | None:
+        """Find the computation of a session that waits; None: none does."""
+        return next((event for event in self._list_waiting() if event.session_hash == session), None)
+
+    def is_running(self, session: str | None) -> bool:
+        """Tell whether an event of a session runs."""
+        return any(event.session_hash == session for event in self._list_running())
+
+    def drop_waiting(self, session: str | None) -> None:
+        """Drop the computation of a session that waits: its visitor has cancelled it."""
+        event = self.find_waiting(session)
+        if event is not None:
+            output = {"data": [gr.skip()] * len(event.fn.outputs), "is_generating": False, "duration": 0}
+            self.send_message(event, ProcessCompletedMessage(output=output, success=True))
+            self._drop(event)
+
+    def _drop(self, event: Event) -> None:
+        event.alive = False
+        self.event_queue_per_concurrency_id[event.concurrency_id].queue.remove(event)
+        self.event_ids_to_events.pop(event._id, None)
+
+    # ------------------------------------------------------------------------------------ starting
+
+    def get_events(self) -> tuple[list[Event], bool, str] | None:
+        """Choose the next event: the first whose session listens. Those that nobody has listened to are dropped.
+
+        Returns:
+            It in a list, that it is no batch, and its concurrency id; None: none can start now.
+        """
+        names = list(self.event_queue_per_concurrency_id)
+        random.shuffle(names)
+        for name in names:
+            waiting = self.event_queue_per_concurrency_id[name]
+            self._drop_unheard(waiting.queue)
+            if waiting.concurrency_limit is None or waiting.current_concurrency < waiting.concurrency_limit:
+                event = next((event for event in waiting.queue if self._is_heard(event)), None)
+                if event is not None:
+                    waiting.queue.remove(event)
+                    return [event], False, name
+        return None
+
+    def _is_heard(self, event: Event) -> bool:
+        messages = self.pending_messages_per_session.get(event.session_hash)
+        return isinstance(messages, HeardMessages) and messages.is_heard
+
+    def _drop_unheard(self, events: Iterable[Event]) -> None:
+        now = time.monotonic()
+        for event in list(events):
+            messages = self.pending_messages_per_session.get(event.session_hash)
+            heard = messages.last_heard if isinstance(messages, HeardMessages) else float("-inf")
+            if not self._is_heard(event) and now - max(heard, event.enqueue_time) > UNHEARD_SECONDS:
+                log.info("a run that nobody waits for is dropped")
+                self._drop(event)
+                self.pending_event_ids_session.get(event.session_hash, set()).discard(event._id)
+
+    async def process_events(self, events: list[Event], *arguments: Any) -> None:
+        """Run an event; what computes for it stops once its visitor has gone (`is_wanted`)."""
+        (event,) = events
+        is_wanted.set(lambda: event.alive)
+        await super().process_events(events, *arguments)
+
+    async def reset_iterators(self, event_id: str) -> None:
+        """End an event. gradio does so when it is cancelled too, and waits here for its handler."""
+        event = self.event_ids_to_events.get(event_id)
+        if event is not None:
+            event.alive = False
+        await super().reset_iterators(event_id)
+
+    def compute_analytics_summary(self, records: Any) -> dict[str, Any]:
+        """Summarize nothing: gradio would tabulate its last 10,000 events after each, for a page that is not here."""
+        return {}
 
     def send_message(self, event: Event, event_message: Any) -> None:
         """Send a message to an event's session. Without one nobody listens: the event is dropped."""
@@ -71,6 +267,8 @@ class VisitorQueue(Queue):
             event.alive = False
             return
         super().send_message(event, event_message)
+
+    # ------------------------------------------------------------------------------------ going on
 
     async def start_processing(self) -> None:
         """Start events until the queue is closed."""
@@ -101,6 +299,27 @@ class VisitorQueue(Queue):
         super().close()
 
 
+def get_address(request: Any) -> str:
+    """Get a visitor's address.
+
+    Args:
+        request: gradio's or FastAPI's; its client is the one that a trusted proxy names, where one is configured.
+    """
+    client = getattr(request, "client", None)
+    return getattr(client, "host", None) or "unknown"
+
+
+def get_queue(request: gr.Request) -> VisitorQueue | None:
+    """Get the queue of the page that a request came to; None: it came to none, in a test.
+
+    Args:
+        request: of a handler.
+    """
+    app = getattr(getattr(request, "request", None), "app", None)
+    queue = None if app is None else app.get_blocks()._queue
+    return queue if isinstance(queue, VisitorQueue) else None
+
+
 def guard_queue(page: gr.Blocks) -> gr.Blocks:
     """Put a `VisitorQueue` in the place of a page's queue.
 
@@ -119,6 +338,7 @@ def guard_queue(page: gr.Blocks) -> gr.Blocks:
         blocks=page,
         default_concurrency_limit=old.default_concurrency_limit,
     )
+    queue.sleep_when_free = IDLE_SECONDS
     queue.pending_messages_per_session = SessionMessages(queue)
     page._queue = queue
     return page

@@ -1,12 +1,16 @@
 """The button that exports what a tab found."""
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
 
 from app.device import DeviceWorker
+from app.runs import AT_ONCE
 from app.visitor_files import make_folder
+
+WRITING = threading.BoundedSemaphore(2)  # exports at a time: each takes a second and some memory
 
 
 def build_export(
@@ -26,7 +30,8 @@ def build_export(
     def write(value: Any) -> Any:
         if value is None:
             return gr.update(visible=True, value=None, label="Nothing to export yet")
-        path = worker.call("write_export", make_folder() / f"latentcrf-{name}.zip", *list_arguments(value))
+        with WRITING:
+            path = worker.call("write_export", make_folder() / f"latentcrf-{name}.zip", *list_arguments(value))
         return gr.update(visible=True, value=str(path), label="Download the ZIP")
 
-    write_button.click(write, outcome, file, concurrency_limit=2, api_visibility="private")
+    write_button.click(write, outcome, file, **AT_ONCE)

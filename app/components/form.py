@@ -407,7 +407,7 @@ def build_form(
 
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     steps, start, end = (form[name] for name in ("steps", "bypass_start", "bypass_end"))
-    upload.upload(partial(load_png, worker), upload, form.filled, **private)
+    upload.upload(partial(load_png, worker), upload, form.filled, **AT_ONCE)
     steps.input(move_bypass, [steps, form.shares], [start, end], queue=False, **private)
     gr.on([start.input, end.input], partial(read_shares, defaults), [steps, start, end], form.shares, queue=False,
           **private)  # fmt: skip
@@ -419,7 +419,7 @@ def build_form(
     def read_link(request: gr.Request) -> list[Any]:  # gradio finds its `Request` by the annotation
         return load_link(catalog, request)
 
-    gr.on(None, read_link, None, form.filled, **private)
+    gr.on(None, read_link, None, form.filled, **AT_ONCE)
     menu.dropdown.input(lambda name: choose_model(catalog, catalog.get(name)), menu.dropdown, form.filled, **AT_ONCE)
     menu.follow(form["finisher"], lambda model_set: gr.update(info=describe_finisher(model_set)))
     return form

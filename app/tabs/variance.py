@@ -311,7 +311,7 @@ def build(context: TabContext) -> None:
     drawing = partial(draw, worker)
     drawing_outputs = [*place.outputs, proposal, note]
     menu.follow(prompts, lambda model_set: "\n".join(model_set.variance_prompts))
-    ends = controls.connect(
+    end = controls.connect(
         worker,
         menu.dropdown,
         run_variance,
@@ -323,7 +323,7 @@ def build(context: TabContext) -> None:
     other = menu.dropdown.change(
         lambda model: read_shipped(worker.catalog.get(model)), menu.dropdown, outcome, **AT_ONCE
     )
-    for event in (*ends, ready, other):  # as the choices are by then
+    for event in (end, ready, other):  # as the choices are by then
         event.then(drawing, drawn, drawing_outputs, **AT_ONCE)
     gr.on(
         [choice.change for choice in choices],

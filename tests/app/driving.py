@@ -7,6 +7,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import nn
 
+from app import api
 from app.device import DeviceWorker
 from app.loaded_models import LoadedModels
 from app.models import read_catalog
@@ -37,3 +38,9 @@ def build_tiny_worker(pipeline: StableDiffusionPipeline, crf: LatentCRF) -> Devi
     models = LoadedModels(EMOJI, pipeline, crf, crf, nothing, nothing, torch.float32)
     worker._loaded["emoji"] = models
     return worker
+
+
+def ask_api(worker: Any, name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Answer as the API's endpoint does; None stands for a parameter that was left out."""
+    endpoint = next(each for each in api.list_endpoints(worker) if each.name == name)
+    return api.run_endpoint(worker, endpoint, {key: value for key, value in values.items() if value is not None})

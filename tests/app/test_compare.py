@@ -20,7 +20,7 @@ from PIL import Image
 
 from analysis.metrics.pixels import to_pixels
 from analysis.sampling import decode, sample
-from app import api, runs
+from app import runs
 from app.callback_stream import stream_reports
 from app.components import form, html
 from app.device import DeviceWorker
@@ -34,7 +34,7 @@ from app.tabs import compare
 from app.tabs.method import TERMS
 from latentcrf.noise_levels import clean_estimate_between, coefficients
 from latentcrf.precision import autocast
-from tests.app.driving import CATALOG, EMOJI
+from tests.app.driving import CATALOG, EMOJI, ask_api
 
 FEW = replace(EMOJI.defaults, seed=3, steps=8, iterations=3, bypass_start=4, bypass_end=7, finisher=False)
 
@@ -285,13 +285,13 @@ def test_a_long_prompt_says_what_was_not_read(worker: DeviceWorker) -> None:
 
 
 def test_the_endpoint_answers_and_refuses_like_the_page(worker: DeviceWorker, result: Comparison) -> None:
-    answer = api.compare(worker, FEW.as_dict())
+    answer = ask_api(worker, "compare", FEW.as_dict())
     assert (answer["full"]["denoiser_calls"], answer["latentcrf"]["denoiser_calls"]) == (8, 5)
     assert answer["lpips"] == pytest.approx(result.lpips)
     image = Image.open(io.BytesIO(base64.b64decode(answer["full"]["png"])))
     assert np.array_equal(np.asarray(image), pixels(result.full.image))
     with pytest.raises(gr.Error, match="Steps must be"):
-        api.compare(worker, FEW.as_dict() | {"steps": 10_000})
+        ask_api(worker, "compare", FEW.as_dict() | {"steps": 10_000})
 
 
 # ------------------------------------------------------------------------------ without the models
@@ -334,13 +334,13 @@ def test_a_failure_is_a_sentence_and_the_images_come_back(tmp_path: Path) -> Non
     assert runs.SORRY in view.status and "secret" not in str(vars(view))
     assert view.full == shown["full"] and view.slider == (shown["full"], shown["latentcrf"])
     with pytest.raises(gr.Error) as caught:
-        api.compare(Failing(ZeroDivisionError("secret")), FEW.as_dict())  # type: ignore[arg-type]
+        ask_api(Failing(ZeroDivisionError("secret")), "compare", FEW.as_dict())  # type: ignore[arg-type]
     assert "secret" not in str(caught.value)
 
 
 def test_after_cancelling_the_previous_images_are_back(tmp_path: Path) -> None:
     shown, counter = previous(tmp_path), RunCounter()
-    runs.begin_run(counter)
+    runs.begin_run(counter, gr.Request())
     _, start, cancel = runs.cancel_runs(counter)
     assert start["interactive"] is True and cancel["interactive"] is False
     view = compare.show_comparison(shown)
@@ -372,7 +372,7 @@ VALUES = [*FEW.as_dict().values(), False, True]
 
 def test_cancelling_ends_the_run_at_its_next_step(tmp_path: Path) -> None:
     worker, counter, shown = Endless(), RunCounter(), previous(tmp_path)
-    *_, run_id = runs.begin_run(counter)
+    *_, run_id, _ = runs.begin_run(counter, gr.Request())
     views = drive(worker, VALUES, shown, run_id, counter)
     next(views), next(views)
     steps = worker.steps
@@ -384,9 +384,9 @@ def test_cancelling_ends_the_run_at_its_next_step(tmp_path: Path) -> None:
 
 def test_a_run_cancelled_while_it_waited_never_starts_and_the_next_one_does() -> None:
     worker, counter = Endless(), RunCounter()
-    *_, first = runs.begin_run(counter)
+    *_, first, _ = runs.begin_run(counter, gr.Request())
     runs.cancel_runs(counter)
-    *_, second = runs.begin_run(counter)
+    *_, second, _ = runs.begin_run(counter, gr.Request())
     assert list(drive(worker, VALUES, None, first, counter)) == []
     assert worker.steps == 0
     assert next(drive(worker, VALUES, None, second, counter)).cancel["interactive"]
@@ -394,11 +394,11 @@ def test_a_run_cancelled_while_it_waited_never_starts_and_the_next_one_does() ->
 
 def test_a_cancelled_run_leaves_the_buttons_to_a_later_one() -> None:
     worker, counter = Endless(), RunCounter()
-    *_, first = runs.begin_run(counter)
+    *_, first, _ = runs.begin_run(counter, gr.Request())
     views = drive(worker, VALUES, None, first, counter)
     next(views), next(views)
     runs.cancel_runs(counter)
-    runs.begin_run(counter)
+    runs.begin_run(counter, gr.Request())
     assert list(views) == [] and worker.closed
 
 
@@ -494,7 +494,7 @@ def test_the_page_offers_one_endpoint_and_a_bounded_queue() -> None:
     assert len(using_device) == 3 + (len(TABS) - 1) + len(TERMS) and all(
         fn.concurrency_limit == 1 for fn in using_device
     )
-    assert app._queue.max_size == 32 and app.api_open is False and app.analytics_enabled is False
+    assert app._queue.max_size == 200 and app.api_open is False and app.analytics_enabled is False
 
 
 # --------------------------------------------------------------------------------- the callback stream

@@ -21,14 +21,14 @@ from analysis.sampling import (
     load_pipeline,
     run_sampler,
 )
-from app import api, work
+from app import work
 from app.device import DeviceMemoryError, DeviceWorker
 from app.models import read_catalog
 from app.results import Comparison
 from app.settings import Settings
 from app.tabs import compare, convergence, diversity, frontier, method, variance
 from app.text import read_method, write_method_notes
-from tests.app.driving import run_tab
+from tests.app.driving import ask_api, run_tab
 from tests.app.tiny_models import save_stable_diffusion, save_stable_diffusion_xl
 
 QUICK: dict[str, Any] = {"prompt": "red apple", "steps": 6, "bypass_start": 3, "bypass_end": 5, "guidance": 2.0}
@@ -123,13 +123,13 @@ def test_both_modes_run_and_the_finisher_is_a_vae_round_trip(worker: DeviceWorke
 @pytest.mark.slow
 def test_the_endpoint_takes_the_model_and_its_defaults(worker: DeviceWorker) -> None:
     name = worker.catalog.default.name
-    answer = api.compare(worker, {**QUICK, "model": name, "seed": None, "guidance": None})
+    answer = ask_api(worker, "compare", {**QUICK, "model": name, "seed": None, "guidance": None})
     assert answer["settings"]["guidance"] == worker.catalog.default.defaults.guidance
     assert answer["made_by"]["model"] == answer["settings"]["model"] == name and not answer["full"]["is_blocked"]
     assert Image.open(io.BytesIO(base64.b64decode(answer["full"]["png"]))).size == (64, 64)
     for other in ("sdxl", "/etc", "someone/far"):
         with pytest.raises(gr.Error, match="Model must be one that this page offers"):
-            api.compare(worker, {**QUICK, "model": other})
+            ask_api(worker, "compare", {**QUICK, "model": other})
 
 
 # ------------------------------------------------------------------------------------------------- tabs
@@ -188,7 +188,7 @@ def test_a_blocked_image_is_a_sentence(workers: dict[str, DeviceWorker]) -> None
     checker.concept_embeds_weights.data.fill_(-1.1)
     try:
         blocked = compared(worker)
-        answer = api.compare(worker, QUICK)
+        answer = ask_api(worker, "compare", QUICK)
         rows = [
             each
             for each in worker.stream("run_diversity", "red apple", [0, 1, 2, 3], ["full run"], fast(worker))

@@ -4,8 +4,6 @@ import asyncio
 import json
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -15,42 +13,19 @@ import pytest
 
 from app import upkeep
 from app.device import DeviceWorker
-from app.layout import build_app, list_launch_arguments
 from app.request_guard import FOREIGN, MAX_JSON, list_paths
 from app.settings import NAMES
 from app.visitor_queue import MAX_SESSIONS, SessionMessages, VisitorQueue, guard_queue
+from tests.app.serving import ask, serve
 
 EMPTY = ["", *([None] * (len(NAMES) - 1))]  # settings with an empty prompt
 
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[gr.Blocks]:
-    """The real page on a free port; nothing here makes it compute."""
-    app = build_app(DeviceWorker())
-    app.launch(server_port=None, prevent_thread_lock=True, quiet=True, **list_launch_arguments(app))
-    yield app
-    app.close(verbose=False)
-
-
-def ask(
-    page: gr.Blocks, path: str, body: bytes | dict[str, Any] | None = None, **headers: str
-) -> tuple[int, str, dict[str, str]]:
-    """Send a request.
-
-    Returns:
-        Status, text and headers of the answer.
-    """
-    data = json.dumps(body).encode() if isinstance(body, dict) else body
-    request = urllib.request.Request(page.local_url.rstrip("/") + path, data)
-    if isinstance(body, dict):
-        request.add_header("Content-Type", "application/json")
-    for name, value in headers.items():
-        request.add_header(name.replace("_", "-"), value)
-    try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return answer.status, answer.read().decode(errors="replace"), dict(answer.headers)
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode(errors="replace"), dict(error.headers)
+    """The real page; nothing here makes it compute."""
+    with serve(DeviceWorker()) as page:
+        yield page
 
 
 def find_function(page: gr.Blocks) -> int:
