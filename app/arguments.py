@@ -1,6 +1,7 @@
 """The page's command line, and the environment that follows from it. Without libraries: those read the environment."""
 
 import argparse
+import contextlib
 import os
 
 from app.models_file import ModelsError, names_hub_model
@@ -28,6 +29,19 @@ def build_parser() -> argparse.ArgumentParser:
         default="SPACE_ID" in os.environ,
         help="strangers use the page: only the models of app/models.json, each at a commit (default on a Space)",
     )
+    parser.add_argument(
+        "--trusted-proxy",
+        default="",
+        metavar="ADDRESSES",
+        help="addresses, with commas, of proxies in front of the page, whose X-Forwarded-For and X-Forwarded-Proto "
+        "name a visitor's address and scheme (default: none is trusted)",
+    )
+    parser.add_argument(
+        "--root-path",
+        default=None,
+        metavar="PATH",
+        help='path under which a proxy serves the page, such as "/latentcrf" (default: none)',
+    )
     return parser
 
 
@@ -41,9 +55,11 @@ def prepare_environment(arguments: list[str] | None = None) -> None:
     os.environ.setdefault("GRADIO_TEMP_DIR", choose_gradio_folder())
     early = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     early.add_argument("--model")
-    try:
-        needs_hub = names_hub_model(early.parse_known_args(arguments)[0].model)
-    except (ModelsError, argparse.ArgumentError):
-        needs_hub = False
+    early.add_argument("--trusted-proxy", default="")
+    needs_hub = False
+    with contextlib.suppress(ModelsError, argparse.ArgumentError):
+        options = early.parse_known_args(arguments)[0]
+        os.environ["FORWARDED_ALLOW_IPS"] = options.trusted_proxy  # uvicorn's own default trusts this machine
+        needs_hub = names_hub_model(options.model)
     if not needs_hub:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")

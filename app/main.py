@@ -33,7 +33,11 @@ def main(arguments: list[str] | None = None) -> int:
         worker = DeviceWorker(catalog, MOST_CALLS_PUBLIC if options.is_public else MOST_CALLS)
         page = build_app(worker)
         page.launch(
-            server_name=options.host, server_port=options.port, prevent_thread_lock=True, **list_launch_arguments(page)
+            server_name=options.host,
+            server_port=options.port,
+            root_path=options.root_path,
+            prevent_thread_lock=True,
+            **list_launch_arguments(page),
         )
     except (ModelsError, OSError) as error:  # OSError: the port is taken
         print(f"error: {error}", file=sys.stderr)

@@ -76,6 +76,7 @@ def run_convergence(run: Run, prompt: str, seed: float, count: float, *values: A
     if run.model_set.crf is None:
         yield Update(NO_CRF, busy=False)
         return
+    run.check_work(number * settings.bypass_start)
     yield Update(run.start_text)
     clock = ProgressClock(settings.bypass_start, "denoiser calls")
     seeds = [settings.seed + i for i in range(number)]

@@ -186,8 +186,9 @@ def run_diversity(
     """
     worker, defaults = run.worker, run.model_set.defaults
     words, seeds, methods = parse(run.model_set, prompt, seed, count, others)
-    yield Update(run.start_text)
     calls = worker.call("count_diversity_calls", methods, len(seeds), defaults.steps, defaults.bypass)
+    run.check_work(calls)
+    yield Update(run.start_text)
     clock = ProgressClock(calls, "denoiser calls")
     options: dict[str, Any] = {"prompt": words, "seeds": len(seeds), "seed": seeds[0], "guidance": defaults.guidance}
     options |= {"steps": defaults.steps, "bypass": list(defaults.bypass), **run.model_set.export_options}

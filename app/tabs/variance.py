@@ -105,6 +105,7 @@ def run_variance(run: Run, text: str, runs: float, seed: float, *choices: Any) -
     tables: list[pd.DataFrame] = []
     first, last = defaults.bypass
     calls = 2 * defaults.steps - (last - first)  # of a run, by both methods
+    run.check_work(len(prompts) * calls)
     clock = ProgressClock(len(prompts) * calls, "denoiser calls")
     yield Update(run.start_text)
     for report in run.stream("run_variance", prompts, seeds, defaults, BATCH):

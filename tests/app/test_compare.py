@@ -484,16 +484,12 @@ def test_missing_and_damaged_models_are_named(tmp_path: Path) -> None:
         elsewhere.check()
 
 
-def test_the_page_offers_one_endpoint_and_a_bounded_queue() -> None:
+def test_what_computes_waits_for_the_device_in_a_bounded_queue() -> None:
     app = build_app(DeviceWorker())
-    public = [fn.api_name for fn in app.fns.values() if fn.api_visibility == "public"]
-    assert public == ["compare"]
     using_device = [fn for fn in app.fns.values() if fn.concurrency_id == "device"]
-    # the compare tab's two ways to start and the endpoint; a run a tab (the frontier's table is there already); the
-    # method tab's sliders
-    assert len(using_device) == 3 + (len(TABS) - 1) + len(TERMS) and all(
-        fn.concurrency_limit == 1 for fn in using_device
-    )
+    # a run a tab (the frontier's table is there already), the method tab's sliders, the endpoints
+    assert len(using_device) == len(TABS) + len(TERMS) + 5
+    assert all(fn.concurrency_limit == 1 for fn in using_device)
     assert app._queue.max_size == 200 and app.api_open is False and app.analytics_enabled is False
 
 
