@@ -87,15 +87,15 @@ def answer_compare(worker: DeviceWorker, values: Mapping[str, Any]) -> dict[str,
 
     Returns:
         Settings, what made the images, LPIPS, speed-up, and each method's denoiser calls, network evaluations, sampler
-        seconds, whether it is blocked, and PNG in base64.
+        seconds, whether it is blocked, and PNG in base64; notes on the prompt.
     """
-    return _compare(worker, worker.catalog.parse(values))
+    return _compare(worker, worker.catalog.parse(values), worker.catalog.read_prompt(values).notes)
 
 
-def _compare(worker: DeviceWorker, settings: Settings) -> dict[str, Any]:
+def _compare(worker: DeviceWorker, settings: Settings, notes: tuple[str, ...]) -> dict[str, Any]:
     *_, result = worker.stream("compare", settings, False, model=settings.model)
     assert isinstance(result, Comparison)
-    answer = {"settings": settings.as_dict(), "made_by": result.origin, "lpips": result.lpips}
+    answer = {"settings": settings.as_dict(), "notes": list(notes), "made_by": result.origin, "lpips": result.lpips}
     for one in (result.full, result.latentcrf):
         png = write_png(one.image, settings, {"image": one.method, **result.origin})
         answer[one.method] = {
@@ -122,7 +122,8 @@ def answer_compare_seeds(worker: DeviceWorker, values: Mapping[str, Any]) -> dic
     count = int(SEEDS.check(values.get("seeds", 4)))
     worker.check_work(count * sum(first.denoiser_calls.values()))
     every = [replace(first, seed=int(DECLARATIONS["seed"].check(first.seed + i))) for i in range(count)]
-    return {"runs": [_compare(worker, settings) for settings in every]}
+    notes = worker.catalog.read_prompt(values).notes
+    return {"runs": [_compare(worker, settings, notes) for settings in every]}
 
 
 def answer_variance(worker: DeviceWorker, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,6 +142,7 @@ def answer_variance(worker: DeviceWorker, values: Mapping[str, Any]) -> dict[str
     if not isinstance(lines, str):
         raise SettingsError("Prompts must be text, one prompt a line.")
     prompts, seeds = variance.parse(lines, *(values.get(name, first[name].default) for name in ("runs", "seed")))
+    prompts = [model_set.read_prompt(prompt).text for prompt in prompts]
     threshold = variance.THRESHOLD.check(values.get("threshold", first["threshold"].default))
     defaults = model_set.defaults
     worker.check_work(len(prompts) * sum(replace(defaults, few_steps=0).denoiser_calls.values()))
@@ -294,8 +296,8 @@ def list_endpoints(worker: DeviceWorker) -> list[Endpoint]:
     prompt, seed, count, methods = diversity.list_first_values(first)
     others = ", ".join(diversity.list_others(first))
     one = (
-        "settings, made_by, lpips, speed_up, and for full and latentcrf each: denoiser_calls, network_evaluations, "
-        "seconds of the sampler, is_blocked (by the model's safety checker), png in base64"
+        "settings, notes on the prompt, made_by, lpips, speed_up, and for full and latentcrf each: denoiser_calls, "
+        "network_evaluations, seconds of the sampler, is_blocked (by the model's safety checker), png in base64"
     )
     return [
         Endpoint(

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from app.models_file import (
     Source,
     read_entries,
 )
-from app.settings import Settings, SettingsError
+from app.prompts import Prompt, Subject, read_prompt, read_subjects
+from app.settings import DECLARATIONS, Settings, SettingsError
 
 EMBEDDED = ROOT / "assets" / "models" / "emoji-ldm"
 # Pipeline class -> settings that differ from `DEFAULTS` for a model without an entry.
@@ -114,6 +115,28 @@ class ModelSet:
     def training_command(self) -> str:
         """The command that trains a bypass CRF for this model."""
         return f"accelerate launch -m latentcrf.training.train --base {self.model} --data FOLDER --out runs/{self.name}"
+
+    @property
+    def subjects(self) -> tuple[Subject, ...]:
+        """What the model learned to draw; none where it ships without a table."""
+        return () if self.model.on_hub else read_subjects(self.model.folder)
+
+    def read_prompt(self, typed: str) -> Prompt:
+        """Read a prompt as the model does: emoji by their names.
+
+        Args:
+            typed: a checked prompt.
+
+        Returns:
+            It, with notes on what the model cannot read or do.
+
+        Raises:
+            SettingsError: the model can read no word of it.
+        """
+        prompt = read_prompt(typed, self.subjects)
+        if not prompt.is_readable:
+            raise SettingsError(f"Prompt: {' '.join(prompt.notes)}")
+        return prompt
 
     def list_files(self) -> Iterator[Path]:
         """List the files of this machine that loading needs; those on the hub are checked as they are fetched.
@@ -217,12 +240,29 @@ class Catalog:
             values: by name; `model` names the model.
 
         Returns:
-            The checked settings.
+            The checked settings, emoji in the prompt by their names.
 
         Raises:
-            SettingsError: as of `get` and `Settings.parse`.
+            SettingsError: as of `get`, `Settings.parse` and `ModelSet.read_prompt`.
         """
-        return Settings.parse(values, self.get(values.get("model")).defaults)
+        model_set = self.get(values.get("model"))
+        settings = Settings.parse(values, model_set.defaults)
+        return replace(settings, prompt=model_set.read_prompt(settings.prompt).text)
+
+    def read_prompt(self, values: Mapping[str, Any]) -> Prompt:
+        """Read the prompt among untrusted values, with notes for the visitor.
+
+        Args:
+            values: as of `parse`.
+
+        Returns:
+            The prompt.
+
+        Raises:
+            SettingsError: as of `get` and `ModelSet.read_prompt`, or it is no prompt.
+        """
+        typed = str(DECLARATIONS["prompt"].check(values.get("prompt", "")))
+        return self.get(values.get("model")).read_prompt(typed)
 
 
 # ---------------------------------------------------------------------------------------------- reading

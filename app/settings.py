@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, get_type_hints
 
 MAX_SEED = 2**32 - 1
+FILLERS = "\u115f\u1160\u2800\u3164\uffa0"  # letters and a symbol by their category, drawn as nothing
 
 
 class SettingsError(ValueError):
@@ -148,7 +149,7 @@ class Text:
             raise SettingsError(f"{wanted}; it had {len(value):,}.")
         # Control characters and lone surrogates are no text, and the tokenizer refuses the latter.
         text = "".join(character for character in text if unicodedata.category(character) not in ("Cc", "Cs"))
-        if not text.strip():
+        if all(_is_invisible(character) for character in text):
             raise SettingsError(f"{wanted}; it was left empty.")
         return text
 
@@ -359,6 +360,11 @@ def get_number(name: str) -> Number:
     if not isinstance(declaration, Number):
         raise TypeError(f"the setting {name} is a {type(declaration).__name__}, not a Number.")
     return declaration
+
+
+def _is_invisible(character: str) -> bool:
+    """Tell whether a character alone shows nothing: a space, of zero width, a selector, a byte order mark, a filler."""
+    return unicodedata.category(character)[0] in "ZCM" or character in FILLERS
 
 
 def _shorten(value: Any) -> str:

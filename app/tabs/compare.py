@@ -67,6 +67,7 @@ def run_comparison(run: Run, *values: Any) -> Iterator[Update]:
     if is_random:
         chosen["seed"] = secrets.randbelow(1_000_000)  # short enough to be read aloud
     settings = run.worker.catalog.parse(chosen)
+    notes = run.worker.catalog.read_prompt(chosen).notes
     done = {"full": 0, "latentcrf": 0}
     plan = html.format_plan(model_set, settings, done)
     yield Update(run.start_text, View(plan, seed=settings.seed, example=gr.update(visible=False)))
@@ -80,7 +81,7 @@ def run_comparison(run: Run, *values: Any) -> Iterator[Update]:
             yield Update(f"{METHODS[report.method]} is done.", View(**{report.method: report.image}))
         else:
             files = save_comparison(report, model_set, make_folder())
-            text = summarize_comparison(report, model_set)
+            text = " ".join([summarize_comparison(report, model_set), *notes])
             yield Update(text, show_comparison(files), busy=False)
 
 

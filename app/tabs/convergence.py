@@ -71,7 +71,7 @@ def run_convergence(run: Run, prompt: str, seed: float, count: float, *values: A
     """
     *chosen, presentation = values
     own = dict(zip(SETTINGS, chosen, strict=True))
-    settings = Settings.parse({"prompt": prompt, "seed": seed, **own}, run.model_set.defaults)
+    settings = run.worker.catalog.parse({"prompt": prompt, "seed": seed, **own, "model": run.model})
     number = int(COUNT.check(count))
     if run.model_set.crf is None:
         yield Update(NO_CRF, busy=False)

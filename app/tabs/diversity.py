@@ -130,7 +130,7 @@ def parse(
     Raises:
         SettingsError: no prompt, numbers out of range, an unknown method.
     """
-    words = str(DECLARATIONS["prompt"].check(prompt))
+    words = model_set.read_prompt(str(DECLARATIONS["prompt"].check(prompt))).text
     first, number = int(SEED.check(seed)), int(COUNT.check(count))
     others, accepted = others or (), list_others(model_set)
     unknown = [name for name in others if name not in accepted]

@@ -18,7 +18,7 @@ from app.examples import METHOD, describe_example
 from app.models import ModelSet
 from app.models_file import ModelsError
 from app.runs import AT_ONCE, COMPUTING, ProgressClock, Run, Update, build_run_controls
-from app.settings import Number, Settings, SettingsError
+from app.settings import Number, SettingsError
 from app.tabs import TabContext
 from app.text import read_method, write_method_note, write_method_notes
 
@@ -77,7 +77,7 @@ def run_walkthrough(run: Run, prompt: str, seed: float, presentation: bool) -> I
         SettingsError: the values are wrong.
     """
     worker, model_set = run.worker, run.model_set
-    settings = Settings.parse({"prompt": prompt, "seed": seed}, model_set.defaults)
+    settings = worker.catalog.parse({"prompt": prompt, "seed": seed, "model": run.model})
     names = list(write_method_notes(model_set))
     after_strip = [gr.skip()] * (2 * (len(names) - 1) + 2 * len(TERMS))
     yield Update(run.start_text)

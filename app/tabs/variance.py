@@ -102,6 +102,7 @@ def run_variance(run: Run, text: str, runs: float, seed: float, *choices: Any) -
     worker, model_set = run.worker, run.model_set
     defaults = model_set.defaults
     prompts, seeds = parse(text, runs, seed)
+    prompts = [run.model_set.read_prompt(prompt).text for prompt in prompts]
     tables: list[pd.DataFrame] = []
     first, last = defaults.bypass
     calls = 2 * defaults.steps - (last - first)  # of a run, by both methods

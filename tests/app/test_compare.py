@@ -20,7 +20,7 @@ from PIL import Image
 
 from analysis.metrics.pixels import to_pixels
 from analysis.sampling import decode, sample
-from app import runs
+from app import api, runs
 from app.callback_stream import stream_reports
 from app.components import form, html
 from app.device import DeviceWorker
@@ -29,7 +29,7 @@ from app.models_file import ModelsError, Source
 from app.png import read_png
 from app.results import Comparison, Generated, Progress
 from app.runs import RunCounter
-from app.settings import NAMES, Settings, name_method
+from app.settings import NAMES, Settings, SettingsError, name_method
 from app.tabs import compare
 from app.tabs.method import TERMS
 from latentcrf.noise_levels import clean_estimate_between, coefficients
@@ -90,6 +90,26 @@ def pixels(image: Image.Image | str) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------------ with the real models
+
+
+@pytest.mark.slow
+def test_an_emoji_is_drawn_as_its_name_is(worker: DeviceWorker) -> None:
+    """On the page and by the API, which both say so; what the model reads nothing of is refused."""
+    small = {**FEW.as_dict(), "steps": 2, "bypass_start": 1, "bypass_end": 2}
+    answer = api.answer_compare(worker, {**small, "prompt": "🍎🍎"})
+    assert answer["settings"]["prompt"] == "red apple"
+    assert answer["notes"] == ["🍎 is read as “red apple”.", "The model draws one subject and does not count."]
+    drawn = Image.open(io.BytesIO(base64.b64decode(answer["full"]["png"])))
+    named = run(worker, FEW, prompt="red apple", steps=2, bypass_start=1, bypass_end=2)[-1]
+    assert np.array_equal(pixels(drawn), pixels(named.full_file["value"])) and "is read as" not in named.status
+    shown = run(worker, FEW, prompt="🍎", steps=2, bypass_start=1, bypass_end=2)[-1]
+    assert "🍎 is read as “red apple”." in shown.status
+    assert np.array_equal(pixels(drawn), pixels(shown.full_file["value"]))
+    words = "cannot read: 红苹果; try: red apple"
+    (refused,) = run(worker, FEW, prompt="红苹果")
+    assert words in refused.status
+    with pytest.raises(SettingsError, match=words):
+        api.answer_compare(worker, {**small, "prompt": "红苹果"})
 
 
 def test_both_methods_run_as_planned(worker: DeviceWorker) -> None:

@@ -18,7 +18,7 @@ from tests.app.driving import CATALOG, EMOJI
 DEFAULTS = EMOJI.defaults
 SETTINGS = replace(
     DEFAULTS,
-    prompt="Äpfel “rot” 🍎 <b>",
+    prompt="Äpfel “rot” ∑ <b>",
     seed=2**32 - 1,
     steps=20,
     guidance=2.5,
