@@ -2,10 +2,11 @@
 
     python -m analysis.convergence --prompt "red apple" --seeds 4 --out results/convergence
 
-The LDM runs once up to the bypass; the CRF's solver runs once from there and yields its iterates. Written to --out:
-settings.json, convergence.csv (a row a seed, solver and iteration), and as HTML and PNG the energy and residual curves,
-the images before the CRF (the LDM's clean estimate) and after 0 (the target u) to 10 iterations, their difference to
-the last iterate, and maps of the energy of each site.
+The LDM runs once up to the bypass. There both solvers minimize the CRF's energy from where the sampler stopped: from
+its clean estimate, and from its noisy latents. LatentCRF itself starts at its network's target u; the table has that
+start too. Written to --out: settings.json, convergence.csv (a row a seed, start, solver and iteration), and for each of
+the first two starts, as HTML and PNG, the iterates with their difference to the last one, the energy and residual
+curves, and maps of the energy of each site.
 """
 
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 
 from analysis.arguments import add_arguments, build_parser, parse_prompt
 from analysis.export import Results, parse, write_results
-from analysis.figures.convergence import draw_figures
+from analysis.figures.convergence import STARTS, draw_figures
 from analysis.sampling import STEPS, load_pipeline
 from analysis.studies.convergence import Convergence, compute
 from latentcrf import LatentCRF
@@ -30,7 +31,9 @@ def build_results(convergence: Convergence, options: dict[str, Any]) -> Results:
         convergence: as of `analysis.studies.convergence.compute`.
         options: of this command line, which repeat it.
     """
-    return Results("convergence", options, {"convergence": convergence.table}, draw_figures(convergence))
+    figures = {f"{name}-from-{start}": figure
+               for start in STARTS for name, figure in draw_figures(convergence, start).items()}  # fmt: skip
+    return Results("convergence", options, {"convergence": convergence.table}, figures)
 
 
 def main(arguments: list[str] | None = None) -> int:

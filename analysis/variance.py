@@ -3,9 +3,9 @@
     python -m analysis.variance --data data/emoji --out results/variance --prompts 1000
     accelerate launch -m analysis.variance --model FOLDER --crf FOLDER --prompts PartiPrompts.tsv --out results/variance
 
-The full run and LatentCRF start from the same noise. Measured at each step: the variance of the latents over all
-their dimensions, that of the clean estimate x0_hat, and the root mean square change of the latents a step of the full
-run. Where little happens, a bypass costs little. Written to --out: settings.json, variance.csv (mean, 5th and 95th
+The full run and LatentCRF start from the same noise. Measured at each step: how far the clean estimate x0_hat and the
+latents move, in root mean square a step of the full run, and the variance of both over all their dimensions. A step
+that hardly moves the clean estimate is redundant. Written to --out: settings.json, variance.csv (mean, 5th and 95th
 percentile over the runs), runs.csv (a row a run and step) and a figure of each quantity as HTML and PNG. With
 --summary-only only settings.json and variance.csv, about a hundred rows: what ships.
 
@@ -31,9 +31,10 @@ from analysis.studies.variance import QUANTITIES, compute, summarize
 from latentcrf import LatentCRF, LatentCRFScheduler
 from latentcrf.precision import choose_precision, precision_name
 from latentcrf.training.data import DatasetError, read_metadata
+from latentcrf.utils.arguments import int_between
 from latentcrf.utils.files import replace_file
 
-SAVED = ("prompts", "text", "seed", "guidance", "batch_size")  # options that settings.json names
+SAVED = ("prompts", "text", "seed", "guidance", "steps", "batch_size")  # options that settings.json names
 
 
 def build_results(
@@ -106,7 +107,9 @@ def run_variance(options: argparse.Namespace) -> list[str]:
     crf_folder = find_network(options, "crf", "emoji-latentcrf")
     has_crf = crf_folder is not None and str(crf_folder) != "none"
     crf = LatentCRF.from_pretrained(crf_folder).eval() if has_crf else None
-    LatentCRFScheduler(pipeline.scheduler, crf, bypass=bypass).set_timesteps(STEPS)  # refuses a wrong bypass now
+    LatentCRFScheduler(pipeline.scheduler, crf, bypass=bypass).set_timesteps(
+        options.steps
+    )  # refuses a wrong bypass now
     settings = {name: getattr(options, name) for name in SAVED}
     settings |= {"bypass": options.bypass, "precision": precision_name(precision)}
     encoders = {name: network for name, network in pipeline.components.items() if name.startswith("text_encoder")}
@@ -122,8 +125,9 @@ def run_variance(options: argparse.Namespace) -> list[str]:
         begin, batch = index * size, prompts[index * size : (index + 1) * size]
         seeds = [options.seed + begin + number for number in range(len(batch))]
         tables = compute(
-            pipeline, batch, seeds, crf, bypass, guidance=options.guidance, batch_size=size, precision=precision
-        )
+            pipeline, batch, seeds, crf, bypass, steps=options.steps, guidance=options.guidance, batch_size=size,
+            precision=precision,
+        )  # fmt: skip
         runs = pd.concat(tables, ignore_index=True)
         runs["run"] += begin
         arrays = {name: runs[name].to_numpy() for name in runs}
@@ -166,6 +170,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--text", action="extend", nargs="+", metavar="PROMPT", help="the prompts (default: the data set's subjects)"
     )
+    parser.add_argument("--steps", type=int_between(2, 200), default=STEPS, metavar="N",
+                        help=f"of the full run, 2 to 200 (default {STEPS})")  # fmt: skip
     add_arguments(parser, "seed", "bypass", "guidance", "batch-size", "precision")
     parser.add_argument("--summary-only", action="store_true", help="write settings.json and variance.csv only")
     options = parse(parser, "variance", arguments)

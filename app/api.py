@@ -278,7 +278,7 @@ def list_variance(model_set: ModelSet) -> dict[str, Parameter]:
         "prompts": Parameter(str, "prompts, one a line, used in turn", "those of the page"),
         "runs": _describe(variance.RUNS, int, 16),
         "seed": _describe(variance.SEED, int, 0),
-        "threshold": _describe(variance.THRESHOLD, float, 2.0),
+        "threshold": _describe(variance.THRESHOLD, int, 30),
         **list_settings(model_set, ("model",)),
     }
 
@@ -315,7 +315,7 @@ def list_endpoints(worker: DeviceWorker) -> list[Endpoint]:
         ),
         Endpoint(
             "convergence", "Follow energy and residual over the CRF's iterations.",
-            "settings, seeds, rows (one a seed and iteration)",
+            "settings, seeds, rows (one a seed, start, solver and iteration)",
             {
                 **list_settings(first, (*seeds, "steps", "guidance", "bypass_start", "bypass_end")),
                 "seeds": _describe(convergence.COUNT, int, 4), **list_settings(first, ("model",)),

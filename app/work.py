@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+import torch
 from torch import OutOfMemoryError, get_num_threads
 
 from analysis import convergence as convergence_export
@@ -33,6 +34,7 @@ from app.loaded_models import LoadedModels, find_damaged_results, load_models, s
 from app.models_file import ModelsError
 from app.settings import Settings
 from latentcrf.potentials import Potentials
+from latentcrf.precision import precision_name
 from latentcrf.utils.files import replace_folder
 from latentcrf.utils.manifest import write_manifest
 
@@ -57,7 +59,7 @@ def _style(presentation: bool) -> dict[str, bool]:
 
 
 def run_variance(
-    models: LoadedModels, prompts: list[str], seeds: list[int], defaults: Settings, most: int, report: Report
+    models: LoadedModels, prompts: list[str], seeds: list[int], settings: Settings, most: int, report: Report
 ) -> None:
     """Report the denoiser calls so far, and a table for each batch (of `most` runs or fewer) and method.
 
@@ -68,14 +70,25 @@ def run_variance(
         prompts,
         seeds,
         models.crf,
-        defaults.bypass,
-        steps=defaults.steps,
-        guidance=defaults.guidance,
+        settings.bypass,
+        steps=settings.steps,
+        guidance=settings.guidance,
         batch_size=_choose_batch_size(models, most),
-        precision=models.precision,
+        precision=choose_variance_precision(models),
         report=report,
     ):
         report(table)
+
+
+def choose_variance_precision(models: LoadedModels) -> torch.dtype:
+    """Choose float32 where the weights are: bfloat16's rounding is larger than what late steps change the estimate."""
+    is_float32 = models.pipeline.unet.dtype == torch.float32
+    return torch.float32 if is_float32 else models.precision
+
+
+def name_variance_precision(models: LoadedModels) -> str:
+    """Name `choose_variance_precision`, as command lines do."""
+    return precision_name(choose_variance_precision(models))
 
 
 def summarize_variance(tables: list[pd.DataFrame]) -> pd.DataFrame:
@@ -84,7 +97,7 @@ def summarize_variance(tables: list[pd.DataFrame]) -> pd.DataFrame:
 
 
 def propose_bypass(summary: pd.DataFrame, threshold: float) -> tuple[int, int] | None:
-    """Propose the block of steps in each of which the variance changes by `threshold` of its range at most."""
+    """Propose the block of steps in each of which the clean estimate changes by `threshold` of the most, or less."""
     return variance.propose_bypass(summary, threshold)
 
 
@@ -112,7 +125,7 @@ def export_variance(summary: pd.DataFrame, options: dict[str, Any], bypass: tupl
 
 
 def run_convergence(models: LoadedModels, settings: Settings, seeds: list[int], report: Report) -> None:
-    """Report the number of denoiser calls so far after each, and at last a `Convergence`.
+    """Report how far the work is, of `count_convergence_work`, and at last a `Convergence`.
 
     Raises:
         ModelsError: the model has no CRF.
@@ -134,9 +147,14 @@ def run_convergence(models: LoadedModels, settings: Settings, seeds: list[int], 
     )
 
 
-def draw_convergence(found: convergence.Convergence, presentation: bool) -> Figures:
-    """Draw a `Convergence`."""
-    figures = convergence_figures.draw_figures(found, **_style(presentation))
+def count_convergence_work(bypass: tuple[int, int], seeds: int) -> int:
+    """Count what `run_convergence` reports: denoiser calls, and rows of decoded images."""
+    return convergence.count_work(bypass, seeds)
+
+
+def draw_convergence(found: convergence.Convergence, start: str, presentation: bool) -> Figures:
+    """Draw a `Convergence` from one start."""
+    figures = convergence_figures.draw_figures(found, start, **_style(presentation))
     return {name: (figure, found.table if name == "curves" else None) for name, figure in figures.items()}
 
 

@@ -77,6 +77,8 @@ def draw_image_grid(
         showgrid=False, ticks="",
     )  # fmt: skip
     side = min(230 if len(rows) == 1 else 150, 1000 // len(columns))
+    if style.get("presentation"):  # all of it on one screen of 720 px
+        side = min(side, 430 // len(rows))
     apply_style(figure, title, height=130 + side * len(rows), **style)
     if not style.get("on_page"):  # a file is as wide as its images, and its title
         figure.update_layout(width=max(850, 180 + side * len(columns)))

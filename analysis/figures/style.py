@@ -49,6 +49,8 @@ def apply_style(
         font={"size": size},
         height=round(1.15 * height) if presentation else height,
         margin={"l": 5 * size, "r": 2 * size, "t": 4 * size, "b": 4 * size},
+        # not the mark's colour, on which white or black text may be hard to read
+        hoverlabel={"bgcolor": "#1e293b", "bordercolor": "#94a3b8", "font": {"color": "#ffffff", "size": size}},
     )
     figure.update_xaxes(automargin=True, gridcolor="rgba(128, 140, 160, 0.3)", zeroline=False)
     figure.update_yaxes(automargin=True, gridcolor="rgba(128, 140, 160, 0.3)", zeroline=False)

@@ -1,19 +1,21 @@
 """Figures of the latent variance: each method's mean and band over the steps of a run."""
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
 from analysis.figures.style import BELOW, METHODS, apply_style, tint
-from analysis.studies import FULL_RUN, LATENTCRF
+from analysis.studies import FULL_RUN
 
-# Quantity -> (title, axis).
+# Quantity -> (its name in the title, title of its axis).
 TITLES = {
-    "estimate_change": ("Change of the clean estimate", "Root mean square change of x0_hat a step"),
-    "variance": ("Variance of the latents", "Variance over all dimensions"),
-    "estimate_variance": ("Variance of the clean estimate", "Variance of x0_hat over all dimensions"),
-    "change": ("Change of the latents a step", "Root mean square change a step of the full run"),
+    "estimate_change": ("the clean estimate's change", "Change of x0_hat, RMS a step"),
+    "variance": ("the variance of the latents", "Variance of the latents"),
+    "estimate_variance": ("the variance of the clean estimate", "Variance of the clean estimate"),
+    "change": ("the latents' change", "Change of x, RMS a step"),
 }
 AXES = {"step": "Step of the full run", "timestep": "Timestep (999 is noise)", "log_snr": "log-SNR"}
+CHANGES = ("estimate_change", "change")  # of one step; the other quantities are values at a step
 PROPOSED = "#009e73"
 
 
@@ -26,7 +28,9 @@ def draw_quantity(
     proposal: tuple[int, int] | None = None,
     **style: bool,
 ) -> go.Figure:
-    """Draw the mean with its band, each method; the bypassed steps shaded, the step across them dashed.
+    """Draw the mean with its band, each method; the bypassed steps are shaded.
+
+    The title says how much of the quantity's way lies in them.
 
     Args:
         summary: as of `analysis.studies.variance.summarize`.
@@ -34,7 +38,7 @@ def draw_quantity(
         bypass: (first, last), in steps of the full run.
         x: the horizontal axis, a key of `AXES`, default "step".
         log_y: whether the vertical axis is logarithmic, default False.
-        proposal: steps to mark as proposed for a bypass, or None.
+        proposal: steps to mark as proposed for a bypass, by a bar on the axis; None (default): none.
         style: presentation and on_page, as of `apply_style`.
 
     Raises:
@@ -43,9 +47,11 @@ def draw_quantity(
     for name, accepted in ((quantity, TITLES), (x, AXES)):
         if name not in accepted:
             raise ValueError(f"{name!r} is not drawn; accepted are {', '.join(accepted)}.")
-    title, axis = TITLES[quantity]
+    words, axis = TITLES[quantity]
     figure = go.Figure()
-    for method in (name for name in METHODS if name in set(summary["method"])):
+    # up to the bypass both methods are one run; there LatentCRF's estimate moves once, and no more
+    shown = {FULL_RUN} if quantity == "estimate_change" else set(summary["method"])
+    for method in (name for name in METHODS if name in shown):
         colour, symbol, _ = METHODS[method]
         rows = summary[summary["method"] == method].sort_values("step").dropna(subset=[quantity, x])
         figure.add_scatter(
@@ -63,23 +69,49 @@ def draw_quantity(
         if method != FULL_RUN and len(before) and len(after):
             ends = pd.concat([before.tail(1), after.head(1)])
             figure.add_scatter(
-                x=ends[x], y=ends[quantity], mode="lines",
-                name="bypass, by the CRF" if method == LATENTCRF else "bypass",
-                line={"color": colour, "width": 3, "dash": "dash"}, hoverinfo="skip",
+                x=ends[x], y=ends[quantity], mode="lines", name=f"{method}, bypass", legendgroup=method,
+                showlegend=False, line={"color": colour, "width": 3, "dash": "dash"}, hoverinfo="skip",
             )  # fmt: skip
     full = summary[summary["method"] == FULL_RUN].sort_values("step").dropna(subset=[x])
-    blocks = [(bypass, "#888888", "bypassed", "top left")]
+
+    def place(block: tuple[int, int]) -> dict[str, float]:
+        begin, end = (float(full[full["step"] <= step][x].iloc[-1]) for step in block)
+        return {"x0": begin, "x1": end}
+
+    figure.add_vrect(
+        **place(bypass), fillcolor="#888888", opacity=0.2, line_width=0,
+        annotation_text="bypassed", annotation_position="top left",
+    )  # fmt: skip
     if proposal is not None:
-        blocks.append((proposal, PROPOSED, "proposed", "bottom left"))
-    for block, colour, text, position in blocks:
-        begin, end = (full[full["step"] <= step][x].iloc[-1] for step in block)
-        figure.add_vrect(
-            x0=begin, x1=end, fillcolor=colour, opacity=0.15, line_width=0,
-            annotation_text=text, annotation_position=position,
+        figure.add_shape(
+            **place(proposal), yref="paper", y0=0, y1=0.02, fillcolor=PROPOSED, line_width=0,
+            label={"text": "proposed", "textposition": "top left", "yanchor": "bottom", "font": {"color": PROPOSED}},
         )  # fmt: skip
     figure.update_xaxes(title=AXES[x], autorange="reversed" if x == "timestep" else True)
+    share, (first, last) = compute_share(summary, quantity, bypass), bypass
+    verb = "make" if quantity in CHANGES else "move"
+    rest = f"{share:.0%} of {words}" if quantity in CHANGES else f"{words} by {share:.0%} of its range"
     # full numbers on a log axis too, where Plotly would write 2, 5, ... between the powers of ten
     figure.update_yaxes(title=axis, type="log" if log_y else "linear", tickformat=".2~g" if log_y else None)
     figure.update_layout(legend=BELOW)
-    runs = int(summary["n"].max())
-    return apply_style(figure, f"{title}: mean and 5th to 95th percentile of {runs:,} runs", **style)
+    title = f"Steps {first} to {last - 1} of {int(summary['step'].max())} {verb} {rest}"
+    return apply_style(figure, f"{title} (mean of {int(summary['n'].max()):,} runs)", **style)
+
+
+def compute_share(summary: pd.DataFrame, quantity: str, bypass: tuple[int, int]) -> float:
+    """Compute how much of a quantity's way over the full run lies in the bypassed steps.
+
+    Args:
+        summary: as of `analysis.studies.variance.summarize`.
+        quantity: a key of `TITLES`.
+        bypass: (first, last), in steps of the full run.
+
+    Returns:
+        Of a change the share of its sum that the bypassed steps make; of a variance how much it moves across them, as
+        a share of its range.
+    """
+    mean = summary[summary["method"] == FULL_RUN].set_index("step")[quantity]
+    first, last = bypass
+    if quantity in CHANGES:
+        return float(mean.loc[first : last - 1].sum() / max(mean.sum(), 1e-12))
+    return float(abs(mean.loc[last] - mean.loc[first]) / max(np.ptp(mean.dropna()), 1e-12))

@@ -18,8 +18,12 @@ from latentcrf.precision import precision_name
 from latentcrf.solver import SOLVERS
 
 ITERATIONS = 10
-SHOWN = (0, 1, 2, 3, 4, 5, 10)  # iterations with an image
+SHOWN = (0, 1, 2, 3, 4, 5, 10)  # iterations with an image; 0 is the start
 SETTLED = 0.99  # share of the energy's descent
+VISIBLE = 0.5  # grey levels: what a pixel must change by on average to be seen
+# Where the solver starts -> what that is. The sampler stopped with the first two; LatentCRF itself starts at the third.
+STARTS = {"denoised": "clean estimate", "latents": "noisy latents", "target": "network's target u"}
+SHOWN_STARTS = ("denoised", "latents")
 
 
 @dataclass(frozen=True)
@@ -29,15 +33,13 @@ class Convergence:
     Attributes:
         prompt: the prompt.
         seeds: n seeds.
-        table: columns seed, solver, iteration, unary, pairwise, higher_order, total, residual.
+        table: columns seed, start (of `STARTS`), solver, iteration, unary, pairwise, higher_order, total, residual.
         shown: the iterations with an image.
-        images: uint8 (1 + len(shown), n, H, W, 3), decoded: the LDM's clean estimate before the CRF, then the iterates;
-            iterate 0 is the unary term's target u.
-        differences: float32 (len(shown), n, H, W, 3), in grey levels (0 to 255): of all images but the last to the
-            last, before they are rounded.
-        maps: total and each term's energy of each site before the CRF and after the last iteration, (2, n, h, w).
-        settled_iteration: the first iteration by which a share `SETTLED` of the energy's descent is done, in the mean
-            over the seeds; None where the energy does not fall.
+        images: uint8 (2, 2, len(shown), H, W, 3), decoded iterates of the first seed: a row for each of `SHOWN_STARTS`,
+            in it one for each of `SOLVERS`.
+        ends: uint8 (3, n, H, W, 3): of each seed the two starts, and the last iterate.
+        maps: total and each term's energy of each site, (3, n, h, w), of the latents of `ends`.
+        spread: the largest root mean square difference between the last iterates of the starts.
         precision: name of the type in which the networks computed.
     """
 
@@ -46,10 +48,61 @@ class Convergence:
     table: pd.DataFrame
     shown: tuple[int, ...]
     images: np.ndarray
-    differences: np.ndarray
+    ends: np.ndarray
     maps: dict[str, np.ndarray]
-    settled_iteration: int | None
+    spread: float
     precision: str
+
+    def find_settled_iteration(self, start: str, solver: str = "3mg") -> int | None:
+        """Find the first iteration by which a share `SETTLED` of the solver's whole energy descent is done.
+
+        Args:
+            start: of `STARTS`.
+            solver: of `SOLVERS`, default "3mg".
+
+        Returns:
+            The iteration, in the mean over the seeds; None where the energy does not fall.
+        """
+        rows = self.table[(self.table["solver"] == solver) & (self.table["start"] == start)]
+        total = rows.groupby("iteration")["total"].mean()
+        fall = total.loc[0] - total.loc[ITERATIONS]
+        if not fall > 0:
+            return None
+        return int((total.loc[0] - total >= SETTLED * fall).idxmax())
+
+    def measure_differences(self, start: str) -> np.ndarray:
+        """Measure how far each image of the first seed is from its solver's last one.
+
+        Args:
+            start: of `SHOWN_STARTS`.
+
+        Returns:
+            (2, len(shown), H, W, 3), in grey levels, 0 to 255.
+        """
+        images = self.images[SHOWN_STARTS.index(start)].astype(np.float32)
+        return np.abs(images - images[:, -1:])
+
+    def find_still_iteration(self, start: str, solver: str) -> int:
+        """Find the first of the shown iterations after which the first seed's image changes by less than `VISIBLE`.
+
+        Args:
+            start: of `SHOWN_STARTS`.
+            solver: of `SOLVERS`.
+        """
+        means = self.measure_differences(start)[SOLVERS.index(solver)].mean((1, 2, 3))
+        changes = np.flatnonzero(means >= VISIBLE)
+        return self.shown[int(changes[-1]) + 1] if len(changes) else self.shown[0]
+
+
+def count_work(bypass: tuple[int, int], seeds: int) -> int:
+    """Count what `compute` reports: denoiser calls for all seeds, and rows of `seeds` decoded images.
+
+    Args:
+        bypass: (first, last).
+        seeds: how many.
+    """
+    images = len(SHOWN_STARTS) * len(SOLVERS) * len(SHOWN)
+    return bypass[0] + 3 + -(-images // seeds)
 
 
 def map_energy(y: Tensor, p: Potentials) -> dict[str, Tensor]:
@@ -93,9 +146,12 @@ def compute(
     steps: int = STEPS,
     guidance: float = GUIDANCE,
     precision: torch.dtype = torch.float32,
-    report: Callable[[int], None] = lambda calls: None,
+    report: Callable[[int], None] = lambda done: None,
 ) -> Convergence:
-    """Run the LDM once for all seeds up to the bypass, then both solvers from what it hands over.
+    """Run the LDM once for all seeds up to the bypass, then both solvers from each start.
+
+    The energy is that of the bypass: its potentials are predicted once, from what the LDM hands over. Only the
+    latents from which it is minimized differ.
 
     Args:
         pipeline: the LDM.
@@ -106,16 +162,29 @@ def compute(
         steps: of the full run, default 50.
         guidance: default 3.
         precision: in which the networks compute, default float32.
-        report: is called with the number of denoiser calls so far, after each.
+        report: is called with the number of denoiser calls so far, after each; then after each n decoded images with
+            one more: `count_work` in all.
 
     Raises:
         ValueError: a bypass that does not fit the steps.
     """
-    scheduler = LatentCRFScheduler(pipeline.scheduler, crf, bypass=bypass, num_iterations=0)
+    scheduler, done = LatentCRFScheduler(pipeline.scheduler, crf, bypass=bypass, num_iterations=0), 0
 
-    def on_step(step: int, _: Tensor) -> bool:
-        report(step + 1)
+    def report_next() -> None:
+        nonlocal done
+        done += 1
+        report(done)
+
+    def on_step(_: int, __: Tensor) -> bool:
+        report_next()
         return scheduler.last_bypass is not None  # the steps after the CRF are not needed
+
+    def decode_rows(latents: Tensor) -> np.ndarray:
+        rows = []
+        for part in latents.float().split(len(seeds)):
+            rows.append(to_pixels(decode(pipeline, part)))
+            report_next()
+        return np.concatenate(rows)
 
     embeds = encode(pipeline, [prompt] * len(seeds))
     run_sampler(
@@ -125,47 +194,34 @@ def compute(
     assert scheduler.last_bypass is not None
     observation = scheduler.last_bypass.observation
     potentials = crf.potentials(observation)
-    rows, iterates = [], {}
-    for solver in SOLVERS:
-        before = None
-        for iteration, y in enumerate(crf.solve(potentials, ITERATIONS, solver)):
-            row = {"seed": seeds, "solver": solver, "iteration": iteration}
+    starts = {"denoised": observation.denoised, "latents": observation.latents, "target": None}
+    paths = {
+        (start, solver): list(crf.solve(potentials, ITERATIONS, solver, start=first))
+        for start, first in starts.items()
+        for solver in SOLVERS
+    }
+    rows = []
+    for (start, solver), path in paths.items():
+        for iteration, y in enumerate(path):
+            row = {"seed": seeds, "start": start, "solver": solver, "iteration": iteration}
             row |= {name: term.cpu().numpy() for name, term in crf.energy(y, potentials).items()}
-            if before is not None:
-                change = (y - before).flatten(1).norm(dim=1) / before.flatten(1).norm(dim=1)
-                row["residual"] = change.cpu().numpy()
+            if iteration:
+                before = path[iteration - 1]
+                row["residual"] = ((y - before).flatten(1).norm(dim=1) / before.flatten(1).norm(dim=1)).cpu().numpy()
             rows.append(pd.DataFrame(row))
-            before = y
-            if solver == "3mg":
-                iterates[iteration] = y
-    table = pd.concat(rows, ignore_index=True)
-    shown = [observation.denoised, *(iterates[i] for i in SHOWN)]
-    decoded = torch.stack([decode(pipeline, latents.float()) for latents in shown])
-    ends = [map_energy(y, potentials) for y in (observation.denoised.float(), iterates[ITERATIONS])]
+    last = [paths[start, "3mg"][-1] for start in STARTS]
+    ends = torch.stack([*(paths[start, "3mg"][0] for start in SHOWN_STARTS), last[0]])
+    shown = torch.stack([paths[start, solver][i][0] for start in SHOWN_STARTS for solver in SOLVERS for i in SHOWN])
+    images, end_images = decode_rows(shown), decode_rows(ends.flatten(0, 1))
+    maps = [map_energy(y.float(), potentials) for y in ends]
     return Convergence(
         prompt=prompt,
         seeds=seeds,
-        table=table,
+        table=pd.concat(rows, ignore_index=True),
         shown=SHOWN,
-        images=np.stack([to_pixels(each) for each in decoded]),
-        differences=127.5 * (decoded[:-1] - decoded[-1]).abs().permute(0, 1, 3, 4, 2).numpy(),
-        maps={name: torch.stack([sites[name] for sites in ends]).cpu().numpy() for name in ("total", *TERMS)},
-        settled_iteration=find_settled_iteration(table),
+        images=images.reshape(len(SHOWN_STARTS), len(SOLVERS), len(SHOWN), *images.shape[1:]),
+        ends=end_images.reshape(3, len(seeds), *images.shape[1:]),
+        maps={name: torch.stack([sites[name] for sites in maps]).cpu().numpy() for name in ("total", *TERMS)},
+        spread=max(float((y - last[0]).square().flatten(1).mean(1).sqrt().max()) for y in last),
         precision=precision_name(precision),
     )
-
-
-def find_settled_iteration(table: pd.DataFrame) -> int | None:
-    """Find the first iteration by which a share `SETTLED` of the solver's whole energy descent is done.
-
-    Args:
-        table: as of `Convergence`.
-
-    Returns:
-        The iteration, in the mean over the seeds; None where the energy does not fall.
-    """
-    total = table[table["solver"] == "3mg"].groupby("iteration")["total"].mean()
-    fall = total.loc[0] - total.loc[ITERATIONS]
-    if not fall > 0:
-        return None
-    return int((total.loc[0] - total >= SETTLED * fall).idxmax())

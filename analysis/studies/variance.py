@@ -174,29 +174,24 @@ def summarize(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def propose_bypass(summary: pd.DataFrame, threshold: float) -> tuple[int, int] | None:
-    """Find the longest block of steps in each of which the full run's mean variance hardly changes.
+    """Find the longest block of steps in each of which the full run's mean clean estimate hardly changes.
 
-    The block begins once the variance is half-way to where it gets: while the latents are mostly noise their variance
-    stands still too, but nothing is decided yet.
+    One denoiser call comes before it and one after it.
 
     Args:
         summary: as of `summarize`.
-        threshold: the largest change a step, as a share of the variance's whole range over the run.
+        threshold: the largest change of the clean estimate a step, as a share of the largest one in the run.
 
     Returns:
         (first, last), or None where no step is below the threshold.
     """
     full = summary[summary["method"] == FULL_RUN].sort_values("step")
-    variance = full["variance"].to_numpy()
-    distance = np.abs(variance - variance[0])
-    quiet = np.abs(np.diff(variance)) <= threshold * max(np.ptp(variance), 1e-12)
-    half_way = int(np.argmax(distance >= distance.max() / 2))
-    quiet[: max(1, half_way)] = False  # one denoiser call comes before a bypass in any case
-    best, begin = (0, 0), None
-    for index, is_quiet in enumerate([*quiet, False]):
-        if is_quiet and begin is None:
-            begin = index
-        elif not is_quiet and begin is not None:
-            best = max(best, (begin, index), key=lambda block: block[1] - block[0])
-            begin = None
+    change = full["estimate_change"].to_numpy()
+    is_quiet = change <= threshold * max(np.nanmax(change), 1e-12)  # False at the last denoiser call, which has none
+    is_quiet[0] = False
+    best, begin = (0, 0), 0
+    for index, quiet in enumerate(is_quiet):
+        if not quiet:
+            begin = index + 1
+        best = max(best, (begin, index + 1), key=lambda block: block[1] - block[0])
     return best if best[1] > best[0] else None

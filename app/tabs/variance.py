@@ -14,10 +14,11 @@ from app.components import html
 from app.components.exports import build_export
 from app.components.figures import build_figure, show_figures
 from app.components.form import build_number
+from app.components.method_line import build_method_line
 from app.device import DeviceWorker
 from app.models import ModelSet
 from app.runs import AT_ONCE, ProgressClock, Run, Update, build_run_controls
-from app.settings import DECLARATIONS, MAX_SEED, Number, SettingsError
+from app.settings import DECLARATIONS, MAX_SEED, METHOD, Number, SettingsError, name_method
 from app.tabs import COMPARE, TabContext
 from app.text import VARIANCE_READING
 
@@ -27,8 +28,9 @@ COMMAND = f"python -m analysis.variance --data data/emoji --summary-only --out {
 DATE = "2026-11-30"  # of the shipped table
 RUNS = Number("Runs", 2, 64)
 SEED = Number("First seed", 0, MAX_SEED - 64, help="the others follow")
-THRESHOLD = Number("Threshold", 0.2, 10, 0.1)
+THRESHOLD = Number("Threshold", 1, 100, help="of the largest change of the clean estimate, in percent")
 QUANTITIES = {
+    "Estimate's change": "estimate_change",
     "Latents' variance": "variance",
     "Estimate's variance": "estimate_variance",
     "Latents' change": "change",
@@ -58,6 +60,11 @@ class Outcome(NamedTuple):
         first, last = self.options["bypass"]
         return int(first), int(last)
 
+    @property
+    def steps(self) -> int:
+        """Steps of the full run."""
+        return int(self.summary["step"].max())
+
 
 # ---------------------------------------------------------------------------------------- handlers
 
@@ -83,7 +90,7 @@ def parse(text: str, runs: Any, seed: Any) -> tuple[list[str], list[int]]:
     return [prompts[i % len(prompts)] for i in range(count)], [first + i for i in range(count)]
 
 
-def run_variance(run: Run, text: str, runs: float, seed: float, *choices: Any) -> Iterator[Update]:
+def run_variance(run: Run, text: str, runs: float, seed: float, *values: Any) -> Iterator[Update]:
     """Run both methods for each prompt, a batch at a time.
 
     Args:
@@ -91,7 +98,7 @@ def run_variance(run: Run, text: str, runs: float, seed: float, *choices: Any) -
         text: as of `parse`.
         runs: as of `parse`.
         seed: as of `parse`.
-        choices: as of `draw`, after the outcome.
+        values: of the settings `METHOD`, then as of `draw` after the outcome.
 
     Yields:
         Updates with the outcome so far and its figure.
@@ -100,16 +107,19 @@ def run_variance(run: Run, text: str, runs: float, seed: float, *choices: Any) -
         SettingsError: as of `parse`.
     """
     worker, model_set = run.worker, run.model_set
-    defaults = model_set.defaults
+    method, choices = values[: len(METHOD)], values[len(METHOD) :]
     prompts, seeds = parse(text, runs, seed)
-    prompts = [run.model_set.read_prompt(prompt).text for prompt in prompts]
+    prompts = [model_set.read_prompt(prompt).text for prompt in prompts]
+    # a run of few steps has no bypass; what is drawn here are the steps that a bypass skips
+    own = name_method(method) | {"prompt": prompts[0], "few_steps": 0, "model": run.model}
+    settings = worker.catalog.parse(own)
     tables: list[pd.DataFrame] = []
-    first, last = defaults.bypass
-    calls = 2 * defaults.steps - (last - first)  # of a run, by both methods
+    first, last = settings.bypass
+    calls = 2 * settings.steps - (last - first)  # of a run, by both methods
     run.check_work(len(prompts) * calls)
     clock = ProgressClock(len(prompts) * calls, "denoiser calls")
     yield Update(run.start_text)
-    for report in run.stream("run_variance", prompts, seeds, defaults, BATCH):
+    for report in run.stream("run_variance", prompts, seeds, settings, BATCH):
         if isinstance(report, int):
             yield Update(clock.format(report))
             continue
@@ -121,10 +131,11 @@ def run_variance(run: Run, text: str, runs: float, seed: float, *choices: Any) -
             "prompts": done,
             "text": prompts[:done],
             "seed": seeds[0],
-            "bypass": list(defaults.bypass),
-            "guidance": defaults.guidance,
+            "bypass": list(settings.bypass),
+            "guidance": settings.guidance,
+            "steps": settings.steps,
             "batch_size": int(tables[0]["run"].max()) + 1,
-            "precision": worker.load(run.model).precision_name,
+            "precision": worker.call("name_variance_precision", worker.load(run.model)),
             **model_set.export_options,
         }
         outcome = Outcome(worker.call("summarize_variance", tables), options, False)
@@ -143,9 +154,10 @@ def describe_computation(model_set: ModelSet, outcome: Outcome | None) -> str:
     Returns:
         HTML: the runs, and the command that makes the table again.
     """
-    both = f"Both methods from the same noise, {model_set.sampler} with {model_set.defaults.steps} steps."
+    both = f"Both methods from the same noise, {model_set.sampler}"
     if outcome is None:
-        return both
+        return f"{both} with {model_set.defaults.steps} steps."
+    both += f" with {outcome.steps} steps."
     runs = int(outcome.summary["n"].max())
     if outcome.is_shipped:
         again = f"python -m analysis.variance --from {FOLDER}/settings.json --data data/emoji --out results/variance"
@@ -179,7 +191,7 @@ def draw(
         quantity: one of `QUANTITIES`.
         axis: one of `AXES`.
         is_log: whether the vertical axis is logarithmic.
-        threshold: of the proposed bypass, in percent of the variance's range.
+        threshold: of the proposed bypass, in percent of the clean estimate's largest change.
         presentation: whether the page is in presentation mode.
         model: name of the model.
 
@@ -206,15 +218,35 @@ def draw(
         proposal,
         presentation,
     )
-    steps = model_set.defaults.steps
-    sentence = (
-        f"No step can be skipped: in each the mean variance changes by more than {threshold:g} % of its range."
-        if proposal is None
-        else f"Proposed bypass: <b>{proposal[0]} to {proposal[1]}</b> of {steps} steps, "
-        f"{steps - proposal[1] + proposal[0]} denoiser calls left. In each of these steps the mean variance changes by "
-        f"at most {threshold:g} % of its range."
-    )
+    sentence = describe_proposal(proposal, outcome, threshold)
     return [*show_figures("variance", ["figure"], figures), f'<p class="reading">{sentence}</p>', text]
+
+
+def describe_proposal(proposal: tuple[int, int] | None, outcome: Outcome, threshold: float) -> str:
+    """Describe the proposed bypass, and how it differs from the one in use.
+
+    Args:
+        proposal: as of `app.work.propose_bypass`.
+        outcome: what is shown.
+        threshold: in percent.
+
+    Returns:
+        HTML.
+    """
+    limit = f"{threshold:g} % of its largest change"
+    if proposal is None:
+        return f"No step can be skipped: each changes the clean estimate by more than {limit}."
+    (first, last), (begin, end), steps = proposal, outcome.bypass, outcome.steps
+    text = (
+        f"Proposed bypass: <b>({first}, {last})</b> of {steps}, {steps - last + first} denoiser calls left. None of "
+        f"its steps changes the clean estimate by more than {limit}."
+    )
+    if proposal == outcome.bypass:
+        return f"{text} It is the bypass in use."
+    if first <= begin and end <= last:
+        return f"{text} The bypass in use, ({begin}, {end}), lies within it."
+    beyond = len(set(range(begin, end)) - set(range(first, last)))
+    return f"{text} The bypass in use, ({begin}, {end}), skips {beyond} step{'s' * (beyond != 1)} beyond it."
 
 
 def read_shipped(model_set: ModelSet) -> Outcome | None:
@@ -231,7 +263,7 @@ def read_shipped(model_set: ModelSet) -> Outcome | None:
     try:
         options = json.loads((SHIPPED / "settings.json").read_text())["options"]
         outcome = Outcome(pd.read_csv(SHIPPED / "variance.csv"), options, True)
-        return outcome if outcome.bypass else None
+        return outcome if outcome.bypass and outcome.steps else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -248,14 +280,15 @@ def use_in_compare(worker: DeviceWorker, outcome: Outcome | None, threshold: flo
     Returns:
         Values for steps, bypass start and end, few steps, guidance cut-off, the bypass' shares, and the row of tabs.
     """
-    steps, proposal = worker.catalog.get(model).defaults.steps, None
+    proposal = None
     try:
         if outcome is not None:
             proposal = worker.call("propose_bypass", outcome.summary, THRESHOLD.check(threshold) / 100)
     except SettingsError:  # the tab says so where it draws
         pass
-    if proposal is None:
+    if outcome is None or proposal is None:
         return [gr.skip()] * 7
+    steps = outcome.steps
     return [steps, *proposal, 0, 0.0, (proposal[0] / steps, proposal[1] / steps), gr.Tabs(selected=COMPARE)]
 
 
@@ -271,17 +304,18 @@ def build(context: TabContext) -> None:
     worker, menu = context.worker, context.menu
     first = worker.catalog.default
     with gr.Row(elem_classes="controls"):
-        quantity = gr.Radio(list(QUANTITIES), value="Latents' variance", label="Show", elem_id="variance-quantity")
+        quantity = gr.Radio(list(QUANTITIES), value=next(iter(QUANTITIES)), label="Show", elem_id="variance-quantity")
         axis = gr.Radio(list(AXES), value="Step", label="Horizontal axis", elem_id="variance-axis")
         is_log = gr.Checkbox(False, label="Logarithmic", min_width=120, elem_id="variance-log")
         threshold = gr.Slider(
             THRESHOLD.low,
             THRESHOLD.high,
-            2,
+            30,
             step=THRESHOLD.step,
-            label=f"{THRESHOLD.label}, % of the range",
+            label=f"{THRESHOLD.label}, % of the largest change",
             elem_id="variance-threshold",
         )
+    build_method_line(context, "variance")
     place = build_figure("variance-figure")
     with gr.Row():
         proposal = gr.HTML(elem_id="variance-proposal", padding=False)
@@ -317,7 +351,7 @@ def build(context: TabContext) -> None:
         worker,
         menu.dropdown,
         run_variance,
-        [prompts, runs, seed, *choices, menu.dropdown],
+        [prompts, runs, seed, *context.form.method, *choices, menu.dropdown],
         [outcome, *drawing_outputs],
     )
     # Without inputs, once the page is there; with them it would come back at every change.

@@ -19,34 +19,30 @@ the place of both.</p></div>"""
 
 VARIANCE_READING = (
     "Each line is the mean over the runs; the band reaches from the 5th to the 95th percentile. Grey: the steps that "
-    "LatentCRF skips; the dashed segment is the CRF's way across them. Green: the longest block of steps in each of "
-    "which the mean variance changes by no more than the threshold, once it is half-way to its end (before, the "
-    "latents are noise). The latents change most in the last steps, as the rest of the noise goes. What is redundant "
-    "there is the clean estimate."
+    "LatentCRF skips. Green: the longest block of steps in each of which the clean estimate changes by no more than "
+    "the threshold. A step that hardly changes the clean estimate is redundant; the latents themselves change most in "
+    "the last steps, as the rest of the noise goes."
 )
 
 CONVERGENCE_NOTES = {
     "images": format_note(
-        "A row an iteration, a column a seed. From the first row, the clean estimate before the CRF, to the second, "
-        "the CRF's network has proposed its target u. From there on the iterations are at work.",
-        "The LDM runs once a seed up to the hand-over. The CRF's solver then yields its iterates; each is decoded.",
+        "The first seed, an iteration a column: first where the sampler stopped, then what the solver makes of it. "
+        "Below each image: its difference to the row's last one; white is none. 3MG is LatentCRF's solver, damped the "
+        "plain mean-field update. An image that still changes differs from its last one by half a grey level or more "
+        "on average.",
+        "The LDM runs up to the bypass. The CRF's network reads the potentials off what it hands over; from then on "
+        "only the start of the minimization differs. LatentCRF itself starts at the target u that its network "
+        "proposes, and has less far to go.",
     ),
     "curves": format_note(
         "The energy never rises. The residual is the length of an iteration's step over the latents' own length. "
-        "Thick: mean over the seeds; thin: single seeds. Dotted: the plain damped mean-field update, for comparison.",
-        "Energy of equations (1) to (4) of <code>latentcrf/potentials.py</code>, summed over the sites. Iteration 0 "
-        "is the solver's start, the minimizer of the unary term.",
-    ),
-    "difference": format_note(
-        "A row shows what its iterate has yet to change. The more a row is amplified, the smaller its difference. "
-        "White is no difference.",
-        "Absolute difference of the decoded images to the last iterate's, times as much as keeps it in range.",
+        "Thick: mean over the seeds; thin: single seeds. Dotted: the damped update. Grey: LatentCRF's own start u.",
+        "Energy of equations (1) to (4) of <code>latentcrf/potentials.py</code>, summed over the sites.",
     ),
     "energy-maps": format_note(
         "The map lies over the image. Yellow sites have the highest energy, blue ones the lowest; both rows share one "
         "scale. Point at a site to see its terms.",
-        "Each site's share: its unary term, half of its pairs, and the experts centred on it. First row: the energy "
-        "of the clean estimate.",
+        "Each site's share: its unary term, half of its pairs, and the experts centred on it.",
     ),
 }
 

@@ -83,31 +83,34 @@ def curve(values: list[float]) -> pd.DataFrame:
 
 
 def test_summary_and_proposed_bypass() -> None:
-    summary = variance.summarize(curve([0.0, 4.0, 8.0, 8.1, 8.2, 8.2, 10.0]))
+    summary = variance.summarize(curve([9.0, 4.0, 2.0, 0.1, 0.2, 0.1, 3.0]))
     row = summary[(summary["method"] == "full run") & (summary["step"] == 1)].iloc[0]
     assert (row["variance"], row["n"]) == (5, 3)
     assert (row["variance_low"], row["variance_high"]) == (pytest.approx(4.1), pytest.approx(5.9))
-    assert variance.propose_bypass(summary, 0.02) == (2, 5)
-    assert variance.propose_bypass(summary, 0.2) == (2, 6)
-    assert variance.propose_bypass(summary, 1.0) == (2, 6)
-    # a start in noise, where the variance stands still as well, is not proposed; nor is a run's first step
-    noisy = variance.summarize(curve([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 4.0, 5.0, 5.0, 5.0]))
-    assert variance.propose_bypass(noisy, 0.02) == (7, 9)
-    falling = variance.summarize(curve([9.0, 9.0, 9.0, 9.0, 3.0, 1.0, 1.0, 1.0]))
-    assert variance.propose_bypass(falling, 0.02) == (5, 7)
-    assert variance.propose_bypass(variance.summarize(curve([1.0, 1.0, 1.0])), 0.02) == (1, 2)
-    assert variance.propose_bypass(variance.summarize(curve([0.0, 4.0, 8.0])), 0.1) is None
+    assert variance.propose_bypass(summary, 0.03) == (3, 6)
+    assert variance.propose_bypass(summary, 0.25) == (2, 6)
+    assert variance.propose_bypass(summary, 1.0) == (1, 7)  # a run's first step is never proposed
+    assert variance.propose_bypass(variance.summarize(curve([9.0, 4.0, 8.0])), 0.1) is None
+    last = variance.summarize(curve([9.0, 0.1, 0.1, np.nan]))  # the last denoiser call is never skipped
+    assert variance.propose_bypass(last, 0.1) == (1, 3)
 
 
 def test_figure() -> None:
     summary = variance.summarize(curve([0.0, 4.0, 8.0, 8.1, 8.2, 8.2, 10.0]))
-    figure = draw_quantity(summary, "variance", (2, 5), "step", log_y=True)
+    figure = draw_quantity(summary, "variance", (2, 5), "step", log_y=True, proposal=(3, 6))
     names = [trace.name for trace in figure.data]
-    assert "full run" in names and "LatentCRF" in names and "bypass, by the CRF" in names
-    dashed = figure.data[names.index("bypass, by the CRF")]
+    assert "full run" in names and "LatentCRF" in names
+    dashed = figure.data[names.index("LatentCRF, bypass")]
     assert list(dashed.x) == [1, 5] and dashed.line.dash == "dash"
-    assert "3 runs" in figure.layout.title.text and figure.layout.yaxis.type == "log"
-    assert (figure.layout.shapes[0].x0, figure.layout.shapes[0].x1) == (2, 5)
+    title = figure.layout.title.text
+    assert title.startswith("Steps 2 to 4 of 6 move the variance of the latents by 2% of its range (mean of 3 runs)")
+    assert figure.layout.yaxis.type == "log"
+    bypassed, proposed = figure.layout.shapes
+    assert (bypassed.x0, bypassed.x1, proposed.x0, proposed.x1) == (2, 5, 3, 6)
+    assert [note.text for note in figure.layout.annotations] == ["bypassed"] and proposed.label.text == "proposed"
+    changes = variance.summarize(curve([8.0, 4.0, 1.0, 0.5, 0.5, 2.0, np.nan]))
+    title = draw_quantity(changes, "estimate_change", (2, 5)).layout.title.text
+    assert title.startswith("Steps 2 to 4 of 6 make 12% of the clean estimate's change (mean of 3 runs)")
     for axis, words in AXES.items():
         assert draw_quantity(summary, "change", (2, 5), axis).layout.xaxis.title.text == words
     with pytest.raises(ValueError, match="'noise' is not drawn; accepted are estimate_change, variance"):

@@ -22,6 +22,7 @@ from app.models import ModelSet
 from app.models_file import Source
 from app.png import read_png
 from app.results import Comparison
+from app.settings import METHOD
 from app.tabs import compare, convergence, diversity, method
 from app.text import CONVERGENCE_NOTES, DIVERSITY_NOTES, write_method_notes
 from latentcrf.potentials import Potentials
@@ -54,20 +55,16 @@ def test_the_examples_were_made_by_the_command_with_the_weights_that_ship() -> N
 
 def test_the_examples_have_the_settings_that_the_command_gives_them() -> None:
     assert [comparison.settings for comparison in stored()] == examples.plan_comparisons(EMOJI)
-    prompt, seed, count, steps, guidance, *bypass = convergence.list_first_values(EMOJI)
+    prompt, seed, count, *values, _ = convergence.list_first_values(EMOJI)
     outcome = examples.read_example(examples.CONVERGENCE)
     assert outcome.settings == replace(EMOJI.defaults, prompt=prompt, seed=seed)
-    assert (outcome.settings.steps, outcome.settings.guidance, list(outcome.settings.bypass)) == (
-        steps,
-        guidance,
-        bypass,
-    )
+    assert [getattr(outcome.settings, name) for name in METHOD] == values
     assert outcome.found.seeds == [seed + i for i in range(count)]
     prompt, seed, count, others = diversity.list_first_values(EMOJI)
     outcome = examples.read_example(examples.DIVERSITY)
     assert (outcome.prompt, outcome.seeds) == (prompt, [seed + i for i in range(count)])
     assert [row.method for row in outcome.rows] == [FULL_RUN, *others]
-    assert outcome.options["bypass"] == list(EMOJI.defaults.bypass) and outcome.options["steps"] == steps
+    assert outcome.options["bypass"] == list(EMOJI.defaults.bypass) and outcome.options["steps"] == EMOJI.defaults.steps
     prompt, seed = method.list_first_values(EMOJI)
     options = examples.read_example(examples.METHOD).walkthrough.options
     assert (options["prompt"], options["seed"], options["bypass"]) == (prompt, seed, list(EMOJI.defaults.bypass))
