@@ -124,8 +124,7 @@ def test_a_chip_shows_its_stored_result_and_fills_the_form(prompt: str, mode: st
     fields = dict(zip(form.NAMES, values, strict=False))
     assert fields["prompt"] == prompt and fields["seed"] == result.settings.seed
     assert (fields["few_steps"], fields["guidance_cutoff"]) == compare.fill_mode(EMOJI, mode)
-    shares, status, start, cancel, *view = values[len(form.NAMES) :]
-    assert shares == form.compute_shares(result.settings)
+    status, start, cancel, *view = values[len(form.NAMES) :]
     assert prompt in status and start["interactive"] is True and cancel["interactive"] is False
     shown = compare.View(**dict(zip([name for name in compare.View._fields if name != "seed"], view, strict=True)))
     assert np.array_equal(np.asarray(Image.open(shown.full)), np.asarray(result.full.image))
