@@ -1,13 +1,17 @@
 """Results of an analysis as files: a folder or one ZIP, and the settings that repeat it."""
 
 import argparse
+import asyncio
 import io
 import json
 import sys
+import threading
+import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -18,6 +22,7 @@ from PIL import Image
 from latentcrf.utils.files import replace_file
 
 CHROME = "kaleido draws PNGs with Chrome or Chromium; name its file in BROWSER_PATH"
+PNG_SECONDS = 60  # for a PNG: Chrome may start and never answer
 SETTINGS = "settings.json"
 
 
@@ -64,13 +69,35 @@ def draw_png(figure: go.Figure, name: str) -> bytes | None:
         name: for the message.
 
     Returns:
-        The file's content, or None, with a message on the error stream, where no Chrome is found.
+        The file's content, or None, with a message on the error stream, where no Chrome is found, or it does not answer
+        within `PNG_SECONDS`.
     """
+    found: SimpleQueue[bytes | Exception] = SimpleQueue()
+    begin = time.monotonic()
+    # a thread, as the caller's may run an event loop; a daemon, as kaleido waits without end for a Chrome that hangs
+    threading.Thread(target=_ask_kaleido, args=(figure, found), daemon=True).start()
     try:
-        return bytes(figure.to_image("png", scale=2))
-    except (RuntimeError, ValueError, ImportError, OSError) as error:
-        print(f"{name}.png is not written: {CHROME} ({str(error).strip().splitlines()[0]})", file=sys.stderr)
-        return None
+        answer = found.get(timeout=PNG_SECONDS + 10)  # kaleido closes Chrome in the last ten
+    except Empty:
+        answer = TimeoutError("no answer")
+    if isinstance(answer, bytes):
+        return answer
+    reason = str(answer).strip().split("\n")[0]
+    if time.monotonic() - begin >= PNG_SECONDS:  # stopping Chrome may raise another error
+        reason = f"it did not answer within {PNG_SECONDS} s; the other files are complete"
+    print(f"{name}.png is not written: {CHROME} ({reason})", file=sys.stderr)
+    return None
+
+
+def _ask_kaleido(figure: go.Figure, found: "SimpleQueue[bytes | Exception]") -> None:
+    try:
+        import kaleido  # only here: the analyses run without it
+
+        size = {"width": figure.layout.width or 1180, "height": figure.layout.height or 560}
+        drawing = kaleido.calc_fig(figure.to_dict(), opts={"format": "png", "scale": 2, **size})
+        found.put(bytes(asyncio.run(asyncio.wait_for(drawing, PNG_SECONDS))))
+    except Exception as error:
+        found.put(error)
 
 
 def write_figure(figure: go.Figure, path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -62,6 +63,24 @@ def test_a_figure_is_written_as_html_that_opens_offline(tmp_path: Path) -> None:
     figure = apply_style(go.Figure(go.Scatter(y=[1, 2])), "Title")
     names = write_results(Results("demo", {}, {}, {"figure": figure}), tmp_path)
     assert "figure.html" in names and (tmp_path / "figure.html").stat().st_size > 1_000_000
+
+
+@pytest.mark.slow
+def test_a_chrome_that_never_answers_costs_only_its_png(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chrome = tmp_path / "chrome"
+    chrome.write_text("#!/bin/sh\nexec sleep 60\n")
+    chrome.chmod(0o755)
+    monkeypatch.setenv("BROWSER_PATH", str(chrome))
+    monkeypatch.setattr("analysis.export.PNG_SECONDS", 2)
+    results = Results("demo", {}, {"table": pd.DataFrame({"a": [1]})}, {"figure": go.Figure(go.Scatter(y=[1, 2]))})
+    begin = time.monotonic()
+    names = write_results(results, tmp_path / "out")
+    assert time.monotonic() - begin < 30
+    message = capsys.readouterr().err
+    assert "it did not answer within 2 s; the other files are complete" in message and "Traceback" not in message
+    assert names == ["settings.json", "table.csv", "figure.html"]
 
 
 def test_settings_make_the_same_options_again(results: Results, tmp_path: Path) -> None:
