@@ -278,7 +278,7 @@ def list_variance(model_set: ModelSet) -> dict[str, Parameter]:
         "prompts": Parameter(str, "prompts, one a line, used in turn", "those of the page"),
         "runs": _describe(variance.RUNS, int, 16),
         "seed": _describe(variance.SEED, int, 0),
-        "threshold": _describe(variance.THRESHOLD, int, 30),
+        "threshold": _describe(variance.THRESHOLD, int, 8),
         **list_settings(model_set, ("model",)),
     }
 

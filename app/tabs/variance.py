@@ -24,8 +24,10 @@ from app.text import VARIANCE_READING
 
 SHIPPED = Path(__file__).parents[2] / "assets" / "results" / "variance"
 FOLDER = "/".join(SHIPPED.parts[-3:])  # as a visitor's copy has it
-COMMAND = f"python -m analysis.variance --data data/emoji --summary-only --out {FOLDER}"
-DATE = "2026-11-30"  # of the shipped table
+COMMAND = (
+    f"python -m analysis.variance --data data/emoji --prompts 200 --precision float32 --summary-only --out {FOLDER}"
+)
+DATE = "2026-12-01"  # of the shipped table
 RUNS = Number("Runs", 2, 64)
 SEED = Number("First seed", 0, MAX_SEED - 64, help="the others follow")
 THRESHOLD = Number("Threshold", 1, 100, help="of the largest change of the clean estimate, in percent")
@@ -309,7 +311,7 @@ def build(context: TabContext) -> None:
         threshold = gr.Slider(
             THRESHOLD.low,
             THRESHOLD.high,
-            30,
+            8,
             step=THRESHOLD.step,
             label=f"{THRESHOLD.label}, % of the largest change",
             elem_id="variance-threshold",
