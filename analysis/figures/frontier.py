@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.colors import hex_to_rgb
 
-from analysis.figures.style import BELOW, FONT_SIZE, PRESENTATION_FONT_SIZE, apply_style
+from analysis.figures.style import FONT_SIZE, PRESENTATION_FONT_SIZE, apply_style
 from analysis.studies.frontier import (
     BYPASS,
     CACHING,
@@ -41,7 +41,13 @@ BYPASSES = {  # crf_form -> what acts at the bypass
     "conditional": "LatentCRF",
     "static": "LatentCRF, static form",
 }
-WIDTH, HEIGHT = 1010, 400  # px of the plot inside a figure of the usual size, for which labels are placed
+WIDTH, HEIGHT = 1060, 450  # px of the plot inside a figure of the usual size, for which labels are placed
+LEGEND = (0.2, 0.35)  # share of the plot's width and height that the legend takes
+# Metric -> its name in the title.
+SHORT = {
+    "kid": "KID x 1000", "frechet": "Frechet distance", "r_at_1": "R@1", "r_at_5": "R@5",
+    "pairwise_lpips": "pairwise LPIPS", "vendi": "Vendi score",
+}  # fmt: skip
 LABELLED = 30  # at most so many marks have labels; of more, the pointer asks for them
 
 
@@ -82,10 +88,56 @@ def draw_frontier(table: pd.DataFrame, metric: str = "kid", all_methods: bool = 
         )  # fmt: skip
     if column != metric:
         figure.add_hline(y=0, line={"color": MARKS[FEW_STEPS][0], "width": 1, "dash": "dash"})
-    figure.update_layout(legend=BELOW)
+    large = style.get("presentation")
+    ranges = _find_ranges(figure, rows)
+    corner = find_free_corner([_place(x, y, ranges) for x, y in zip(rows["time_ratio"], value, strict=True)])
+    figure.update_layout(legend={
+        "x": 0.995 if corner[0] else 0.005, "xanchor": "right" if corner[0] else "left",
+        "y": 0.995 if corner[1] else 0.005, "yanchor": "top" if corner[1] else "bottom",
+        "bgcolor": "rgba(0, 0, 0, 0)", "font": {"size": 18 if large else 14},
+    })  # fmt: skip
     if len(rows) <= LABELLED:
-        _add_labels(figure, rows, value, PRESENTATION_FONT_SIZE if style.get("presentation") else FONT_SIZE)
-    return _add_axes(figure, metric, column, **style)
+        _add_labels(figure, rows, value, ranges, corner, 18 if large else round(0.8 * FONT_SIZE))
+    return _add_axes(figure, metric, column, state_finding(rows, metric, column), **style)
+
+
+def state_finding(rows: pd.DataFrame, metric: str, column: str) -> str:
+    """State which method of the figure is best, by how much, and in what time.
+
+    Args:
+        rows: as of `analysis.studies.frontier.select_rows`.
+        metric: a key of `METRICS`.
+        column: as of `analysis.studies.frontier.choose_column`.
+    """
+    higher_is_better = METRICS[metric][1]
+    best = rows.loc[rows[column].idxmax() if higher_is_better else rows[column].idxmin()]
+    time = f"in {best['time_ratio']:.2f} of its time"
+    if column == metric:
+        return f"{best['method']} comes nearest to the full run, {time}"
+    sign = 1 if higher_is_better else -1
+    if min(sign * best.get(f"{column}_{end}", best[column]) for end in ("low", "high")) <= 0:
+        return f"{SHORT[metric]}: no method is significantly better than the full run"
+    value = FACTORS.get(metric, 1.0) * best[column]
+    return f"{best['method']}: {SHORT[metric]} {value:+.3g} against the full run, {time}"
+
+
+def find_free_corner(points: Sequence[tuple[float, float]]) -> tuple[bool, bool]:
+    """Find the corner in which the legend covers the fewest points.
+
+    Args:
+        points: (x, y) as shares of the plot, from the lower left corner.
+
+    Returns:
+        Whether it is on the right, and whether it is at the top.
+    """
+
+    def count(corner: tuple[bool, bool]) -> int:
+        return sum(
+            all((1 - share if far else share) < size for share, far, size in zip(point, corner, LEGEND, strict=True))
+            for point in points
+        )  # fmt: skip
+
+    return min(((True, True), (False, True), (True, False), (False, False)), key=count)
 
 
 def draw_empty_frontier(metric: str = "kid", **style: bool) -> go.Figure:
@@ -97,23 +149,27 @@ def draw_empty_frontier(metric: str = "kid", **style: bool) -> go.Figure:
     """
     figure = go.Figure().add_annotation(text="no table", showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
     figure.update_yaxes(showticklabels=False)
-    return _add_axes(figure, metric, metric, **style).update_xaxes(range=[-1.3, 0.1])  # powers of ten
+    figure = _add_axes(figure, metric, metric, f"Quality against time: {METRICS[metric][0].split(',')[0]}", **style)
+    return figure.update_xaxes(range=[-1.3, 0.1])  # powers of ten
 
 
-def _add_axes(figure: go.Figure, metric: str, column: str, **style: bool) -> go.Figure:
+def _add_axes(figure: go.Figure, metric: str, column: str, title: str, **style: bool) -> go.Figure:
     words, direction = METRICS[metric][0].rsplit(", ", 1)
     large = style.get("presentation")
     figure.update_xaxes(
-        title="Sampler time / time of the full run (DDIM, 50 steps)",
+        title="Sampler time / time of the full run (DDIM, 50 steps); bars: 95 % intervals",
         type="log",
         tickformat=".2~g",
         tickvals=[0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0],
         tickangle=0,
     )
-    title = f"{words}<br>{direction}" if column == metric else f"{words}<br>difference to the full run; {direction}"
-    figure.update_yaxes(title={"text": title, "font": {"size": 18 if large else 15}})
-    height = 480 if large else 560  # all of it in sight at 1280 x 720
-    return apply_style(figure, f"Quality against time: {words.split(',')[0]} (95 % intervals)", height=height, **style)
+    text = f"{words}<br>{direction}" if column == metric else f"{words}<br>difference to the full run; {direction}"
+    figure.update_yaxes(title={"text": text, "font": {"size": 18 if large else 15}})
+    figure.update_xaxes(title_font_size=20 if large else 16)
+    size = PRESENTATION_FONT_SIZE if large else FONT_SIZE
+    apply_style(figure, title, height=535 if large else 580, **style)
+    # as much of the screen for the plot as the type leaves
+    return figure.update_layout(margin={"l": 3 * size, "r": size // 2, "t": round(2.4 * size), "b": 3 * size})
 
 
 def _error_bars(rows: pd.DataFrame, name: str, factor: float, colour: str) -> dict[str, Any]:
@@ -156,13 +212,20 @@ def shorten_name(row: pd.Series) -> str:
     Args:
         row: with its family.
     """
-    name = row["method"].replace("DPM-Solver++", "DPM++").replace("DeepCache ", "cache ")
-    name = name.replace(" + finisher", "") if row["family"] == FINISHED else name
-    return "full run" if row["method"] == FULL_METHOD else name
+    if row["method"] == FULL_METHOD:
+        return "full run"
+    name, family = row["method"].replace("DPM-Solver++", "DPM++"), row["family"]
+    said = {FINISHED: (" + finisher", ""), CACHING: ("DeepCache", "every"), BYPASS: (" LatentCRF", "")}
+    name = name.replace(*said[family]) if family in said else name
+    return name.removeprefix("DDIM-50 ") if family in (FINISHED, BYPASS) else name
 
 
 def place_labels(
-    points: Sequence[tuple[float, float]], texts: Sequence[str], size: float, room: tuple[float, float]
+    points: Sequence[tuple[float, float]],
+    texts: Sequence[str],
+    size: float,
+    room: tuple[float, float],
+    boxes: Sequence[tuple[float, float, float, float]] = (),
 ) -> list[tuple[float, float]]:
     """Place labels beside points so that they cover each other and the points as little as possible.
 
@@ -173,11 +236,12 @@ def place_labels(
         texts: one a point.
         size: of the type, in px.
         room: width and height in px.
+        boxes: (left, upper, right, lower) in px, which labels are to leave free, default none.
 
     Returns:
         Of each label's centre the distance (x, y) to its point, in px.
     """
-    taken = [(x - 7, y - 7, x + 7, y + 7) for x, y in points]
+    taken = [*((x - 7, y - 7, x + 7, y + 7) for x, y in points), *boxes]
     placed = []
     for (x, y), text in zip(points, texts, strict=True):
         half_width, half_height = 0.28 * size * len(text) + 2, 0.6 * size
@@ -202,9 +266,8 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> float:
     return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
-def _add_labels(figure: go.Figure, rows: pd.DataFrame, value: pd.Series, font_size: float) -> None:
-    """Label each mark with its method's name, and fix the axes' ranges, for which the labels are placed."""
-    size = round(0.8 * font_size)
+def _find_ranges(figure: go.Figure, rows: pd.DataFrame) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Find the axes' ranges, across in powers of ten, which the marks and their intervals fill; fix them."""
     x = rows["time_ratio"].map(math.log10)
     lows = [trace.y - (trace.error_y.arrayminus if trace.error_y.arrayminus is not None else 0)
             for trace in figure.data[1:]]  # fmt: skip
@@ -212,19 +275,36 @@ def _add_labels(figure: go.Figure, rows: pd.DataFrame, value: pd.Series, font_si
     bottom, top = min(map(min, lows)), max(map(max, highs))
     edge = 0.04 * (top - bottom or 1)
     ranges = ((x.min() - 0.08, x.max() + 0.08), (bottom - edge, top + edge))
-    (left, right), (bottom, top) = ranges
     figure.update_xaxes(range=ranges[0])
     figure.update_yaxes(range=ranges[1])
-    points = [
-        (WIDTH * (across - left) / (right - left), HEIGHT * (top - along) / (top - bottom))
-        for across, along in zip(x, value, strict=True)
-    ]
+    return ranges
+
+
+def _place(time: float, value: float, ranges: tuple[tuple[float, float], tuple[float, float]]) -> tuple[float, float]:
+    """Place a mark as shares of the plot's width and height, from the lower left corner."""
+    (left, right), (bottom, top) = ranges
+    return (math.log10(time) - left) / (right - left), (value - bottom) / (top - bottom)
+
+
+def _add_labels(
+    figure: go.Figure,
+    rows: pd.DataFrame,
+    value: pd.Series,
+    ranges: tuple[tuple[float, float], tuple[float, float]],
+    corner: tuple[bool, bool],
+    size: int,
+) -> None:
+    """Label each mark with its method's name, outside the legend's corner."""
+    shares = [_place(x, y, ranges) for x, y in zip(rows["time_ratio"], value, strict=True)]
+    points = [(WIDTH * across, HEIGHT * (1 - along)) for across, along in shares]
     texts = [shorten_name(row) for _, row in rows.iterrows()]
-    for place, text, (_, row), across, along in zip(
-        place_labels(points, texts, size, (WIDTH, HEIGHT)), texts, rows.iterrows(), x, value, strict=True
-    ):
+    wide, high = WIDTH * LEGEND[0], HEIGHT * LEGEND[1]
+    left, upper = (WIDTH - wide if corner[0] else 0.0), (0.0 if corner[1] else HEIGHT - high)
+    legend = (left, upper, left + wide, upper + high)
+    places = place_labels(points, texts, size, (WIDTH, HEIGHT), [legend])
+    for place, text, (_, row), along in zip(places, texts, rows.iterrows(), value, strict=True):
         figure.add_annotation(
-            x=across, y=along, ax=place[0], ay=place[1], text=text, showarrow=True, arrowhead=0, arrowwidth=1,
-            arrowcolor="rgba(128, 128, 128, 0.6)", standoff=6, borderpad=0,
+            x=math.log10(row["time_ratio"]), y=along, ax=place[0], ay=place[1], text=text, showarrow=True,
+            arrowhead=0, arrowwidth=1, arrowcolor="rgba(128, 128, 128, 0.6)", standoff=6, borderpad=0,
             font={"size": size, "color": MARKS[row["family"]][0]},
         )  # fmt: skip

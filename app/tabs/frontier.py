@@ -215,7 +215,7 @@ def build(context: TabContext) -> None:
     Args:
         context: what the tab is built into.
     """
-    with gr.Row(elem_classes="controls"):
+    with gr.Row(elem_classes="controls filters"):
         metric = gr.Dropdown(list(METRICS), value=next(iter(METRICS)), label="Quality", elem_id="frontier-metric")
         all_methods = gr.Checkbox(
             False,

@@ -11,7 +11,14 @@ from PIL import Image
 
 from analysis.benchmark.methods import Method, list_methods
 from analysis.export import write_results
-from analysis.figures.frontier import MARKS, draw_empty_frontier, draw_frontier, place_labels
+from analysis.figures.frontier import (
+    MARKS,
+    draw_empty_frontier,
+    draw_frontier,
+    find_free_corner,
+    place_labels,
+    state_finding,
+)
 from analysis.frontier import build_results, main
 from analysis.studies import frontier
 
@@ -68,7 +75,11 @@ def test_figure_has_intervals_front_and_each_points_settings(table: pd.DataFrame
     ):
         assert words in hover
     assert "bypassed" not in traces["Few-step solvers"].customdata[0][0]
-    assert "KID" in figure.layout.title.text and "difference to the full run" in figure.layout.yaxis.title.text
+    assert figure.layout.title.text == (
+        "DDIM-50 LatentCRF (33, 49): KID x 1000 -50 against the full run, in 0.68 of its time"
+    )
+    assert "difference to the full run" in figure.layout.yaxis.title.text
+    assert figure.layout.hoverlabel.bgcolor == "#1e293b" and figure.layout.hoverlabel.font.color == "#ffffff"
     assert figure.layout.xaxis.type == "log" and "lower is better" in figure.layout.yaxis.title.text
     assert figure.layout.shapes[0].y0 == 0  # the full run
 
@@ -76,7 +87,7 @@ def test_figure_has_intervals_front_and_each_points_settings(table: pd.DataFrame
 def test_every_mark_has_its_name_in_its_familys_colour_and_none_covers_another(table: pd.DataFrame) -> None:
     figure = draw_frontier(table, "kid")
     labels = {note.text: note for note in figure.layout.annotations}
-    assert set(labels) == {"full run", "DDIM-20", "UniPC-8 cut-off 1/3", "DDIM-50 LatentCRF (33, 49)"}
+    assert set(labels) == {"full run", "DDIM-20", "UniPC-8 cut-off 1/3", "(33, 49)"}
     assert labels["UniPC-8 cut-off 1/3"].font.color == MARKS[frontier.CUT_OFF][0]
     low, high = figure.layout.xaxis.range
     assert all(low < note.x < high for note in labels.values())
@@ -92,6 +103,20 @@ def test_every_mark_has_its_name_in_its_familys_colour_and_none_covers_another(t
         for index, a in enumerate(boxes) for b in boxes[:index]
     )  # fmt: skip
     assert covered <= 1  # of 276 pairs
+
+
+def test_the_title_states_the_finding(table: pd.DataFrame) -> None:
+    rows = frontier.select_rows(table, "psnr_full")
+    assert state_finding(rows, "psnr_full", "psnr_full").endswith("comes nearest to the full run, in 0.68 of its time")
+    same = table.assign(kid_difference_high=0.01)
+    title = draw_frontier(same, "kid").layout.title.text
+    assert title == "KID x 1000: no method is significantly better than the full run"
+
+
+def test_the_legend_takes_the_emptiest_corner() -> None:
+    assert find_free_corner([(0.9, 0.9), (0.1, 0.1)]) == (False, True)
+    assert find_free_corner([(0.5, 0.5)]) == (True, True)
+    assert find_free_corner([(0.9, 0.9), (0.1, 0.9), (0.1, 0.1)]) == (True, False)
 
 
 def test_families_and_measures(table: pd.DataFrame) -> None:
