@@ -3,17 +3,21 @@
     python -m analysis.method --out results/method
 
 The full run and LatentCRF start from the same noise. Written to --out: settings.json, steps.csv (variance and change at
-each step of the full run), weights.csv (the energy's terms at the minimum, for other weights of each), descent.csv
-(energy against iteration), hand-over.csv, and the figures of them as HTML and PNG.
+each step of the full run), candidates.csv (the energy of latents on the way), weights.csv (the energy's terms at the
+minimum and what its image is like, for other weights of each), descent.csv (energy against iteration), hand-over.csv,
+and the figures of them as HTML and PNG.
 """
 
+import argparse
 import sys
+from pathlib import Path
 
-from analysis.arguments import add_arguments, build_parser, load_crf_argument, parse_prompt
+from analysis.arguments import add_arguments, build_parser, find_network, load_crf_argument, parse_prompt
 from analysis.export import Results, parse, write_results
-from analysis.figures.walkthrough import draw_figures
+from analysis.figures.walkthrough import COLUMNS, draw_figures
 from analysis.sampling import STEPS, load_pipeline
-from analysis.studies.walkthrough import COLUMNS, PROMPT, Walkthrough, compute
+from analysis.studies.walkthrough import PROMPT, SOLVED, Walkthrough, compute
+from latentcrf import Finisher, LatentCRF
 from latentcrf.precision import choose_precision
 from latentcrf.utils.arguments import int_between
 
@@ -25,9 +29,25 @@ def build_results(walkthrough: Walkthrough) -> Results:
         walkthrough: as of `analysis.studies.walkthrough.compute`.
     """
     tables = {"steps": walkthrough.steps, "hand-over": walkthrough.hand_over}
-    if walkthrough.weights is not None and walkthrough.descent is not None:  # without a CRF there is no energy
-        tables |= {"weights": walkthrough.weights, "descent": walkthrough.descent}
+    for name in ("candidates", "weights", "descent"):
+        if getattr(walkthrough, name) is not None:  # without a CRF there is no energy
+            tables[name] = getattr(walkthrough, name)
     return Results("method", walkthrough.options, tables, draw_figures(walkthrough))
+
+
+def load_finisher(options: argparse.Namespace) -> Finisher | None:
+    """Load the finisher of the command line.
+
+    Args:
+        options: of the command line.
+
+    Raises:
+        OSError: it is not there.
+    """
+    folder = find_network(options, "finisher", "emoji-latentcrf-finisher")
+    if folder is None or str(folder) == "none":
+        return None
+    return Finisher(LatentCRF.from_pretrained(folder, use_safetensors=True).eval(), options.iterations)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -48,12 +68,16 @@ def main(arguments: list[str] | None = None) -> int:
     add_arguments(parser, "seed", "bypass", "guidance", "model", "crf", "precision", crf={
         "help": "bypass CRF (default: shipped); none: the zero-parameter bypass, without what needs an energy"
     })  # fmt: skip
+    add("--iterations", type=int_between(0, 50), default=SOLVED, metavar="N",
+        help=f"of the CRFs' solver (default {SOLVED})")  # fmt: skip
+    add("--finisher", type=Path, metavar="FOLDER", help="finisher; none: no finisher (default: shipped, of its LDM)")
     options = parse(parser, "method", arguments)
     try:
         precision = choose_precision(options.precision, "cpu")
         walkthrough = compute(
             load_pipeline(options.model), load_crf_argument(options), options.prompt, options.seed,
-            bypass=tuple(options.bypass), steps=options.steps, guidance=options.guidance, precision=precision,
+            bypass=tuple(options.bypass), steps=options.steps, guidance=options.guidance,
+            iterations=options.iterations, finisher=load_finisher(options), precision=precision,
         )  # fmt: skip
         names = write_results(build_results(walkthrough), options.out)
     except (OSError, ValueError) as error:

@@ -1,7 +1,7 @@
 """Stored examples: results that the page shows before anybody has run anything. `app.make_examples` makes them.
 
 An example is a tree of plain values, tables, arrays, pictures and the classes `CLASSES`. It is stored without pickles:
-NAME.json holds the tree, NAME.webp its pictures (lossless, in rows of `PER_ROW`), NAME.safetensors its arrays.
+NAME.json holds the tree, NAME.webp its pictures (in rows of `PER_ROW`), NAME.safetensors its arrays.
 """
 
 import importlib
@@ -121,13 +121,14 @@ class Writer:
         return range(begin, len(self.pictures))
 
 
-def write_example(folder: Path, name: str, value: Any) -> None:
+def write_example(folder: Path, name: str, value: Any, quality: int | None = None) -> None:
     """Write an example.
 
     Args:
         folder: that is there.
         name: of the example.
         value: as of this module's docstring; its pictures are of one size.
+        quality: of the pictures' WebP, 0 to 100; None (default): lossless.
 
     Raises:
         TypeError: it cannot be stored.
@@ -146,7 +147,7 @@ def write_example(folder: Path, name: str, value: Any) -> None:
         sheet[: len(pictures)] = pictures
         in_rows = sheet.reshape(rows, PER_ROW, height, width, 3).swapaxes(1, 2)
         Image.fromarray(in_rows.reshape(rows * height, PER_ROW * width, 3)).save(
-            folder / f"{name}.webp", lossless=True, quality=100, method=6
+            folder / f"{name}.webp", lossless=quality is None, quality=100 if quality is None else quality, method=6
         )
     if writer.arrays:
         save_file(writer.arrays, folder / f"{name}.safetensors")

@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         catalog.default.check()
         for name, reason in catalog.refused.items():
             print(f"{name} is not offered: {reason}", file=sys.stderr)
-        worker = DeviceWorker(catalog, MOST_CALLS_PUBLIC if options.is_public else MOST_CALLS, options.compiles)
+        worker = DeviceWorker(catalog, MOST_CALLS_PUBLIC if options.is_public else MOST_CALLS)
         page = build_app(worker)
         page.launch(
             server_name=options.host,

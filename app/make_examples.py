@@ -39,6 +39,7 @@ from app.settings import Settings  # noqa: E402
 from app.tabs import convergence, diversity, method  # noqa: E402
 
 MODEL = "emoji"
+METHOD_QUALITY = 70  # of the method tab's pictures: half of them are noise, which no lossless format makes small
 
 
 def compare(worker: DeviceWorker, settings: Settings) -> Comparison:
@@ -101,7 +102,8 @@ def make_examples(worker: DeviceWorker, folder: Path) -> None:
         METHOD: (method.run_walkthrough, method.list_first_values(model_set)),
     }
     for name, (handler, values) in tabs.items():
-        write_example(folder, name, find_outcome(handler(run, *values, False)))
+        quality = METHOD_QUALITY if name == METHOD else None
+        write_example(folder, name, find_outcome(handler(run, *values, False)), quality)
         print(f"{name} is done")
     (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
 

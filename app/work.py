@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import torch
@@ -24,31 +23,22 @@ from analysis import variance as variance_export
 from analysis.export import Results, write_zip
 from analysis.figures import convergence as convergence_figures
 from analysis.figures import diversity as diversity_figures
-from analysis.figures import walkthrough as walkthrough_figures
 from analysis.figures.variance import draw_quantity
 from analysis.sampling import choose_batch_size, get_latent_shape
 from analysis.studies import convergence, diversity, variance, walkthrough
-from app.comparison import compare
+from app.comparison import build_scheduler, compare
 from app.examples import read_example
-from app.loaded_models import (
-    LoadedModels,
-    check_compile,
-    find_damaged_results,
-    load_models,
-    save_memory,
-    use_device,
-)
+from app.loaded_models import LoadedModels, find_damaged_results, load_models, save_memory, use_device
 from app.models_file import ModelsError
 from app.settings import Settings
-from latentcrf.potentials import Potentials
 from latentcrf.precision import precision_name
 from latentcrf.utils.files import replace_folder
 from latentcrf.utils.manifest import write_manifest
 
 # the others are defined here
 __all__ = [
-    "OutOfMemoryError", "check_compile", "compare", "find_damaged_results", "get_num_threads", "load_models",
-    "read_example", "replace_folder", "save_memory", "use_device", "write_manifest",
+    "OutOfMemoryError", "compare", "find_damaged_results", "get_num_threads", "load_models", "read_example",
+    "replace_folder", "save_memory", "use_device", "write_manifest",
 ]  # fmt: skip
 Figures = dict[str, tuple[go.Figure, pd.DataFrame | None]]
 Report = Callable[[Any], None]
@@ -230,7 +220,8 @@ def export_frontier(table: pd.DataFrame, metric: str, all_methods: bool, folder:
 
 
 def run_walkthrough(models: LoadedModels, settings: Settings, report: Report) -> None:
-    """Report the denoiser calls so far, the strip of pictures as it grows, and at last a `Walkthrough`."""
+    """Report the number of denoiser calls so far after each, and at last a `Walkthrough`."""
+    finished = replace(settings, few_steps=0, finisher=True)  # the tab shows both, with the finisher and without
     report(
         walkthrough.compute(
             models.pipeline,
@@ -240,28 +231,12 @@ def run_walkthrough(models: LoadedModels, settings: Settings, report: Report) ->
             bypass=settings.bypass,
             steps=settings.steps,
             guidance=settings.guidance,
+            iterations=settings.iterations,
+            finisher=build_scheduler(models, finished).finisher,
             precision=models.precision,
             report=report,
         )
     )
-
-
-def solve_weighted(models: LoadedModels, potentials: Potentials, term: str, factor: float, report: Report) -> None:
-    """Report the image of lowest energy where `term` counts `factor` times, and its energy by term."""
-    assert models.crf is not None
-    report(walkthrough.find_minimum(models.pipeline, models.crf, potentials, term, factor))
-
-
-def draw_walkthrough(found: walkthrough.Walkthrough, presentation: bool) -> Figures:
-    """Draw a `Walkthrough`."""
-    tables: dict[str, Any] = {"redundancy": found.steps, "descent": found.descent}
-    figures = walkthrough_figures.draw_figures(found, **_style(presentation))
-    return {name: (figure, tables.get(name)) for name, figure in figures.items()}
-
-
-def draw_strip(pictures: np.ndarray, steps: int, presentation: bool) -> go.Figure:
-    """Draw the walkthrough's first figure as far as its pictures (2, n, H, W, 3) go."""
-    return walkthrough_figures.draw_strip(pictures, walkthrough.choose_shown_steps(steps), **_style(presentation))
 
 
 def export_walkthrough(found: walkthrough.Walkthrough, model_options: dict[str, str]) -> Results:

@@ -15,6 +15,8 @@ from analysis.studies import TERMS
 if TYPE_CHECKING:  # a figure needs no torch
     from analysis.studies.walkthrough import Walkthrough
 
+COLUMNS = 8  # steps in the strip
+ITERATES = (0, 1, 2, 3, 5, 10)  # iterations with an image
 STARTS = {"x": "from the noisy latents x", "u": "from the CRF's own start u"}
 
 
@@ -28,19 +30,19 @@ def name_columns(word: str, numbers: Sequence[int]) -> list[str]:
     return [f"{word} {numbers[0]}", *map(str, numbers[1:])]
 
 
-def draw_strip(strip: np.ndarray, shown_steps: list[int], **style: bool) -> go.Figure:
-    """Draw the strip, or its first columns while the rest is white.
+def draw_strip(walkthrough: "Walkthrough", **style: bool) -> go.Figure:
+    """Draw noisy latents and clean estimates of `COLUMNS` steps.
 
     Args:
-        strip: uint8 (2, n, H, W, 3), as of `Walkthrough`.
-        shown_steps: of the whole strip, as of `Walkthrough`.
+        walkthrough: as of `analysis.studies.walkthrough.compute`.
         style: presentation and on_page, as of `apply_style`.
     """
-    rest = np.full((2, len(shown_steps) - strip.shape[1], *strip.shape[2:]), 255, np.uint8)
+    shown = walkthrough.shown_steps
+    columns = np.linspace(0, len(shown) - 1, COLUMNS).round().astype(int)
     return draw_image_grid(
-        np.concatenate([strip, rest], axis=1), ["noisy<br>latents", "clean<br>estimate"],
-        name_columns("step", shown_steps), "From noise to an image: the U-Net's input, and its clean estimate", "",
-        **style,
+        walkthrough.frames[:, columns], ["noisy<br>latents", "clean<br>estimate"],
+        name_columns("step", [shown[column] for column in columns]),
+        "From noise to an image: the U-Net's input, and its clean estimate", "", **style,
     )  # fmt: skip
 
 
@@ -95,6 +97,21 @@ def draw_descent(descent: pd.DataFrame, **style: bool) -> go.Figure:
     return apply_style(figure, "Every iteration lowers the energy, wherever it starts", **style)
 
 
+def select_term(weights: pd.DataFrame, term: str) -> list[int]:
+    """Select the minima in which one term alone has another weight than the learned one, or none has.
+
+    Args:
+        weights: as of `Walkthrough`.
+        term: of `TERMS`.
+
+    Returns:
+        Numbers of rows, by that term's factor.
+    """
+    others = [f"{other}_factor" for other in TERMS if other != term]
+    rows = weights[weights[others].eq(1).all(axis=1)]
+    return [int(row) for row in rows.sort_values(f"{term}_factor").index]
+
+
 def draw_figures(walkthrough: "Walkthrough", **style: bool) -> dict[str, go.Figure]:
     """Draw all figures of the walkthrough, in the order in which the page explains the method.
 
@@ -110,18 +127,19 @@ def draw_figures(walkthrough: "Walkthrough", **style: bool) -> dict[str, go.Figu
         for row in walkthrough.hand_over.itertuples()
     ]
     figures = {
-        "steps": draw_strip(walkthrough.strip, walkthrough.shown_steps, **style),
+        "steps": draw_strip(walkthrough, **style),
         "redundancy": draw_redundancy(walkthrough, **style),
     }
     if walkthrough.weights is not None and walkthrough.minima is not None and walkthrough.iterates is not None:
-        factors = [f"x {factor:g}" for factor in walkthrough.weights["factor"].unique()]
+        rows = [select_term(walkthrough.weights, term) for term in TERMS]
+        factors = [f"x {factor:g}" for factor in walkthrough.weights["unary_factor"][rows[0]]]
         figures["weights"] = draw_image_grid(
-            walkthrough.minima, list(TERMS.values()), factors,
+            walkthrough.minima[np.array(rows)], list(TERMS.values()), factors,
             "The image of lowest energy, when one term counts less or more than the CRF learned", "", **style,
         )  # fmt: skip
         figures["descent"] = draw_descent(walkthrough.descent, **style)
         figures["iterates"] = draw_image_grid(
-            walkthrough.iterates[None], [""], name_columns("iteration", walkthrough.shown_iterations),
+            walkthrough.iterates[None, list(ITERATES)], [""], name_columns("iteration", ITERATES),
             "The same descent as images, from the noisy latents", "", **style,
         )  # fmt: skip
     title = "Hand-over: before, after, and at the end"

@@ -3,3 +3,4 @@
 FULL_RUN, ZERO_PARAMETER_BYPASS, LATENTCRF = "full run", "zero-parameter bypass", "LatentCRF"
 EQUAL_CALLS, FEW_STEPS = "DDIM, equal calls", "few steps"
 TERMS = {"unary": "unary", "pairwise": "pairwise", "higher_order": "higher-order"}  # of the energy -> title
+FINISHED = "finished"  # of the walkthrough's pictures: after the finisher

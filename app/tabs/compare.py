@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from app.components import html
-from app.components.form import Form, build_form, build_prompt, write_placeholder
+from app.components.form import Form, build_form, build_prompt, compute_shares, write_placeholder
 from app.components.model_menu import ModelMenu
 from app.device import DeviceWorker
 from app.examples import describe_example, find_comparison, read_about
@@ -182,12 +182,12 @@ def choose_example(model_set: ModelSet, result: Comparison, mode: str) -> list[A
         mode: one of `MODES`.
 
     Returns:
-        Values for the form, status, start, cancel, and a `View` but for the seed.
+        Values for the form and its shares, status, start, cancel, and a `View` but for the seed.
     """
     settings = result.settings
     status = show_status(summarize_comparison(result, model_set), busy=False)
     view = show_comparison(prepare_example(model_set, settings.prompt, mode))
-    return [*list_fields(settings), *status, *drop_seed(view)]
+    return [*list_fields(settings), compute_shares(settings), *status, *drop_seed(view)]
 
 
 def list_prompt(prompt: str) -> list[Any]:
@@ -200,7 +200,7 @@ def list_prompt(prompt: str) -> list[Any]:
         Values as of `choose_example`.
     """
     fields = [prompt if name == "prompt" else gr.skip() for name in NAMES]
-    return [*fields, *[gr.skip()] * 3, *drop_seed(View())]
+    return [*fields, *[gr.skip()] * 4, *drop_seed(View())]
 
 
 def list_fields(settings: Settings) -> list[Any]:
@@ -475,10 +475,7 @@ def build(worker: DeviceWorker, menu: ModelMenu) -> Form:
         model_set = catalog.get(model)
         return [*fill_mode(model_set, mode), *drop_seed(show_other_mode(model_set, previous, mode))]
 
-    switched = mode.input(
-        switch_mode, [mode, menu.dropdown, previous], [few_steps, cutoff, *drop_seed(outputs)], **AT_ONCE
-    )
-    form.follow_fill(switched)
+    mode.input(switch_mode, [mode, menu.dropdown, previous], [few_steps, cutoff, *drop_seed(outputs)], **AT_ONCE)
     menu.dropdown.change(lambda model: show_first_example(catalog.get(model)), menu.dropdown, list(outputs), **AT_ONCE)
 
     def choose(sample: list[str], mode: str, model: str, counter: RunCounter) -> list[Any]:
@@ -488,18 +485,15 @@ def build(worker: DeviceWorker, menu: ModelMenu) -> Form:
         controls.reset(counter)  # a stored result takes the place of a run that goes on
         return choose_example(catalog.get(model), result, mode)
 
-    example_chosen = examples.click(
+    examples.click(
         choose,
         [examples, mode, menu.dropdown, controls.counter],
-        [*form.values, *controls.outputs, *drop_seed(outputs)],
+        [*form.values, form.shares, *controls.outputs, *drop_seed(outputs)],
         **AT_ONCE,
-    )
-    form.follow_fill(example_chosen)
-    example_chosen.then(None, menu.dropdown, None, js=write_run_js(catalog), **AT_ONCE)
+    ).then(None, menu.dropdown, None, js=write_run_js(catalog), queue=False, api_visibility="private")
     filled = live.click(
         partial(fill_from_example, catalog), [menu.dropdown, previous], [*form.values, form.random_seed], **AT_ONCE
     )
-    form.follow_fill(filled)
     for name, heading in headings.items():
         menu.follow(heading, partial(label_image, name))
     menu.follow(about, describe_crf)

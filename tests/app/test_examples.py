@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from analysis.studies import FULL_RUN, TERMS
+from analysis.studies import FULL_RUN
 from app import examples, make_examples
 from app.components import example, form, html
 from app.device import DeviceWorker
@@ -24,7 +24,7 @@ from app.png import read_png
 from app.results import Comparison
 from app.settings import METHOD
 from app.tabs import compare, convergence, diversity, method
-from app.text import CONVERGENCE_NOTES, DIVERSITY_NOTES, write_method_notes
+from app.text import CONVERGENCE_NOTES, DIVERSITY_NOTES
 from latentcrf.potentials import Potentials
 from tests.app.driving import CATALOG, EMOJI
 
@@ -124,7 +124,8 @@ def test_a_chip_shows_its_stored_result_and_fills_the_form(prompt: str, mode: st
     fields = dict(zip(form.NAMES, values, strict=False))
     assert fields["prompt"] == prompt and fields["seed"] == result.settings.seed
     assert (fields["few_steps"], fields["guidance_cutoff"]) == compare.fill_mode(EMOJI, mode)
-    status, start, cancel, *view = values[len(form.NAMES) :]
+    shares, status, start, cancel, *view = values[len(form.NAMES) :]
+    assert shares == form.compute_shares(result.settings)
     assert prompt in status and start["interactive"] is True and cancel["interactive"] is False
     shown = compare.View(**dict(zip([name for name in compare.View._fields if name != "seed"], view, strict=True)))
     assert np.array_equal(np.asarray(Image.open(shown.full)), np.asarray(result.full.image))
@@ -166,7 +167,6 @@ def test_a_model_of_its_own_has_no_examples(worker: DeviceWorker) -> None:
     [
         (convergence.show_example, len(CONVERGENCE_NOTES)),
         (diversity.show_example, len(DIVERSITY_NOTES)),
-        (method.show_stored, len(write_method_notes(EMOJI))),
     ],
 )
 def test_each_tab_draws_its_example(worker: DeviceWorker, show: Any, places: int) -> None:
@@ -190,11 +190,10 @@ def test_each_example_is_exported(worker: DeviceWorker, tmp_path: Path) -> None:
         assert len(zipfile.ZipFile(path).namelist()) > 2, name
 
 
-def test_the_methods_sliders_have_their_potentials() -> None:
+def test_the_methods_example_has_its_potentials() -> None:
     walkthrough = examples.read_example(examples.METHOD).walkthrough
     assert isinstance(walkthrough.potentials, Potentials)
     assert isinstance(walkthrough.potentials.u, torch.Tensor) and walkthrough.potentials.pairwise is not None
-    assert all("<img" in method.show_example(walkthrough, term) for term in TERMS)
 
 
 class Choice(NamedTuple):

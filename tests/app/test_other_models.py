@@ -2,8 +2,6 @@
 
 import base64
 import io
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +22,12 @@ from analysis.sampling import (
     run_sampler,
 )
 from app import work
-from app.arguments import build_parser
 from app.device import DeviceMemoryError, DeviceWorker
-from app.loaded_models import LoadedModels, compile_unet
-from app.models import Catalog, read_catalog
-from app.models_file import ModelsError
+from app.models import read_catalog
 from app.results import Comparison
 from app.settings import Settings
 from app.tabs import compare, convergence, diversity, frontier, method, variance
-from app.text import read_method, write_method_notes
+from app.text import read_method
 from tests.app.driving import ask_api, run_tab
 from tests.app.tiny_models import save_stable_diffusion, save_stable_diffusion_xl
 
@@ -165,14 +160,12 @@ def test_every_tab_answers(worker: DeviceWorker, tmp_path: Path, monkeypatch: py
     refused = last(diversity.run_diversity, ["red apple", 0, 4, ["LatentCRF"], False], width)
     assert "Methods must be among" in refused[0]
 
-    notes = write_method_notes(model_set)
-    width = 2 + 2 * len(notes) + 2 * len(method.TERMS)
-    shown = last(method.run_walkthrough, ["red apple", 0, False], width)
-    places = dict(zip(notes, zip(shown[5::2], shown[6::2], strict=False), strict=False))
-    assert all(places[each][0] is not None for each in ("steps", "redundancy", "hand-over"))
-    assert places["descent"][0] is None and "No LatentCRF is trained" in places["descent"][1]
-    assert "No LatentCRF is trained" in method.change_weight(worker, "unary", shown[3], 1, name)
-    assert "64 × 64 pixels" in "".join(text for text, _ in read_method(model_set))
+    names = method.list_visuals(model_set)
+    shown = last(method.run_walkthrough, ["red apple", 0], 2 + len(names))
+    places = dict(zip(names, shown[5:], strict=True))
+    assert all("sprite" in places[each] for each in ("steps", "redundancy", "hand-over", "finisher", "balance"))
+    assert all("No LatentCRF is trained" in places[each] for each in ("energy", "weights", "descent"))
+    assert "64 × 64 pixels" in "".join(read_method(model_set).values())
     path = worker.call("write_export", tmp_path / "x.zip", "export_walkthrough", *shown[3])
     assert path.is_file()
 
@@ -299,55 +292,5 @@ def test_models_that_do_not_fit_are_offloaded(
     models.move_to(torch.device("cuda"), free_bytes=2 * size)  # as one of its runs had no room
     assert moved == ["to", "enable_model_cpu_offload", "enable_model_cpu_offload"] and models.is_offloaded
     monkeypatch.undo()
-    models.is_offloaded, models.device = False, torch.device("cpu")
+    models.is_offloaded = False
     assert work.OutOfMemoryError is torch.cuda.OutOfMemoryError
-
-
-@pytest.mark.slow
-def test_models_are_moved_to_the_gpu_once(workers: dict[str, DeviceWorker], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The decision alone: no GPU is here."""
-    first, second = (replace(worker.load()) for worker in (workers["tiny-sd"], workers["tiny-xl"]))
-    moved: list[tuple[str, str]] = []
-
-    def note(models: LoadedModels, device: torch.device, free_bytes: int | None = None) -> None:
-        moved.append((models.model_set.name, device.type))
-        models.device = device
-
-    monkeypatch.setattr(LoadedModels, "move_to", note)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**40, 2**40))
-    monkeypatch.setattr("app.loaded_models.find_device", lambda: torch.device("cuda"))
-    for models, other in ((first, second), (first, second), (second, first)):
-        work.use_device(models, [other])
-    assert moved == [("tiny-sd", "cuda"), ("tiny-sd", "cpu"), ("tiny-xl", "cuda")]
-    second.is_offloaded = True
-    work.use_device(second, [first])
-    assert moved[3:] == [("tiny-xl", "cuda")]
-    monkeypatch.undo()
-
-
-@pytest.mark.slow
-def test_a_compiled_unet_gives_the_same_latents(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a CPU, where the page refuses it, and without generated code: guided and unguided calls, counted by hooks."""
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    pipeline = load_pipeline(folders["tiny-sd"])
-    embeds = encode(pipeline, ["red apple"])
-
-    def draw() -> tuple[list[int], torch.Tensor]:
-        with count_calls(pipeline.unet) as sizes:
-            return sizes, run_sampler(pipeline, embeds, [0], steps=4, guidance=2.0, guidance_cutoff=0.5)
-
-    sizes, expected = draw()
-    plain = pipeline.unet.forward
-    compile_unet(pipeline)
-    assert pipeline.unet.forward != plain
-    for _ in range(2):
-        found_sizes, found = draw()
-        assert found_sizes == sizes == [2, 2, 1, 1] and torch.allclose(found, expected, atol=1e-4)
-
-
-def test_compiling_is_refused_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    catalog = Catalog({}, {})
-    assert not DeviceWorker(catalog, compiles=build_parser().parse_args([]).compiles).compiles
-    with pytest.raises(ModelsError, match="^--compile needs a GPU with CUDA of the page's own, and none is here"):
-        DeviceWorker(catalog, compiles=build_parser().parse_args(["--compile"]).compiles)

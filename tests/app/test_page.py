@@ -17,8 +17,7 @@ from app.components.model_menu import ModelMenu
 from app.device import DeviceWorker
 from app.models_file import ModelsError
 from app.runs import SORRY, RunCounter, Update, build_run_controls
-from app.text import read_method, write_method_notes
-from tests.app.driving import CATALOG, EMOJI
+from tests.app.driving import CATALOG
 
 ROOT = Path(__file__).parents[2]
 
@@ -99,13 +98,6 @@ def test_files_of_visitors_are_deleted_once_they_are_old(monkeypatch: pytest.Mon
     assert not first.exists() and not former.exists() and (others / "image.png").exists()
     assert visitor_files.make_folder().is_dir()
     visitor_files._get_root.cache_clear()
-
-
-def test_the_methods_text_places_each_figure_and_term() -> None:
-    names = [name for _, name in read_method(EMOJI)]
-    assert [name for name in names if name in write_method_notes(EMOJI)] == list(write_method_notes(EMOJI))
-    text = "".join(text for text, _ in read_method(EMOJI))
-    assert "an image of 128 × 128 pixels" in text and "@" not in text
 
 
 def connected(handler: Callable[..., Iterator[Update]]) -> Callable[..., Iterator[Any]]:

@@ -44,7 +44,8 @@ def take_first_sights(browser: Browser, url: str, out: Path) -> None:
     page.goto(f"{url}?__theme=light")
     for name, title in {COMPARE: "Compare", **{name: title for name, title, _ in TABS}}.items():
         page.get_by_role("tab", name=title, exact=True).click()
-        page.locator("#latentcrf img" if name == COMPARE else f"#{name}-tab .js-plotly-plot .main-svg").first.wait_for()
+        shown = {COMPARE: "#latentcrf img", "method": "#method-tab .sprite"}
+        page.locator(shown.get(name, f"#{name}-tab .js-plotly-plot .main-svg")).first.wait_for()
         for size, (width, height) in SIZES.items():
             page.set_viewport_size({"width": width, "height": height})
             for scheme in ("light", "dark"):

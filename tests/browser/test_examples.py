@@ -11,7 +11,6 @@ from playwright.sync_api import Page  # noqa: E402
 from app.examples import COMMAND, read_about  # noqa: E402
 from app.layout import TABS  # noqa: E402
 from app.models import read_catalog  # noqa: E402
-from tests.browser.driving import slow_down  # noqa: E402
 
 pytestmark = pytest.mark.browser
 PROMPTS = read_catalog().models["emoji"].prompts
@@ -33,7 +32,12 @@ LOADED = """(name) => ['#full', '#latentcrf'].every((place) => {
 @pytest.fixture(params=[0, 300], ids=["at once", "300 ms"])
 def slow_page(request: pytest.FixtureRequest, page: Page) -> Page:
     """The page behind a network that takes so many milliseconds for each request."""
-    slow_down(page, request.param)
+    network = page.context.new_cdp_session(page)
+    network.send("Network.enable")
+    network.send(
+        "Network.emulateNetworkConditions",
+        {"offline": False, "latency": request.param, "downloadThroughput": -1, "uploadThroughput": -1},
+    )
     return page
 
 
@@ -48,7 +52,7 @@ def test_each_tab_shows_its_example_before_any_run(slow_page: Page, url: str) ->
     for name, title, _ in TABS:
         page.get_by_role("tab", name=title, exact=True).click()
         tab = page.locator(f"#{name}-tab")
-        tab.locator(".js-plotly-plot .main-svg").first.wait_for()
+        tab.locator(".sprite" if name == "method" else ".js-plotly-plot .main-svg").first.wait_for()
         page.wait_for_timeout(2000)
         assert page.evaluate(EMPTY) == [] and page.evaluate(ORPHANS) == [], name
         assert tab.locator(".message.error").count() == 0

@@ -63,7 +63,7 @@ def test_a_tab_runs_and_shows_its_figures(page: Page, url: str, name: str) -> No
     if name == "convergence":
         residuals = [row for row in saved_rows(page, "convergence-curves") if row["residual"]]
         assert residuals and all(float(row["iteration"]) >= 1 for row in residuals)
-    tab.locator(".js-plotly-plot").first.wait_for()
+    tab.locator(".sprite" if name == "method" else ".js-plotly-plot").first.wait_for()
     page.wait_for_timeout(1500)
     for width in (1440, 1280, 390, 1440):
         page.set_viewport_size({"width": width, "height": 900})
@@ -155,16 +155,80 @@ def test_two_visitors_take_turns_and_both_get_their_figures(page: Page, url: str
     visitors[1].close()
 
 
-def test_a_slider_of_the_method_tab_answers_with_another_image(page: Page, url: str) -> None:
+# Sprites of the section in sight, as what they show.
+SPRITES = """() => [...document.querySelectorAll('#method-talk .sprite')].filter(
+    (sprite) => sprite.getClientRects().length
+).map((sprite) => sprite.style.backgroundPosition)"""
+# What of the section in sight lies below the screen.
+BELOW = """() => {
+    const section = [...document.querySelectorAll('.talk-section')].find((each) => each.getClientRects().length);
+    return Math.max(0, section.getBoundingClientRect().bottom + window.scrollY - window.innerHeight);
+}"""
+
+
+def test_the_talk_is_led_by_keys_and_sliders(page: Page, url: str) -> None:
     page.goto(url)
     page.get_by_role("tab", name="Method", exact=True).click()  # shows its stored example
-    image = page.locator("#method-unary img")
-    image.wait_for()
-    before = image.get_attribute("src")
-    page.fill("#method-unary-weight input[type=number]", "-2")
-    page.keyboard.press("Enter")
-    expect(page.locator("#method-unary")).to_contain_text("Counts × 0.01")
-    assert image.get_attribute("src") != before
+    page.locator("#method-steps .sprite").first.wait_for()
+    counter = page.locator(".talk-nav .counter")
+    steps = page.locator("#method-steps input[type=range]")
+
+    before = page.evaluate(SPRITES)
+    steps.fill("40")
+    expect(page.locator("#method-steps .scrubber output")).to_have_text("40 of 49")
+    after = page.evaluate(SPRITES)
+    assert len(after) == 2 and all(old != new for old, new in zip(before, after, strict=True))
+    assert page.locator("#method-steps .full i.done").count() == 41
+    assert page.locator("#method-steps .latentcrf i.done").count() == 33  # and the bypass
+    assert page.locator("#method-steps .crf.done").count() == 1
+    steps.press("ArrowRight")  # moves the slider, not the talk
+    expect(page.locator("#method-steps .scrubber output")).to_have_text("41 of 49")
+    expect(counter).to_have_text("1 / 8")
+
+    page.locator("#method-steps h2").click()
+    page.keyboard.press("ArrowRight")
+    expect(counter).to_have_text("2 / 8")
+    expect(page.locator("#method-redundancy .scrubber output")).to_have_text("41 of 49")  # one run, one step
+    page.locator("#method-redundancy .column").nth(5).click()
+    expect(page.locator("#method-redundancy .said")).to_contain_text("Step 5 changes the estimate by")
+    page.keyboard.press("Space")
+    page.keyboard.press("Space")
+    expect(counter).to_have_text("4 / 8")
+    assert not page.locator("#method-redundancy").is_visible()
+
+    energies = page.locator("#method-weights .energies output")
+    learned, picture = energies.all_inner_texts(), page.evaluate(SPRITES)
+    sliders = page.locator("#method-weights input[type=range]")
+    sliders.nth(0).fill("0")
+    expect(page.locator("#method-weights .scrubber output").nth(0)).to_have_text("× 0.01")
+    assert page.evaluate(SPRITES) != picture and energies.all_inner_texts() != learned
+    expect(page.locator("#method-weights .said")).to_contain_text("contrast −")
+    sliders.nth(1).fill("0")
+    sliders.nth(2).fill("0")  # all three alike: the learned minimum again
+    assert page.evaluate(SPRITES) == picture and energies.all_inner_texts() == learned
+    page.click("#method-weights [data-reset]")
+    assert [each.input_value() for each in sliders.all()] == ["2", "2", "2"]
+    answer = page.locator("#method-weights details p, #method-weights details").last
+    page.click("#method-weights summary")
+    expect(answer).to_contain_text("ratios of the weights alone")
+
+    page.fill("#method-prompt input, #method-prompt textarea", "a b")  # keys that a field needs are left to it
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Space")
+    expect(counter).to_have_text("4 / 8")
+    page.click(".talk-nav [data-move='-1']")
+    expect(counter).to_have_text("3 / 8")
+    page.click(".talk-nav [data-section='0']")
+    expect(page.locator(".talk-nav [data-move='-1']")).to_be_disabled()
+
+    page.set_viewport_size({"width": 1280, "height": 720})
+    page.click("#presentation input")
+    page.wait_for_function("document.querySelector('.presentation') !== null")
+    for number in range(1, 9):
+        expect(counter).to_have_text(f"{number} / 8")
+        assert page.evaluate(BELOW) == 0, number
+        assert page.evaluate("document.documentElement.scrollWidth") <= 1280
+        page.keyboard.press("PageDown")
 
 
 def test_presentation_hides_controls_and_comes_back(page: Page, url: str) -> None:
