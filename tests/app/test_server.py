@@ -4,28 +4,36 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import gradio as gr
 import pytest
 
-from app import upkeep
+from app import upkeep, visitor_queue
+from app.arguments import prepare_environment
 from app.device import DeviceWorker
 from app.request_guard import FOREIGN, MAX_JSON, list_paths
 from app.settings import NAMES
-from app.visitor_queue import MAX_SESSIONS, SessionMessages, VisitorQueue, guard_queue
-from tests.app.serving import ask, serve
+from app.visitor_queue import DEVICE, MAX_SESSIONS, MAX_WAITING_OF_ADDRESS, SessionMessages, VisitorQueue, guard_queue
+from tests.app.serving import ask, leave, list_computing, list_values, open_stream, serve
 
 EMPTY = ["", *([None] * (len(NAMES) - 1))]  # settings with an empty prompt
 
 
 @pytest.fixture(scope="module")
-def page() -> Iterator[gr.Blocks]:
+def worker() -> DeviceWorker:
+    return DeviceWorker()
+
+
+@pytest.fixture(scope="module")
+def page(worker: DeviceWorker) -> Iterator[gr.Blocks]:
     """The real page; nothing here makes it compute."""
-    with serve(DeviceWorker()) as page:
-        yield page
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FORWARDED_ALLOW_IPS", "")
+        with serve(worker) as page:
+            yield page
 
 
 def find_function(page: gr.Blocks) -> int:
@@ -49,8 +57,9 @@ def check_queue(page: gr.Blocks) -> None:
 # --- the queue --------------------------------------------------------------------------------------------------------
 
 
-def test_requests_with_an_empty_session_do_not_stop_the_queue(page: gr.Blocks) -> None:
+def test_requests_with_an_empty_session_do_not_stop_the_queue(page: gr.Blocks, monkeypatch: pytest.MonkeyPatch) -> None:
     """Six of them at once ended gradio's processing task for everybody."""
+    monkeypatch.setattr(visitor_queue, "UNHEARD_SECONDS", 0.1)
     check_queue(page)
     body = {"data": EMPTY, "fn_index": find_function(page), "session_hash": ""}
     with ThreadPoolExecutor(12) as pool:
@@ -133,6 +142,77 @@ def test_health_tells_a_stopped_queue(page: gr.Blocks) -> None:
     assert state.check()["queue"] == "processing"
     queue.stopped = True
     assert state.check()["queue"] == "stopped" and state.answer().status_code == 503
+
+
+# --- fair turns -------------------------------------------------------------------------------------------------------
+
+
+def join(page: gr.Blocks, session: str, **headers: str) -> tuple[int, str]:
+    """Ask for a run of the compare tab; returns status and text."""
+    number = list_computing(page)["tab compare"]
+    body = {"data": list_values(page, number, prompt="apple"), "fn_index": number, "session_hash": session}
+    return ask(page, "/gradio_api/queue/join", body, **headers)[:2]
+
+
+def count_waiting(page: gr.Blocks) -> int:
+    return int(json.loads(ask(page, "/health")[1])["waiting"])
+
+
+def wait_for(holds: Callable[[], bool], seconds: float = 5) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_session_has_one_run_and_one_that_waits(
+    page: gr.Blocks, worker: DeviceWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another visitor's run has the device; the session leaves at the end, and all of its runs with it."""
+    with worker._device:
+        assert join(page, "greedy")[0] == 200
+        stream = open_stream(page, "/gradio_api/queue/data?session_hash=greedy")
+        wait_for(lambda: json.loads(ask(page, "/health")[1])["running"] == 1)
+        assert join(page, "greedy")[0] == 200
+        status, text = join(page, "greedy")
+        assert status == 503 and "one run and one that waits are accepted" in text
+        assert join(page, "other")[0] == 200
+        leave(stream)
+        wait_for(lambda: json.loads(ask(page, "/health")[1])["running"] == 0)
+        assert count_waiting(page) == 1  # the other session's, which nobody listens to
+        monkeypatch.setattr(visitor_queue, "UNHEARD_SECONDS", 0.1)
+        wait_for(lambda: count_waiting(page) == 0)
+
+
+def test_an_address_has_a_limit_and_runs_without_a_listener_are_dropped(
+    page: gr.Blocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = MAX_WAITING_OF_ADDRESS
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda number: join(page, f"hall{number}"), range(most)))
+    assert {status for status, _ in answers} == {200} and count_waiting(page) == most
+    status, text = join(page, "late", X_Forwarded_For="8.8.8.8")  # no proxy is trusted
+    assert status == 503 and "40 runs of your address wait" in text and "40 before you, about" in text
+    monkeypatch.setattr(visitor_queue, "UNHEARD_SECONDS", 0.1)
+    wait_for(lambda: count_waiting(page) == 0)
+    check_queue(page)
+
+
+def test_a_trusted_proxy_names_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "")
+    prepare_environment(["--trusted-proxy", "127.0.0.1"])
+    with serve(DeviceWorker()) as page:
+        for number in range(MAX_WAITING_OF_ADDRESS):
+            join(page, f"hall{number}", X_Forwarded_For="9.9.9.9")
+        assert join(page, "late", X_Forwarded_For="9.9.9.9")[0] == 503
+        assert join(page, "elsewhere", X_Forwarded_For="8.8.8.8")[0] == 200
+
+
+def test_a_full_queue_leaves_the_rest_of_the_page_alone(page: gr.Blocks) -> None:
+    """Only what computes waits."""
+    public = {fn.api_name for fn in page.fns.values() if fn.api_visibility == "public"}
+    queued = [fn for fn in page.fns.values() if fn.fn is not None and fn.queue and fn.api_name not in public]
+    assert queued and {fn.concurrency_id for fn in queued} == {DEVICE}
 
 
 # --- the server's tasks -----------------------------------------------------------------------------------------------
