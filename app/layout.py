@@ -1,6 +1,6 @@
 """The page: its tabs in order, its theme, its queue."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +74,12 @@ def build_app(worker: DeviceWorker) -> gr.Blocks:
     return guard_queue(app.queue(max_size=MAX_QUEUE, api_open=False))
 
 
-def list_launch_arguments(page: gr.Blocks) -> dict[str, Any]:
+def list_launch_arguments(page: gr.Blocks, hosts: Collection[str] = ()) -> dict[str, Any]:
     """List what `launch` needs for this page: its theme, what is closed to visitors, and the server's own tasks.
 
     Args:
         page: as of `build_app`.
+        hosts: names under which the page is asked for, as of `RequestGuard`; default any.
 
     Returns:
         Keyword arguments.
@@ -105,6 +106,6 @@ def list_launch_arguments(page: gr.Blocks) -> dict[str, Any]:
         "pwa": False,
         "mcp_server": False,
         "max_file_size": "20mb",
-        "state_session_capacity": 1000,
-        "app_kwargs": Upkeep(page).list_app_arguments(),
+        "state_session_capacity": 500,
+        "app_kwargs": Upkeep(page, hosts).list_app_arguments(),
     }

@@ -1,5 +1,6 @@
 """The page's start; `app.arguments` has its command line."""
 
+import os
 import sys
 import threading
 
@@ -10,6 +11,7 @@ from app.device import MOST_CALLS, MOST_CALLS_PUBLIC, DeviceWorker
 from app.layout import build_app, list_launch_arguments
 from app.models import read_catalog
 from app.models_file import ModelsError
+from app.request_guard import LOOPBACK
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,12 +34,15 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{name} is not offered: {reason}", file=sys.stderr)
         worker = DeviceWorker(catalog, MOST_CALLS_PUBLIC if options.is_public else MOST_CALLS)
         page = build_app(worker)
+        host = options.host or os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
+        # a proxy in front passes on the name under which it is asked for
+        hosts = LOOPBACK if host in LOOPBACK and not options.trusted_proxy else ()
         page.launch(
             server_name=options.host,
             server_port=options.port,
             root_path=options.root_path,
             prevent_thread_lock=True,
-            **list_launch_arguments(page),
+            **list_launch_arguments(page, hosts),
         )
     except (ModelsError, OSError) as error:  # OSError: the port is taken
         print(f"error: {error}", file=sys.stderr)

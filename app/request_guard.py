@@ -3,13 +3,20 @@
 import json
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterator
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
 from fastapi.responses import JSONResponse, Response
+from starlette.requests import ClientDisconnect
+
+from app.visitor_files import remove_upload_parts
 
 MAX_JSON, MAX_UPLOAD = 64 * 1024, 21 * 1024**2  # bytes of a request: anything but an upload, and an upload
+MAX_UPLOADS, UPLOAD_SECONDS = 60, 600  # of an address
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")  # names of this machine in a Host header
 FOREIGN = re.compile(r"^\s*[a-z][a-z0-9+.-]*:", flags=re.IGNORECASE)  # "http:", "file:", "data:"
 RANGE = re.compile(r"^\s*bytes\s*=\s*(\d+-\d*|-\d+)(\s*,\s*(\d+-\d*|-\d+))*\s*$", flags=re.IGNORECASE)
 HEADERS = {
@@ -40,22 +47,61 @@ class RequestError(Exception):
         self.status = status
 
 
+class UploadLimit:
+    """Counts the uploads of each address, and how many are under way.
+
+    Attributes:
+        under_way: uploads that are being read.
+    """
+
+    def __init__(self) -> None:
+        self.under_way = 0
+        self._began: dict[str, deque[float]] = {}
+
+    def begin(self, address: str) -> None:
+        """Count an upload.
+
+        Args:
+            address: of the visitor.
+
+        Raises:
+            RequestError: there were `MAX_UPLOADS` of this address in the last `UPLOAD_SECONDS`.
+        """
+        now = time.monotonic()
+        self._began = {key: times for key, times in self._began.items() if now - times[-1] < UPLOAD_SECONDS}
+        times = self._began.setdefault(address, deque(maxlen=MAX_UPLOADS))
+        if len(times) == MAX_UPLOADS and now - times[0] < UPLOAD_SECONDS:
+            raise RequestError(429, f"Accepted are {MAX_UPLOADS} uploads in {UPLOAD_SECONDS // 60} minutes.")
+        times.append(now)
+        self.under_way += 1
+
+    def end(self) -> None:
+        """End an upload; where no other is under way, the parts of broken ones are deleted."""
+        self.under_way -= 1
+        if not self.under_way:
+            remove_upload_parts()
+
+
 class RequestGuard:
     """ASGI middleware around gradio's routes.
 
     Args:
         app: gradio's.
+        hosts: names in the Host header that are answered; empty (default): all. A page that listens on this machine
+            alone answers to its own names: else a foreign page whose name is led to 127.0.0.1 could read it.
     """
 
-    def __init__(self, app: Any) -> None:
+    def __init__(self, app: Any, hosts: Collection[str] = ()) -> None:
         self.app = app
+        self.hosts = hosts
+        self.uploads = UploadLimit()
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it with a sentence and one line in the log."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        is_begun = False
+        is_begun = is_counted = False
 
         async def send_with_headers(message: dict[str, Any]) -> None:
             nonlocal is_begun
@@ -66,12 +112,18 @@ class RequestGuard:
             await send(message)
 
         try:
+            check_host(scope, self.hosts)
             check_address(scope)
+            if scope["method"] == "POST" and is_upload(scope):
+                self.uploads.begin((scope.get("client") or ["unknown"])[0])
+                is_counted = True
             limit = MAX_UPLOAD if is_upload(scope) else MAX_JSON
             limited = limit_body(scope, receive, limit)
             if scope["method"] == "POST" and not is_upload(scope):
                 limited = replay(await read_checked_body(limited), receive)
             await self.app(scope, limited, send_with_headers)
+        except ClientDisconnect:
+            log.info("%s %s was broken off", scope["method"], scope["path"][:200])
         except RequestError as error:
             await refuse(scope, error.status, str(error), is_begun, send_with_headers)
         except (KeyError, IndexError, ValueError, TypeError, AttributeError, AssertionError) as error:
@@ -82,6 +134,9 @@ class RequestGuard:
                 raise
             log.warning("%s %s ended: %r", scope["method"], scope["path"][:200], error)  # of a session that has gone
             await send_with_headers({"type": "http.response.body", "body": b""})
+        finally:
+            if is_counted:
+                self.uploads.end()
 
 
 async def refuse(scope: dict[str, Any], status: int, sentence: str, is_begun: bool, send: Send) -> None:
@@ -104,6 +159,17 @@ def is_upload(scope: dict[str, Any]) -> bool:
 def get_header(scope: dict[str, Any], name: bytes) -> str | None:
     """Get a header's value, or None."""
     return next((value.decode("latin-1") for key, value in scope["headers"] if key.lower() == name), None)
+
+
+def check_host(scope: dict[str, Any], hosts: Collection[str]) -> None:
+    """Check the name under which the page is asked for.
+
+    Raises:
+        RequestError: it is not among `hosts`.
+    """
+    name = re.sub(r":\d*$", "", get_header(scope, b"host") or "").lower()
+    if hosts and name not in hosts:
+        raise RequestError(403, f"This page is for this machine: open it as {sorted(hosts)[0]}, not {name[:40]!r}.")
 
 
 def check_address(scope: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from app.request_guard import RequestGuard
 from app.visitor_files import sweep
 from app.visitor_queue import VisitorQueue
 
-SWEEP_SECONDS = 1800
+SWEEP_SECONDS = 300
 log = logging.getLogger(__name__)
 
 
@@ -26,14 +26,16 @@ class Upkeep:
 
     Args:
         page: whose queue `check` looks at.
+        hosts: as of `RequestGuard`.
 
     Attributes:
         failures: of sweeps, since the server began.
         swept: seconds since the epoch of the last sweep that went well; None: not yet.
     """
 
-    def __init__(self, page: gr.Blocks) -> None:
+    def __init__(self, page: gr.Blocks, hosts: Collection[str] = ()) -> None:
         self.page = page
+        self.hosts = hosts
         self.failures = 0
         self.swept: float | None = None
 
@@ -90,6 +92,6 @@ class Upkeep:
         """List what `launch(app_kwargs=...)` needs: the tasks, the checks on requests, and the route `/health`."""
         return {
             "lifespan": self.lifespan,
-            "middleware": [Middleware(RequestGuard)],
+            "middleware": [Middleware(RequestGuard, hosts=self.hosts)],
             "routes": [APIRoute("/health", self.answer, methods=["GET"])],
         }

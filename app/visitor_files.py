@@ -1,6 +1,7 @@
 """Files made for visitors, in folders of the system's temporary directory; swept once they are old."""
 
 import atexit
+import contextlib
 import getpass
 import os
 import shutil
@@ -11,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 MAX_AGE = 4 * 3600  # seconds
+MAX_BYTES = 2 * 1024**3  # of all visitors; beyond, the oldest files are deleted
 OWN, GRADIO = "latentcrf-page-", "latentcrf-gradio-"  # names of folders begin so
 
 
@@ -48,7 +50,16 @@ def make_folder() -> Path:
     return Path(tempfile.mkdtemp(dir=root))
 
 
-def sweep(keep: Collection[str] = (), max_age: float = MAX_AGE) -> int:
+def remove_upload_parts() -> None:
+    """Delete what broken uploads left; call it while no upload is under way."""
+    for path in Path(os.environ.get("GRADIO_TEMP_DIR", choose_gradio_folder())).glob(
+        "tmp*"
+    ):  # a whole upload lies in a folder of its own
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def sweep(keep: Collection[str] = (), max_age: float = MAX_AGE, max_bytes: int = MAX_BYTES) -> int:
     """Delete old files of visitors and folders that are empty, of former processes too.
 
     What cannot be deleted is left for the next time.
@@ -56,19 +67,26 @@ def sweep(keep: Collection[str] = (), max_age: float = MAX_AGE) -> int:
     Args:
         keep: paths of files that stay.
         max_age: seconds since a file or a folder was last changed.
+        max_bytes: that may stay; beyond, the oldest files are deleted too.
 
     Returns:
         How many files were deleted.
     """
     oldest, deleted, kept = time.time() - max_age, 0, set(map(str, keep))
+    young: list[tuple[float, int, Path]] = []
     found = [path for name in (OWN, GRADIO) for path in Path(tempfile.gettempdir()).glob(f"{name}*")]
     for place in (path for path in found if path.is_dir() and not path.is_symlink()):
         for folder, _, files in os.walk(place, topdown=False):
             for path in (Path(folder, name) for name in files):
                 try:
-                    if path.lstat().st_mtime < oldest and str(path) not in kept:
+                    state = path.lstat()
+                    if str(path) in kept:
+                        continue
+                    if state.st_mtime < oldest:
                         path.unlink()
                         deleted += 1
+                    else:
+                        young.append((state.st_mtime, state.st_size, path))
                 except OSError:  # of another user, or gone already
                     continue
             try:
@@ -76,4 +94,11 @@ def sweep(keep: Collection[str] = (), max_age: float = MAX_AGE) -> int:
                     Path(folder).rmdir()
             except OSError:  # not empty
                 continue
+    excess = sum(size for _, size, _ in young) - max_bytes
+    for _, size, path in sorted(young):
+        if excess <= 0:
+            break
+        with contextlib.suppress(OSError):
+            path.unlink()
+            deleted, excess = deleted + 1, excess - size
     return deleted

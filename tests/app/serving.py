@@ -4,7 +4,7 @@ import json
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from typing import Any
@@ -19,17 +19,18 @@ from app.visitor_queue import DEVICE
 
 
 @contextmanager
-def serve(worker: DeviceWorker) -> Iterator[gr.Blocks]:
+def serve(worker: DeviceWorker, hosts: Collection[str] = ()) -> Iterator[gr.Blocks]:
     """Serve the page.
 
     Args:
         worker: what computes.
+        hosts: as of `RequestGuard`.
 
     Yields:
         The page.
     """
     page = build_app(worker)
-    page.launch(server_port=None, prevent_thread_lock=True, quiet=True, **list_launch_arguments(page))
+    page.launch(server_port=None, prevent_thread_lock=True, quiet=True, **list_launch_arguments(page, hosts))
     try:
         yield page
     finally:

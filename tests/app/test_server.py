@@ -2,20 +2,34 @@
 
 import asyncio
 import json
+import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import pytest
 
-from app import upkeep, visitor_queue
+from app import request_guard, upkeep, visitor_queue
 from app.arguments import prepare_environment
 from app.device import DeviceWorker
-from app.request_guard import FOREIGN, MAX_JSON, list_paths
+from app.request_guard import (
+    FOREIGN,
+    LOOPBACK,
+    MAX_JSON,
+    MAX_UPLOADS,
+    UPLOAD_SECONDS,
+    RequestError,
+    UploadLimit,
+    list_paths,
+)
 from app.settings import NAMES
+from app.visitor_files import sweep
 from app.visitor_queue import DEVICE, MAX_SESSIONS, MAX_WAITING_OF_ADDRESS, SessionMessages, VisitorQueue, guard_queue
 from tests.app.serving import ask, leave, list_computing, list_values, open_stream, serve
 
@@ -28,10 +42,11 @@ def worker() -> DeviceWorker:
 
 
 @pytest.fixture(scope="module")
-def page(worker: DeviceWorker) -> Iterator[gr.Blocks]:
+def page(worker: DeviceWorker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[gr.Blocks]:
     """The real page; nothing here makes it compute."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FORWARDED_ALLOW_IPS", "")
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
         with serve(worker) as page:
             yield page
 
@@ -199,7 +214,9 @@ def test_an_address_has_a_limit_and_runs_without_a_listener_are_dropped(
 
 
 def test_a_trusted_proxy_names_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "")
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    prepare_environment([])
+    assert os.environ["FORWARDED_ALLOW_IPS"] == ""
     prepare_environment(["--trusted-proxy", "127.0.0.1"])
     with serve(DeviceWorker()) as page:
         for number in range(MAX_WAITING_OF_ADDRESS):
@@ -308,3 +325,67 @@ def test_paths_are_found_however_deep() -> None:
         value = [value, {"path": 3}]
     assert list(list_paths(value)) == ["inside"]
     assert not FOREIGN.match("/tmp/a:b.png") and FOREIGN.match("data:image/png;base64,") and not FOREIGN.match("a/b")
+
+
+def test_a_page_of_this_machine_answers_to_its_own_names_alone() -> None:
+    """A foreign page whose name is led to 127.0.0.1 does not read it (DNS rebinding)."""
+    with serve(DeviceWorker(), hosts=LOOPBACK) as page:
+        port = page.local_url.rstrip("/").rpartition(":")[2]
+        for name in ("127.0.0.1", f"localhost:{port}", "[::1]:80", "LOCALHOST"):
+            assert ask(page, "/health", Host=name)[0] == 200, name
+        for name in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", ""):
+            status, text, _ = ask(page, "/health", Host=name)
+            assert status == 403 and "This page is for this machine" in text, name
+
+
+def upload(page: gr.Blocks, name: str, content: bytes) -> tuple[int, str]:
+    head = f'--b\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
+    body = head.encode() + content + b"\r\n--b--\r\n"
+    return ask(page, "/gradio_api/upload", body, Content_Type="multipart/form-data; boundary=b")[:2]
+
+
+@pytest.mark.parametrize("name", ["page.html", "drawing.svg", "code.js", "none"])
+def test_an_upload_is_never_shown_as_a_page_of_ours(page: gr.Blocks, name: str) -> None:
+    status, text = upload(page, name, b"<script>alert(1)</script>")
+    assert status == 200
+    status, _, headers = ask(page, f"/gradio_api/file={json.loads(text)[0]}")
+    shown = {key.lower(): value for key, value in headers.items()}
+    assert status == 403 or shown["content-disposition"].startswith("attachment")
+
+
+def test_a_broken_upload_leaves_no_part(page: gr.Blocks) -> None:
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    connection = HTTPConnection(page.local_url.split("/")[2], timeout=10)
+    connection.putrequest("POST", "/gradio_api/upload")
+    connection.putheader("Content-Type", "multipart/form-data; boundary=b")
+    connection.putheader("Content-Length", "1000000")
+    connection.endheaders()
+    connection.send(b'--b\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n' + b"x" * 200_000)
+    wait_for(lambda: any(folder.glob("tmp*")))
+    leave(connection)
+    wait_for(lambda: not any(folder.glob("tmp*")))
+
+
+def test_uploads_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    uploads, now = UploadLimit(), [0.0]
+    monkeypatch.setattr(request_guard.time, "monotonic", lambda: now[0])
+    for _ in range(MAX_UPLOADS):
+        uploads.begin("a")
+    uploads.begin("b")
+    with pytest.raises(RequestError, match="60 uploads in 10 minutes"):
+        uploads.begin("a")
+    now[0] = UPLOAD_SECONDS + 1
+    uploads.begin("a")
+
+
+def test_the_oldest_files_leave_where_there_are_too_many(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = tmp_path / "latentcrf-page-somebody"
+    folder.mkdir()
+    now = time.time()
+    for age in range(4):
+        path = folder / f"{age}.png"
+        path.write_bytes(bytes(100))
+        os.utime(path, (now - age, now - age))
+    assert sweep(max_bytes=250) == 2
+    assert {path.name for path in folder.iterdir()} == {"0.png", "1.png"}
