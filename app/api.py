@@ -31,6 +31,7 @@ from app.tabs import convergence, diversity, frontier, variance
 from app.visitor_queue import DEVICE
 
 SEEDS = Number("Seeds", 1, 16, help="this one and those that follow it")
+OF_AN_IMAGE = tuple(name for name in NAMES if name != "images")  # `/compare_seeds` has its own number of seeds
 log = logging.getLogger(__name__)
 
 
@@ -93,7 +94,7 @@ def answer_compare(worker: DeviceWorker, values: Mapping[str, Any]) -> dict[str,
 
 
 def _compare(worker: DeviceWorker, settings: Settings, notes: tuple[str, ...]) -> dict[str, Any]:
-    *_, result = worker.stream("compare", settings, False, model=settings.model)
+    *_, result = worker.stream("compare", settings, False, None, model=settings.model)
     assert isinstance(result, Comparison)
     answer = {"settings": settings.as_dict(), "notes": list(notes), "made_by": result.origin, "lpips": result.lpips}
     for one in (result.full, result.latentcrf):
@@ -248,12 +249,12 @@ def encode_png(image: np.ndarray) -> str:
 # ----------------------------------------------------------------------------------------- endpoints
 
 
-def list_settings(model_set: ModelSet, names: tuple[str, ...] = NAMES) -> dict[str, Parameter]:
+def list_settings(model_set: ModelSet, names: tuple[str, ...]) -> dict[str, Parameter]:
     """List settings as parameters, from their declarations.
 
     Args:
         model_set: the first model, whose defaults they have.
-        names: of the settings; default all.
+        names: of the settings.
     """
     parameters = {}
     for name in names:
@@ -290,7 +291,7 @@ def list_endpoints(worker: DeviceWorker) -> list[Endpoint]:
         worker: whose first model gives the defaults.
     """
     first = worker.catalog.default
-    settings = list_settings(first)
+    settings = list_settings(first, OF_AN_IMAGE)
     settings["prompt"] = replace(settings["prompt"], default=None)
     seeds = ("prompt", "seed")
     prompt, seed, count, methods = diversity.list_first_values(first)

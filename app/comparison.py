@@ -1,8 +1,9 @@
 """One comparison: the full run and LatentCRF from the same noise, watched step by step, timed alike."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from torch import Tensor
 from analysis.metrics.perceptual import lpips
 from analysis.metrics.pixels import to_images, to_pixels
 from analysis.sampling import count_calls, decode_and_check, encode, get_device, initial_noise, run_sampler
+from app.call_memory import Memory, hash_call, remember_calls
 from app.loaded_models import LoadedModels
+from app.previews import draw_preview
 from app.results import Comparison, Generated, Progress
 from app.settings import Settings
 from latentcrf import Finisher, LatentCRFScheduler, VAERoundTrip
@@ -32,17 +35,26 @@ class Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.began = self._read_clock()
+        self.began = self.read_clock()
 
-    def _read_clock(self) -> float:
+    def read_clock(self) -> float:
+        """Wait for the device, then read the clock, in seconds."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
+    def restart(self) -> None:
+        """Begin to measure now."""
+        self.began = self.read_clock()
+
     @property
     def seconds(self) -> float:
-        """Seconds since the stopwatch was made, without pauses."""
-        return self._read_clock() - self.began
+        """Seconds since the stopwatch was made or restarted, without pauses."""
+        return self.read_clock() - self.began
+
+    def add(self, seconds: float) -> None:
+        """Add seconds of work that was done before."""
+        self.began -= seconds
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -51,55 +63,103 @@ class Stopwatch:
         Yields:
             None.
         """
-        stopped = self._read_clock()
+        stopped = self.read_clock()
         try:
             yield
         finally:
-            self.began += self._read_clock() - stopped
+            self.began += self.read_clock() - stopped
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How a comparison is watched, and what it may reuse.
+
+    Attributes:
+        previews: whether progress comes with previews, one every `PREVIEW_SECONDS` at most.
+        memory: of the visitor; None: all is computed.
+        report: called with each step, each image and each comparison.
+    """
+
+    previews: bool
+    memory: Memory | None
+    report: Callable[[Progress | Generated | Comparison], None]
+
+    def recall(self, key: Hashable, compute: Callable[[], tuple[Any, int]]) -> Any:
+        """Look a value up, or compute it and keep it.
+
+        Args:
+            key: of the value.
+            compute: gives the value and its bytes.
+        """
+        value = None if self.memory is None else self.memory.get(key)
+        if value is None:
+            value, num_bytes = compute()
+            if self.memory is not None:
+                self.memory.put(key, value, num_bytes)
+        return value
 
 
 def compare(
     models: LoadedModels,
     settings: Settings,
     previews: bool,
+    visitor: str | None,
     report: Callable[[Progress | Generated | Comparison], None],
 ) -> None:
-    """Make the full run, then LatentCRF's.
+    """Make the full run, then LatentCRF's, for each seed.
+
+    Seeds are drawn one by one, not as a batch: so a seed gives the same bits whatever their number.
 
     Args:
         models: what computes.
         settings: of the comparison.
-        previews: whether progress comes with previews, one every `PREVIEW_SECONDS` at most.
-        report: called with each step, each image and at last the comparison.
+        previews: as of `Watch`.
+        visitor: the session's name: what its last comparisons computed is not computed again, and gets the seconds that
+            it took then; None: everything is computed.
+        report: called with each step, each image and each seed's comparison.
     """
+    watch = Watch(previews, None if visitor is None else models.memories.find(visitor), report)
+    for seed in settings.seeds:
+        report(_compare_seed(models, replace(settings, seed=seed), watch))
+
+
+def _compare_seed(models: LoadedModels, settings: Settings, watch: Watch) -> Comparison:
     pipeline = models.pipeline
     with torch.inference_mode():
         prompt = encode(pipeline, [settings.prompt])
     noise = initial_noise(pipeline, [settings.seed])
-    latentcrf = build_scheduler(models, settings)
-    results = {}
-    for method, scheduler in {"full": pipeline.scheduler, "latentcrf": latentcrf}.items():
-        results[method] = _generate(models, settings, method, scheduler, prompt, noise, previews, report)
-        report(results[method])
-    finish, bypass = latentcrf.last_finish, latentcrf.last_bypass
+
+    def run_full() -> tuple[Generated, int]:
+        scheduler: Any = pipeline.scheduler
+        if settings.full_finisher:
+            scheduler = LatentCRFScheduler(scheduler, bypass=None, finisher=_build_finisher(models, settings))
+        full = _generate(models, settings, "full", scheduler, prompt, noise, watch)
+        return full, _count_bytes(full.image)
+
+    full_run = (settings.prompt, settings.seed, settings.steps, settings.guidance, settings.full_finisher)
+    full = watch.recall((*full_run, settings.iterations if settings.full_finisher else None), run_full)
+    watch.report(full)
+    scheduler = build_scheduler(models, settings)
+    latentcrf = _generate(models, settings, "latentcrf", scheduler, prompt, noise, watch)
+    watch.report(latentcrf)
+    finish, bypass = scheduler.last_finish, scheduler.last_bypass
     # In a run of few steps, and without a bypass CRF, the finisher's is all of LatentCRF's work.
     if finish is not None and (settings.few_steps or models.crf is None):
-        before, after = _decode_image(pipeline, finish.before)[0], results["latentcrf"].image
+        before, after = _decode_image(pipeline, finish.before, watch)[0], latentcrf.image
     else:
         assert bypass is not None
-        before, after = (_decode_image(pipeline, each)[0] for each in (bypass.observation.denoised, bypass.y))
-    is_blocked = any(result.is_blocked for result in results.values())
-    image, reference = (_to_tensor(results[method].image, get_device(pipeline)) for method in ("latentcrf", "full"))
-    report(
-        Comparison(
-            settings,
-            **results,
-            before=before,
-            after=after,
-            lpips=None if is_blocked else float(lpips(models.lpips, image, reference)),
-            origin=models.select_origin(settings),
-            unread=_find_unread(pipeline, settings.prompt),
-        )
+        before, after = (_decode_image(pipeline, each, watch)[0] for each in (bypass.observation.denoised, bypass.y))
+    is_blocked = full.is_blocked or latentcrf.is_blocked
+    image, reference = (_to_tensor(each.image, get_device(pipeline)) for each in (latentcrf, full))
+    return Comparison(
+        settings,
+        full=full,
+        latentcrf=latentcrf,
+        before=before,
+        after=after,
+        lpips=None if is_blocked else float(lpips(models.lpips, image, reference)),
+        origin=models.select_origin(settings),
+        unread=_find_unread(pipeline, settings.prompt),
     )
 
 
@@ -114,17 +174,19 @@ def build_scheduler(models: LoadedModels, settings: Settings) -> LatentCRFSchedu
         The scheduler, with the finisher where the settings have it on.
     """
     own = models.pipeline.scheduler
-    finisher: Finisher | VAERoundTrip | None = None
-    if settings.finisher:
-        crf = models.finisher
-        finisher = VAERoundTrip(models.pipeline.vae) if crf is None else Finisher(crf, settings.iterations)
     return LatentCRFScheduler(
         UniPCMultistepScheduler.from_config(own.config) if settings.few_steps else own,
         models.crf,
         bypass=None if settings.few_steps else settings.bypass,
         num_iterations=settings.iterations,
-        finisher=finisher,
+        finisher=_build_finisher(models, settings) if settings.finisher else None,
     )
+
+
+def _build_finisher(models: LoadedModels, settings: Settings) -> Finisher | VAERoundTrip:
+    if models.finisher is None:
+        return VAERoundTrip(models.pipeline.vae)
+    return Finisher(models.finisher, settings.iterations)
 
 
 def _generate(
@@ -134,8 +196,7 @@ def _generate(
     scheduler: Any,
     prompt: dict[str, Tensor],
     noise: Tensor,
-    previews: bool,
-    report: Callable[[Any], None],
+    watch: Watch,
 ) -> Generated:
     pipeline = models.pipeline
     latents, last_preview = noise, time.monotonic()
@@ -143,15 +204,23 @@ def _generate(
     def on_step(index: int, following: Tensor) -> None:
         nonlocal latents, last_preview
         with stopwatch.paused():
-            preview, total = None, len(scheduler.timesteps)
-            if previews and index + 1 < total and time.monotonic() - last_preview > PREVIEW_SECONDS:
-                preview, _ = _decode_image(pipeline, _estimate(scheduler, index, latents, following))
+            preview, total, is_last = None, len(scheduler.timesteps), index + 1 == len(scheduler.timesteps)
+            if was_remembered() and not is_last:  # nothing to wait for
+                latents = following
+                return
+            if watch.previews and not is_last and time.monotonic() - last_preview > PREVIEW_SECONDS:
+                estimate = _estimate(scheduler, index, latents, following)
+                preview = draw_preview(models.preview, estimate, models.model_set.image_size)
                 last_preview = time.monotonic()
             latents = following
-            report(Progress(method, index + 1, total, preview))
+            watch.report(Progress(method, index + 1, total, preview, settings.seed))
 
-    with count_calls(pipeline.unet) as batch_sizes:
-        stopwatch = Stopwatch(get_device(pipeline))
+    remembering: Any = nullcontext(lambda: False)
+    stopwatch = Stopwatch(get_device(pipeline))
+    if watch.memory is not None:
+        remembering = remember_calls(pipeline.unet, watch.memory, stopwatch)
+    with count_calls(pipeline.unet) as batch_sizes, remembering as was_remembered:
+        stopwatch.restart()
         final = run_sampler(
             pipeline,
             prompt,
@@ -164,7 +233,7 @@ def _generate(
             on_step=on_step,
         )
         seconds = stopwatch.seconds
-    image, is_blocked = _decode_image(pipeline, final)
+    image, is_blocked = _decode_image(pipeline, final, watch)
     return Generated(method, image, len(batch_sizes), sum(batch_sizes), seconds, is_blocked)
 
 
@@ -174,11 +243,20 @@ def _estimate(scheduler: Any, index: int, latents: Tensor, following: Tensor) ->
     return clean_estimate_between(latents.float(), following.float(), here, after)
 
 
-def _decode_image(pipeline: StableDiffusionPipeline, latents: Tensor) -> tuple[Image.Image, bool]:
+def _decode_image(pipeline: StableDiffusionPipeline, latents: Tensor, watch: Watch) -> tuple[Image.Image, bool]:
     """Decode one image; say whether the safety checker blocked it, which the image says then."""
-    # float32 whatever the sampler ran in: decoding is cheap and bfloat16 has fewer levels than 8 bits
-    images, (is_blocked,) = decode_and_check(pipeline, latents.float())
-    return Image.fromarray(to_pixels(images)[0]), is_blocked
+
+    def decode() -> tuple[tuple[Image.Image, bool], int]:
+        # float32 whatever the sampler ran in: decoding is cheap and bfloat16 has fewer levels than 8 bits
+        images, (is_blocked,) = decode_and_check(pipeline, latents.float())
+        image = Image.fromarray(to_pixels(images)[0])
+        return (image, is_blocked), _count_bytes(image)
+
+    return watch.recall(("image", hash_call(latents)), decode)
+
+
+def _count_bytes(image: Image.Image) -> int:
+    return 3 * image.width * image.height
 
 
 def _to_tensor(image: Image.Image, device: torch.device) -> Tensor:

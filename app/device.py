@@ -138,7 +138,7 @@ class DeviceWorker:
                 for name in self.catalog.models:
                     import_work().use_device(self.load(name), [])
                 return
-            for _ in self.stream("compare", settings, True):
+            for _ in self.stream("compare", settings, True, None):
                 pass
             for damage in self.call("find_damaged_results"):
                 log.error("%s", damage)

@@ -274,23 +274,20 @@ def plan_comparisons(model_set: ModelSet) -> list[Settings]:
         model_set: the model.
 
     Returns:
-        Settings, the modes of a prompt beside each other, the default mode first.
+        Settings, the modes of a prompt beside each other.
     """
     defaults = model_set.defaults.as_dict()
-    modes: tuple[dict[str, Any], ...] = (
-        {},
-        {"few_steps": model_set.few_steps, "guidance_cutoff": model_set.few_steps_cutoff},
-    )
+    modes = model_set.modes.values()
     return [Settings(**{**defaults, "prompt": prompt, **mode}) for prompt in model_set.prompts for mode in modes]
 
 
-def find_comparison(model_set: ModelSet, prompt: str, is_few_steps: bool) -> Comparison | None:
+def find_comparison(model_set: ModelSet, prompt: str, mode: str) -> Comparison | None:
     """Find a stored comparison.
 
     Args:
         model_set: the model that the page shows.
         prompt: of the example.
-        is_few_steps: whether it is in the mode of few steps.
+        mode: `app.models.PAPER` or `FAST`.
 
     Returns:
         It; None where there is none of this prompt, mode or model.
@@ -299,6 +296,6 @@ def find_comparison(model_set: ModelSet, prompt: str, is_few_steps: bool) -> Com
         return None
     for comparison in read_example(COMPARE) or []:
         settings = comparison.settings
-        if settings.prompt == prompt and bool(settings.few_steps) == is_few_steps:
+        if settings.prompt == prompt and model_set.find_mode(settings.as_dict()) == mode:
             return comparison
     return None

@@ -15,8 +15,10 @@ from transformers.utils import logging as transformers_logging
 
 from analysis.metrics.perceptual import load_features, load_lpips
 from analysis.sampling import load_pipeline
+from app.call_memory import Memories
 from app.models import CRF_FILES, ModelSet, find_file
 from app.models_file import Source
+from app.previews import load_preview
 from app.settings import Settings
 from latentcrf import LatentCRF
 from latentcrf.precision import choose_precision, precision_name
@@ -37,7 +39,9 @@ class LoadedModels:
         lpips: the LPIPS network.
         features: EfficientNet-Lite0, for Vendi scores.
         precision: type in which the sampler's networks compute.
+        preview: matrix of previews (C + 1, 3), as of `app.previews.fit_preview`.
         origin: what made an image: weights, device, precision.
+        memories: what the visitors' last comparisons computed.
         is_offloaded: whether the pipeline's networks come to the GPU one at a time, as its memory is short.
     """
 
@@ -48,7 +52,9 @@ class LoadedModels:
     lpips: nn.Module
     features: nn.Module
     precision: torch.dtype
+    preview: torch.Tensor
     origin: dict[str, str] = field(default_factory=dict)
+    memories: Memories = field(default_factory=Memories)
     is_offloaded: bool = False
 
     @property
@@ -65,7 +71,7 @@ class LoadedModels:
         Returns:
             `origin` without the CRFs that the settings do not use.
         """
-        unused = {"finisher": not settings.finisher, "crf": bool(settings.few_steps)}
+        unused = {"finisher": not (settings.finisher or settings.full_finisher), "crf": bool(settings.few_steps)}
         return {key: value for key, value in self.origin.items() if not unused.get(key)}
 
     @property
@@ -152,7 +158,8 @@ def load_models(model_set: ModelSet) -> LoadedModels:
     )
     weights = precision if device.type != "cpu" else torch.float32  # half as much of the GPU's memory
     pipeline = load_pipeline(folders["ldm"], precision=weights)
-    return LoadedModels(model_set, pipeline, crf, finisher, load_lpips(), load_features(), precision, origin)
+    preview = load_preview(folders["ldm"], pipeline.vae)
+    return LoadedModels(model_set, pipeline, crf, finisher, load_lpips(), load_features(), precision, preview, origin)
 
 
 def use_device(models: LoadedModels, others: list[LoadedModels]) -> None:

@@ -7,9 +7,10 @@ The page's own handlers compute them with the embedded model and the values that
 
 import argparse
 import json
+import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -40,6 +41,7 @@ from app.tabs import convergence, diversity, method  # noqa: E402
 
 MODEL = "emoji"
 METHOD_QUALITY = 70  # of the method tab's pictures: half of them are noise, which no lossless format makes small
+EXAMPLES = (COMPARE, CONVERGENCE, DIVERSITY, METHOD)
 
 
 def compare(worker: DeviceWorker, settings: Settings) -> Comparison:
@@ -53,7 +55,7 @@ def compare(worker: DeviceWorker, settings: Settings) -> Comparison:
         The comparison; on a GPU its seconds are the wall clock's.
     """
     seconds, begin = {}, time.process_time()
-    for report in worker.stream("compare", settings, False, model=MODEL):
+    for report in worker.stream("compare", settings, False, None, model=MODEL):
         if isinstance(report, Progress):
             seconds[report.method] = time.process_time() - begin
         elif isinstance(report, Generated):
@@ -79,12 +81,13 @@ def find_outcome(updates: Iterator[Update]) -> Any:
     return last.outputs[0]
 
 
-def make_examples(worker: DeviceWorker, folder: Path) -> None:
-    """Make all examples.
+def make_examples(worker: DeviceWorker, folder: Path, names: Sequence[str] = EXAMPLES) -> None:
+    """Make examples.
 
     Args:
         worker: what computes.
         folder: that is there; the files are written into it.
+        names: of `EXAMPLES`; default: all.
     """
     model_set = worker.catalog.get(MODEL)
     origin = worker.load(MODEL).origin
@@ -92,16 +95,20 @@ def make_examples(worker: DeviceWorker, folder: Path) -> None:
     worker.warm_up()
     about = {"command": COMMAND, "date": date.today().isoformat(), "times": describe_times(worker), "origin": origin}
     comparisons = []
-    for settings in plan_comparisons(model_set):
+    for settings in plan_comparisons(model_set) if COMPARE in names else ():
         comparisons.append(compare(worker, settings))
-        print(f"{settings.prompt}, {settings.few_steps or 'no'} few steps: {comparisons[-1].speed_up:.2f} times faster")
-    write_example(folder, COMPARE, comparisons)
+        print(
+            f"{settings.prompt}, {model_set.find_mode(settings.as_dict())}: {comparisons[-1].speed_up:.2f} times faster"
+        )
+    if comparisons:
+        write_example(folder, COMPARE, comparisons)
     tabs: dict[str, tuple[Handler, list[Any]]] = {
         CONVERGENCE: (convergence.run_convergence, convergence.list_first_values(model_set)),
         DIVERSITY: (diversity.run_diversity, diversity.list_first_values(model_set)),
         METHOD: (method.run_walkthrough, method.list_first_values(model_set)),
     }
-    for name, (handler, values) in tabs.items():
+    for name in (each for each in tabs if each in names):
+        handler, values = tabs[name]
         quality = METHOD_QUALITY if name == METHOD else None
         write_example(folder, name, find_outcome(handler(run, *values, False)), quality)
         print(f"{name} is done")
@@ -136,11 +143,16 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the examples; what it holds is replaced")
+    parser.add_argument("--only", nargs="+", choices=EXAMPLES, default=EXAMPLES, metavar="NAME",
+        help=f"of {', '.join(EXAMPLES)}: the others stay (default: all)")  # fmt: skip
     options = parser.parse_args(arguments)
     try:
         worker = DeviceWorker(read_catalog())
         with worker.call("replace_folder", options.out) as folder:
-            make_examples(worker, folder)
+            for path in options.out.glob("*.*"):
+                if path.stem in set(EXAMPLES) - set(options.only):
+                    shutil.copy(path, folder)
+            make_examples(worker, folder, options.only)
         if options.out.resolve() == FOLDER.resolve():
             worker.call("write_manifest")
     except (ModelsError, OSError) as error:

@@ -42,6 +42,7 @@ REPLACED = (
     "PNDMScheduler", "IPNDMScheduler", "LMSDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler",
     "KDPM2AncestralDiscreteScheduler", "DPMSolverSDEScheduler",
 )  # fmt: skip
+PAPER, FAST, CUSTOM = "paper", "fast", "custom"  # modes of the compare tab
 SOURCES = ("model", "crf", "finisher")  # keys of an entry that name where files are
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model")  # files of a tokenizer's words
 CRF_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
@@ -58,7 +59,7 @@ class ModelSet:
         crf: the bypass CRF; None: the model has none, its bypass is without parameters.
         finisher: the finisher's CRF; None: a VAE round trip instead.
         defaults: settings of form, API and analysis tabs.
-        few_steps: denoiser calls of the mode "Few steps + CRF".
+        few_steps: denoiser calls of the mode `FAST`.
         few_steps_cutoff: that mode's guidance cut-off.
         prompts: examples on the compare tab.
         variance_prompts: prompts of the variance tab's runs.
@@ -88,6 +89,36 @@ class ModelSet:
         """The sources by what they are: "ldm", "crf" and "finisher"."""
         found = {"ldm": self.model, "crf": self.crf, "finisher": self.finisher}
         return {name: source for name, source in found.items() if source is not None}
+
+    @property
+    def modes(self) -> dict[str, dict[str, Any]]:
+        """The settings that make the modes `PAPER` and `FAST`, by name."""
+        defaults = self.defaults
+        common: dict[str, Any] = {"steps": defaults.steps, "iterations": defaults.iterations}
+        bypass = {"bypass_start": defaults.bypass_start, "bypass_end": defaults.bypass_end}
+        return {
+            PAPER: {**common, **bypass, "finisher": False, "few_steps": 0, "guidance_cutoff": 0.0},
+            FAST: {
+                **common,
+                "finisher": True,
+                "few_steps": self.few_steps,
+                "guidance_cutoff": self.few_steps_cutoff,
+            },
+        }
+
+    def find_mode(self, values: Mapping[str, Any]) -> str:
+        """Find the mode that settings belong to.
+
+        Args:
+            values: settings by name, those of `app.settings.METHOD` at least.
+
+        Returns:
+            `PAPER`, `FAST`, or `CUSTOM` where they depart from both.
+        """
+        for name, own in self.modes.items():
+            if all(values[setting] == value for setting, value in own.items()):
+                return name
+        return CUSTOM
 
     @property
     def is_scheduler_replaced(self) -> bool:

@@ -9,8 +9,8 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 MODELS_FILE = Path(__file__).with_name("models.json")
 DEFAULTS: dict[str, Any] = {
-    "seed": 0, "steps": 50, "guidance": 7.5, "iterations": 5, "bypass_start": 33, "bypass_end": 49, "finisher": True,
-    "few_steps": 0, "guidance_cutoff": 0.0,
+    "seed": 0, "steps": 50, "guidance": 7.5, "iterations": 5, "bypass_start": 33, "bypass_end": 49, "finisher": False,
+    "few_steps": 0, "guidance_cutoff": 0.0, "images": 1, "full_finisher": False,
 }  # fmt: skip
 # Key of an entry -> its type, and what it is called.
 KEYS: dict[str, tuple[Any, str]] = {

@@ -17,13 +17,15 @@ class Progress:
         method: "full" or "latentcrf".
         done: denoiser calls so far.
         total: denoiser calls of the run.
-        preview: the clean estimate, decoded; None where there is none.
+        preview: the clean estimate as a small picture; None where there is none.
+        seed: of the run.
     """
 
     method: str
     done: int
     total: int
     preview: Image.Image | None = None
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Generated:
         image: the result.
         denoiser_calls: calls of the denoiser.
         network_evaluations: denoiser calls, a guided one counted twice.
-        seconds: of the sampler, without the prompt's encoding, decoding, previews and the page's own work.
+        seconds: of the sampler, without the prompt's encoding, decoding, previews and the page's own work. A call that
+            was not made again counts as long as it once took.
         is_blocked: whether the model's safety checker blocked it: `image` says so then.
     """
 
@@ -49,10 +52,10 @@ class Generated:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Both methods' results.
+    """Both methods' results for a seed.
 
     Attributes:
-        settings: of the comparison.
+        settings: of the comparison, its seed the one of these images.
         full: the full run.
         latentcrf: LatentCRF's run.
         before: the clean image that goes into the CRF.

@@ -2,6 +2,7 @@
 
 import logging
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -43,12 +44,16 @@ class RunCounter:
         cancelled: runs up to this id are to end.
         state: "waiting" from the click to the run's start, "refused" while the queue takes no run; else "".
         lost: looks for the waiting run that did not find it.
+        redraw: id of the last run that draws again what is shown.
+        visitor: a name of the visitor in this tab, drawn when it is first needed.
     """
 
     last: int = 0
     cancelled: int = 0
     state: str = ""
     lost: int = 0
+    redraw: int = 0
+    visitor: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,17 @@ class Run:
             SettingsError: the page does not offer it.
         """
         return self.worker.catalog.get(self.model)
+
+    @property
+    def is_redraw(self) -> bool:
+        """Whether it draws again what is shown, with other settings."""
+        return self.run_id == self.counter.redraw
+
+    @property
+    def visitor(self) -> str:
+        """A name of the visitor, for what is remembered of the last runs."""
+        self.counter.visitor = self.counter.visitor or uuid.uuid4().hex
+        return self.counter.visitor
 
     @property
     def is_cancelled(self) -> bool:
@@ -206,6 +222,7 @@ class RunControls:
         outputs: list[Any],
         *,
         triggers: Sequence[Callable[..., Any]] = (),
+        redraws: Sequence[Callable[..., Any]] = (),
         previous: gr.State | None = None,
         restore: Callable[[Any], Sequence[Any]] | None = None,
     ) -> Any:
@@ -218,6 +235,7 @@ class RunControls:
             inputs: its components.
             outputs: what it changes, beside these controls.
             triggers: listeners that start a run, (function, inputs, outputs, ...); default: the start button's click.
+            redraws: listeners that start a run with `Run.is_redraw`.
             previous: holds what `restore` needs.
             restore: gives values for `outputs` after a run that failed or was cancelled. Default: they stay.
 
@@ -242,6 +260,8 @@ class RunControls:
 
         for listen in triggers or [self.start.click]:
             listen(begin_run, self.counter, [*controls, self.run_id, self.timer], **AT_ONCE)
+        for listen in redraws:
+            listen(begin_redraw, self.counter, [*controls, self.run_id, self.timer], **AT_ONCE)
         # not `then`: a run that the queue has no room for does not start, and its id does not change
         end = self.run_id.change(
             run,
@@ -272,6 +292,8 @@ class RunControls:
 def begin_run(counter: RunCounter, request: gr.Request) -> list[Any]:
     """Count a run, at once after the click and before the device is free; or refuse it, where the queue has no room.
 
+    It takes the place of the visitor's earlier run in this tab.
+
     Args:
         counter: the visitor's.
         request: the visitor's.
@@ -279,14 +301,31 @@ def begin_run(counter: RunCounter, request: gr.Request) -> list[Any]:
     Returns:
         Values for status, start, cancel, the run id, and the timer.
     """
+    drop_waiting(counter, request)
     queue = get_queue(request)
     refusal = "" if queue is None else queue.find_refusal(request.session_hash, get_address(request))
     if refusal:
         counter.state = "refused"
         return [*show_status(refusal, busy=False, kind="error"), gr.skip(), gr.Timer(active=True)]
+    counter.cancelled = counter.last
     counter.last += 1
     counter.state, counter.lost = "waiting", 0
     return [*show_status(WAITING, busy=True), counter.last, gr.Timer(active=True)]
+
+
+def begin_redraw(counter: RunCounter, request: gr.Request) -> list[Any]:
+    """Count a run that draws again what is shown; as `begin_run`.
+
+    Args:
+        counter: the visitor's.
+        request: the visitor's.
+
+    Returns:
+        As of `begin_run`.
+    """
+    values = begin_run(counter, request)
+    counter.redraw = counter.last
+    return values
 
 
 def show_place(counter: RunCounter, request: gr.Request) -> list[Any]:

@@ -210,6 +210,8 @@ class Settings:
             solver (UniPC), 1 to steps - 1, with the finisher and without the bypass.
         guidance_cutoff: share of LatentCRF's denoiser calls, the last ones, that are made without guidance, 0 (none)
             to 0.9; each is one network evaluation instead of two. The full run is always guided.
+        images: for how many seeds both methods draw, counting up from `seed`, 1 to 4.
+        full_finisher: whether the finisher corrects the full run's final latents too.
         model: name of the base model, as `app.models.ModelSet.name`.
     """
 
@@ -232,6 +234,13 @@ class Settings:
     guidance_cutoff: Annotated[
         float, Number("Guidance cut-off", 0.0, 0.9, 0.01, "share of LatentCRF's calls, the last, without guidance")
     ]
+    images: Annotated[int, Number("Images", 1, 4, help="of each method, their seeds counting up from Seed")]
+    full_finisher: Annotated[
+        bool,
+        Switch(
+            "Finish the full run too", "the finisher corrects its final latents: what is left is the bypass' effect"
+        ),
+    ]
     model: Annotated[str, Choice("Model", "name of a model that this page offers")]
 
     @classmethod
@@ -240,7 +249,8 @@ class Settings:
 
         Args:
             values: by name; unknown names are ignored.
-            defaults: of the model, for the names that are missing. A prompt has no default.
+            defaults: of the model, for the names that are missing. A prompt has no default; with few steps the finisher
+                is on where it is missing.
 
         Returns:
             The checked settings.
@@ -259,6 +269,7 @@ class Settings:
         if not problems and checked["model"] != defaults.model:
             problems.append(f"Model must be {defaults.model}; it was {checked['model']}.")
         if not problems:
+            checked["finisher"] |= "finisher" not in values and bool(checked["few_steps"])
             settings = cls(**checked)
             problems = settings._find_few_steps_problems() if settings.few_steps else settings._find_bypass_problems()
         if problems:
@@ -268,6 +279,11 @@ class Settings:
     def as_dict(self) -> dict[str, Any]:
         """Give plain values by name, as `parse` reads them."""
         return asdict(self)
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds of the images."""
+        return [(self.seed + i) % (MAX_SEED + 1) for i in range(self.images)]
 
     @property
     def bypass(self) -> tuple[int, int]:

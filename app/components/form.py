@@ -16,8 +16,14 @@ from app.png import read_png
 from app.runs import AT_ONCE
 from app.settings import DECLARATIONS, METHOD, NAMES, Number, Settings, SettingsError, Switch, get_number
 
-FIRST_ROW = ("guidance", "iterations")  # beside the seed; the other settings follow in a second row
-PLANNED = (*METHOD, "model")  # what the plan and the lines of the analysis tabs show
+FIRST_ROW = ("steps", "guidance", "images")  # beside the seed; the other settings follow in a second row
+SLIDERS = ("bypass_start", "bypass_end", "iterations", "images")
+# The bypass ends with the run at the latest.
+LIMIT_BYPASS_JS = """(steps) => {
+    const maximum = steps >= 2 && steps <= 200 ? steps : 200;
+    return [{ __type__: 'update', maximum: maximum - 1 }, { __type__: 'update', maximum }];
+}"""
+PLANNED = (*METHOD, "full_finisher", "model")  # what the plan and the lines of the analysis tabs show
 KEPT = ("prompt", "seed")  # when another model is chosen
 # Copies the address that makes this comparison again, and shows it where the browser does not let us copy.
 COPY_LINK_JS = """(...values) => {
@@ -225,7 +231,7 @@ def move_bypass(steps: float, shares: tuple[float, float]) -> tuple[Any, Any]:
     return start, n if shares[1] >= 1 else max(start + 1, min(round(shares[1] * n), n - 1))
 
 
-def show_plan(catalog: Catalog, num_lines: int, shown: dict[str, str] | None, *values: Any) -> list[str]:
+def show_plan(catalog: Catalog, num_lines: int, shown: dict[str, Any] | None, *values: Any) -> list[str]:
     """Show the plan of the form's settings before they run; where the page shows their result, it is done.
 
     Args:
@@ -242,8 +248,8 @@ def show_plan(catalog: Catalog, num_lines: int, shown: dict[str, str] | None, *v
     except SettingsError as error:
         return [html.format_message(str(error), "error")] * (1 + num_lines)
     model_set = catalog.get(settings.model)
-    plan = html.format_plan(model_set, settings)
-    plan = shown["strip"] if shown and shown.get("plan") == plan else plan
+    is_drawn = shown is not None and all(shown["settings"][name] == getattr(settings, name) for name in PLANNED)
+    plan = shown["strip"] if shown and is_drawn else html.format_plan(model_set, settings, is_shown=shown is None)
     return [plan, *[html.format_method(model_set, settings)] * num_lines]
 
 
@@ -279,6 +285,33 @@ def describe_finisher(model_set: ModelSet) -> str:
 # ------------------------------------------------------------------------------------------ layout
 
 
+def build_slider(number: Number, value: float, elem_id: str) -> gr.Slider:
+    """Build a slider with a number box. As of `build_number`, its one check is `Number.check`.
+
+    Args:
+        number: its declaration.
+        value: its value at first.
+        elem_id: id of its element.
+
+    Returns:
+        The slider.
+    """
+    slider = gr.Slider(
+        number.low,
+        number.high,
+        value,
+        step=number.step,
+        label=number.label,
+        info=number.help,
+        buttons=[],
+        min_width=200,
+        elem_id=elem_id,
+    )
+    # gradio refuses an empty box with a traceback; a subclass would make it write a .pyi file beside this module
+    slider.preprocess = lambda payload: payload  # type: ignore[method-assign]
+    return slider
+
+
 def build_number(number: Number, value: float, elem_id: str, *, min_width: int = 130) -> gr.Number:
     """Build a number box. Its range is in its words only: the one check is `Number.check`.
 
@@ -307,13 +340,15 @@ def build_control(name: str, defaults: Settings, *, prefix: str = "", min_width:
         min_width: in pixels.
 
     Returns:
-        A number box or a check box.
+        A number box, a slider or a check box.
 
     Raises:
         TypeError: the setting is a text.
     """
     declaration, value = DECLARATIONS[name], getattr(defaults, name)
     elem_id = prefix + name.replace("_", "-")
+    if name in SLIDERS and not prefix:
+        return build_slider(get_number(name), value, elem_id)
     if isinstance(declaration, Number):
         if prefix:  # beside other controls, where there is no room for the help
             declaration = replace(declaration, help="")
@@ -408,6 +443,8 @@ def build_form(
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     steps, start, end = (form[name] for name in ("steps", "bypass_start", "bypass_end"))
     upload.upload(partial(load_png, worker), upload, form.filled, **AT_ONCE)
+    # In the browser alone: the server's copy of a slider stays as it was built.
+    gr.on(None, None, steps, [start, end], js=LIMIT_BYPASS_JS, queue=False, api_visibility="private")
     steps.input(move_bypass, [steps, form.shares], [start, end], queue=False, **private)
     gr.on([start.input, end.input], partial(read_shares, defaults), [steps, start, end], form.shares, queue=False,
           **private)  # fmt: skip

@@ -1,12 +1,16 @@
 """The page's own pieces of HTML: plain values in, HTML out, whatever a visitor typed escaped."""
 
+import json
+from collections.abc import Sequence
 from html import escape
 
+from app.benchmark import find_time_ratio
 from app.models import ModelSet
 from app.results import METHODS, Comparison
-from app.settings import Settings
+from app.settings import METHOD, Settings
 
 UNKNOWN = "—"  # in place of a figure that is not measured yet
+DRAWN = (*METHOD, "full_finisher")  # settings whose change draws a comparison again
 CRF = "a small conditional random field (CRF)"
 
 
@@ -102,7 +106,9 @@ def format_method(model_set: ModelSet, settings: Settings) -> str:
     return f'<p class="reading"><b>LatentCRF</b>: {escape(describe_method(model_set, settings))}</p>'
 
 
-def format_plan(model_set: ModelSet, settings: Settings, done: dict[str, int] | None = None) -> str:
+def format_plan(
+    model_set: ModelSet, settings: Settings, done: dict[str, int] | None = None, is_shown: bool = True
+) -> str:
     """Format what the two methods do with these settings: a sentence, and their steps as rows of cells.
 
     A cell is a denoiser call, filled once it is made; one without guidance, half the work, is half as high. The CRF
@@ -112,6 +118,7 @@ def format_plan(model_set: ModelSet, settings: Settings, done: dict[str, int] | 
         model_set: the model: what acts at the bypass and at the end.
         settings: of the comparison.
         done: denoiser calls so far by method; None: none.
+        is_shown: whether no pictures of other settings are shown beside it; else the plan says so.
 
     Returns:
         HTML.
@@ -122,6 +129,9 @@ def format_plan(model_set: ModelSet, settings: Settings, done: dict[str, int] | 
     made, whole = calls_done["latentcrf"], guided["latentcrf"]
     unguided = calls["latentcrf"] - whole if settings.guidance > 1 else 0
     cut = f", the last {unguided} without guidance" if unguided else ""
+    beginning = "Same noise for both." if is_shown else "<b>Not drawn yet</b>, the pictures are of other settings."
+    with_what = "a VAE round trip" if model_set.finisher is None else "the finisher"
+    finished = f", then {with_what}" if settings.full_finisher else ""
     if few:
         corrects = "a VAE round trip" if model_set.finisher is None else CRF
         sentence = f"{few} of a faster solver (UniPC){cut}, then {corrects} corrects the result"
@@ -139,7 +149,7 @@ def format_plan(model_set: ModelSet, settings: Settings, done: dict[str, int] | 
         cells = _format_cells(start, made, whole) + _format_crf(label, f"{end - start} 1 0", made >= start)
         cells += _format_cells(steps - end, made - start, whole - start)
     return (
-        f'<p class="reading">Same noise for both. Full run: {steps} denoiser calls. LatentCRF: {sentence}.</p>'
+        f'<p class="reading">{beginning} Full run: {steps} denoiser calls{finished}. LatentCRF: {sentence}.</p>'
         '<div class="timelines">'
         + _format_timeline("full", steps, evaluations["full"], _format_cells(steps, calls_done["full"], guided["full"]))
         + _format_timeline("latentcrf", calls["latentcrf"], evaluations["latentcrf"], cells)
@@ -191,34 +201,51 @@ def format_heading(title: str, text: str) -> str:
     return f'<div class="caption"><b>{escape(title)}</b> <span>{escape(text)}</span></div>'
 
 
-def format_cards(result: Comparison | None, measured: str = "") -> str:
-    """Format the four figures of a comparison.
+def format_cards(results: Sequence[Comparison], model_set: ModelSet, measured: str = "") -> str:
+    """Format the figures of a comparison; of several seeds, their means.
+
+    The large number is the ratio of network evaluations: it is exact, while the seconds of one run depend on what else
+    the machine does. For settings that the shipped benchmark measured, its time ratio stands beside it.
 
     Args:
-        result: None: dashes instead.
+        results: one a seed; none: dashes instead.
+        model_set: what drew them.
         measured: when and on what the times were measured; empty: now and here.
 
     Returns:
-        HTML.
+        HTML; its attribute data-drawn holds the settings `DRAWN` of the comparison.
     """
-    if result is None:
-        evaluations: dict[str, float | None] = {"full": None, "latentcrf": None}
-        seconds = dict(evaluations)
-        speed_up = distance = UNKNOWN
-        calls = "a guided denoiser call is two"
-    else:
-        both = (result.full, result.latentcrf)
-        evaluations = {one.method: one.network_evaluations for one in both}
-        seconds = {one.method: one.seconds for one in both}
-        speed_up = f"{result.speed_up:.2f}×"
-        distance = UNKNOWN if result.lpips is None else f"{result.lpips:.3f}"
-        calls = "denoiser calls: " + " and ".join(str(one.denoiser_calls) for one in both)
+    evaluations: dict[str, float | None] = {"full": None, "latentcrf": None}
+    seconds = dict(evaluations)
+    ratio = distance = time_ratio = UNKNOWN
+    drawn, calls, of_several = "", "a guided denoiser call is two", ""
+    if results:
+        first, n = results[0], len(results)
+        of_several = f", mean of {n} seeds" if n > 1 else ""
+        for method in evaluations:
+            runs = [getattr(result, method) for result in results]
+            evaluations[method] = runs[0].network_evaluations
+            seconds[method] = sum(run.seconds for run in runs) / n
+        ratio = f"{first.full.network_evaluations / first.latentcrf.network_evaluations:.2f}×"
+        distances = [result.lpips for result in results if result.lpips is not None]
+        distance = f"{sum(distances) / len(distances):.3f}" if distances else UNKNOWN
+        calls = f"denoiser calls: {first.full.denoiser_calls} and {first.latentcrf.denoiser_calls}"
+        benchmark = find_time_ratio(model_set, first.settings)
+        time_ratio = "not in the benchmark: see the seconds below"
+        if benchmark is not None:
+            time_ratio = "<b>{:.2f}×</b> in time ({:.2f} to {:.2f}), benchmark".format(*benchmark)
+        values = first.settings.as_dict()
+        drawn = f" data-drawn='{json.dumps([values[name] for name in DRAWN])}'"
     return (
-        '<div class="cards">'
+        f'<div class="cards"{drawn}>'
+        + _format_card("Fewer network evaluations", f'<output id="speed-up">{ratio}</output>', time_ratio)
         + _format_card("Network evaluations", _format_bars(evaluations, "{:.0f}"), calls)
-        + _format_card("Sampler time", _format_bars(seconds, "{:.2f} s"), measured or "denoiser and CRFs; no previews")
-        + _format_card("Speed-up", f'<output id="speed-up">{speed_up}</output>', "full run's time over LatentCRF's")
-        + _format_card("Difference", f'<output id="lpips">{distance}</output>', "LPIPS of the two; 0: the same image")
+        + _format_card(
+            "Seconds of this run", _format_bars(seconds, "{:.2f} s"), (measured or "sampler only") + of_several
+        )
+        + _format_card(
+            "Difference", f'<output id="lpips">{distance}</output>', f"LPIPS of the two; 0: the same image{of_several}"
+        )
         + "</div>"
     )
 

@@ -1,7 +1,8 @@
 """The compare tab: the full run and LatentCRF from the same noise, side by side, with what each of them cost."""
 
 import secrets
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,18 +14,43 @@ from app.components.form import Form, build_form, build_prompt, compute_shares, 
 from app.components.model_menu import ModelMenu
 from app.device import DeviceWorker
 from app.examples import describe_example, find_comparison, read_about
-from app.models import Catalog, ModelSet
+from app.models import CUSTOM, FAST, PAPER, Catalog, ModelSet
 from app.png import write_png
 from app.results import METHODS, Comparison, Generated, Progress
 from app.runs import AT_ONCE, Run, RunCounter, Update, build_run_controls, show_status
-from app.settings import NAMES, Settings
+from app.settings import METHOD, NAMES, Settings, name_method
 from app.text import describe_crf
 from app.visitor_files import make_folder, make_kept_folder
 
 DOWNLOAD = "Download PNG with its settings"
-MODES = ("Paper's bypass", "Few steps + CRF")
-MODES_WITHOUT_CRF = ("Bypass, no CRF", "Few steps + VAE")  # their labels then
+GALLERY: dict[str, Any] = {
+    "visible": False,
+    "elem_classes": "image-row",
+    "fit_columns": False,
+    "format": "png",
+    "buttons": [],
+    "allow_preview": False,
+    "object_fit": "contain",
+    "height": "auto",
+    "interactive": False,
+}
 READY = "Type a prompt and press Enter, or choose an example."
+HISTORY = 12  # comparisons of a visit that can be shown again
+STEP_SECONDS = 0.1  # at least this long from one update of the time line to the next
+WAIT_MS = 350  # of a slider's rest before its comparison is drawn
+# Draws again what is shown where the form's settings (html.DRAWN) differ from its own, or a run goes on.
+REDRAW_JS = """(...values) => {
+    clearTimeout(window.redrawing);
+    window.redrawing = setTimeout(() => {
+        const cards = document.querySelector('#figures .cards[data-drawn]');
+        const start = document.querySelector('#compare-start');
+        if (!cards || !start) return;
+        const drawn = JSON.parse(cards.dataset.drawn);
+        if (start.disabled || values.some((value, i) => Number(value) !== Number(drawn[i]))) {
+            document.querySelector('#compare-redraw').click();
+        }
+    }, WAIT);
+}""".replace("WAIT", str(WAIT_MS))
 
 
 class View(NamedTuple):
@@ -42,6 +68,7 @@ class View(NamedTuple):
     seed: Any = gr.skip()
     example: Any = gr.skip()
     example_note: Any = gr.skip()
+    pairs: Any = gr.skip()
     previous: Any = gr.skip()
 
 
@@ -64,100 +91,150 @@ def run_comparison(run: Run, *values: Any) -> Iterator[Update]:
     model_set = run.model_set
     *form_values, is_random, previews = values
     chosen = dict(zip(NAMES, form_values, strict=True))
-    if is_random:
+    if is_random and not run.is_redraw:
         chosen["seed"] = secrets.randbelow(1_000_000)  # short enough to be read aloud
     settings = run.worker.catalog.parse(chosen)
     notes = run.worker.catalog.read_prompt(chosen).notes
     done = {"full": 0, "latentcrf": 0}
     plan = html.format_plan(model_set, settings, done)
     yield Update(run.start_text, View(plan, seed=settings.seed, example=gr.update(visible=False)))
-    for report in run.stream("compare", settings, bool(previews)):
+    results: list[Comparison] = []
+    last_time = 0.0
+    for report in run.stream("compare", settings, bool(previews), run.visitor):
+        seed_text = f", seed {len(results) + 1} of {settings.images}" if settings.images > 1 else ""
         if isinstance(report, Progress):
             done[report.method] = report.done
+            if report.preview is None and report.done < report.total and time.monotonic() - last_time < STEP_SECONDS:
+                continue
+            last_time = time.monotonic()
             preview = {} if report.preview is None else {report.method: report.preview}
             plan = html.format_plan(model_set, settings, done)
-            yield Update(f"{METHODS[report.method]} is running…", View(plan, **preview))
+            yield Update(f"{METHODS[report.method]} is running{seed_text}…", View(plan, **preview))
         elif isinstance(report, Generated):
-            yield Update(f"{METHODS[report.method]} is done.", View(**{report.method: report.image}))
+            done[report.method] = report.denoiser_calls
+            text = f"{METHODS[report.method]} is done{seed_text}."
+            yield Update(text, View(html.format_plan(model_set, settings, done), **{report.method: report.image}))
         else:
-            files = save_comparison(report, model_set, make_folder())
-            text = " ".join([summarize_comparison(report, model_set), *notes])
-            yield Update(text, show_comparison(files), busy=False)
+            results.append(report)
+            done = {"full": 0, "latentcrf": 0}
+    shown = save_comparison(results, model_set, make_folder())
+    yield Update(" ".join([shown["text"], *notes]), show_comparison(shown), busy=False)
 
 
-def save_comparison(result: Comparison, model_set: ModelSet, folder: Path, measured: str = "") -> dict[str, str]:
+def save_comparison(
+    results: Sequence[Comparison], model_set: ModelSet, folder: Path, measured: str = ""
+) -> dict[str, Any]:
     """Write a comparison's images as PNG files with their settings inside.
 
     Args:
-        result: of the comparison.
+        results: of the comparison, one a seed.
         model_set: what drew it.
         folder: for the files.
         measured: when and on what the times were measured; empty: now and here.
 
     Returns:
-        The files' paths, and the HTML of figures, of the plan once it is done ("strip") and before, by name.
+        What a visitor's state holds of it, all plain values: "pairs", the images' paths by name, one dict a seed;
+        "settings"; "text", a summary; and the HTML of figures ("cards") and of the plan once it is done ("strip").
     """
-    name = "".join(c if c.isascii() and c.isalnum() else "-" for c in result.settings.prompt.lower())[:40].strip("-")
-    images = {"full": result.full.image, "latentcrf": result.latentcrf.image}
-    images |= {"before": result.before, "after": result.after}
-    files = {}
-    for key, image in images.items():
-        path = folder / f"{name or 'image'}-{result.settings.seed}-{key}.png"
-        path.write_bytes(write_png(image, result.settings, {"image": key, **result.origin}))
-        files[key] = str(path)
-    done = {one.method: one.denoiser_calls for one in (result.full, result.latentcrf)}
+    pairs = []
+    for result in results:
+        name = "".join(c if c.isascii() and c.isalnum() else "-" for c in result.settings.prompt.lower())
+        name = f"{name[:40].strip('-') or 'image'}-{result.settings.seed}"
+        images = {"full": result.full.image, "latentcrf": result.latentcrf.image}
+        images |= {"before": result.before, "after": result.after}
+        pairs.append({key: str(folder / f"{name}-{key}.png") for key in images})
+        for key, image in images.items():
+            Path(pairs[-1][key]).write_bytes(write_png(image, result.settings, {"image": key, **result.origin}))
+    first = results[0]
+    done = {one.method: one.denoiser_calls for one in (first.full, first.latentcrf)}
     return {
-        **files,
-        "cards": html.format_cards(result, measured),
-        "strip": html.format_plan(model_set, result.settings, done),
-        "plan": html.format_plan(model_set, result.settings),
+        "pairs": pairs,
+        "settings": first.settings.as_dict(),
+        "text": summarize_comparison(results, model_set),
+        "cards": html.format_cards(results, model_set, measured),
+        "strip": html.format_plan(model_set, first.settings, done),
     }
 
 
-def show_comparison(files: dict[str, str] | None) -> View:
+def has_files(shown: dict[str, Any] | None) -> bool:
+    """Tell whether the images of a comparison are still there.
+
+    Args:
+        shown: as of `save_comparison`; None: there was no comparison.
+    """
+    return bool(shown) and all(Path(path).is_file() for pair in shown["pairs"] for path in pair.values())  # type: ignore[index]
+
+
+def show_comparison(shown: dict[str, Any] | None, index: int = 0) -> View:
     """Show what `save_comparison` or `prepare_example` wrote.
 
     Args:
-        files: as they returned them; None where there was no comparison.
+        shown: as they returned it; None where there was no comparison.
+        index: of the seed that is shown large, default the first.
 
     Returns:
         A view; without images where there are no files, or no longer.
     """
-    if not files or not Path(files["full"]).is_file():
+    if shown is None or not has_files(shown):
         nothing = gr.update(value=None, interactive=False)
         return View(
-            full=None, latentcrf=None, slider=None, before=None, after=None, cards=html.format_cards(None),
-            full_file=nothing, latentcrf_file=nothing, example=gr.update(visible=False), previous=None,
+            full=None, latentcrf=None, slider=None, before=None, after=None, cards="", full_file=nothing,
+            latentcrf_file=nothing, example=gr.update(visible=False), pairs=gr.update(value=None, visible=False),
+            previous=None,
         )  # fmt: skip
+    pair, seeds = shown["pairs"][index], Settings(**shown["settings"]).seeds
+    rows = [(each[method], f"{METHODS[method]}, seed {seed}")
+            for each, seed in zip(shown["pairs"], seeds, strict=True) for method in METHODS]  # fmt: skip
+    is_one = len(seeds) == 1
     return View(
-        **{name: value for name, value in files.items() if name in View._fields},
-        example=gr.update(visible="example_note" in files),
-        previous=files,
-        slider=(files["full"], files["latentcrf"]),
-        full_file=gr.update(value=files["full"], interactive=True),
-        latentcrf_file=gr.update(value=files["latentcrf"], interactive=True),
+        **pair,
+        strip=shown["strip"],
+        cards=shown["cards"],
+        example=gr.update(visible="example_note" in shown),
+        example_note=shown.get("example_note", gr.skip()),
+        pairs=gr.update(value=None if is_one else rows, visible=not is_one),
+        previous=shown,
+        slider=(pair["full"], pair["latentcrf"]),
+        full_file=gr.update(value=pair["full"], interactive=True),
+        latentcrf_file=gr.update(value=pair["latentcrf"], interactive=True),
     )
 
 
+def select_pair(shown: dict[str, Any] | None, event: gr.SelectData) -> list[Any]:
+    """Show the pair that was clicked large.
+
+    Args:
+        shown: what is shown.
+        event: the click on one of the small images.
+
+    Returns:
+        A view, but for the seed and the small images.
+    """
+    if shown is None:
+        return drop_seed(View())
+    view = show_comparison(shown, event.index // len(METHODS))
+    return drop_seed(view._replace(pairs=gr.skip()))
+
+
 @cache
-def prepare_example(model_set: ModelSet, prompt: str, mode: str) -> dict[str, str] | None:
+def prepare_example(model_set: ModelSet, prompt: str, mode: str) -> dict[str, Any] | None:
     """Write a stored comparison's images, once for all visitors.
 
     Args:
         model_set: the model that the page shows.
         prompt: of the example.
-        mode: one of `MODES`.
+        mode: as of `find_comparison`.
 
     Returns:
         As `save_comparison`, with the sentence about it; None where there is no such example.
     """
-    result = find_comparison(model_set, prompt, mode == MODES[1])
+    result = find_comparison(model_set, prompt, mode)
     if result is None:
         return None
     about, seed = read_about(), result.settings.seed
     measured = f"{about['times']}, measured on {about['date']}"
-    files = save_comparison(result, model_set, make_kept_folder(), measured)
-    return {**files, "example_note": describe_example(f"“{prompt}”, seed {seed}"), "prompt": prompt, "mode": mode}
+    shown = save_comparison([result], model_set, make_kept_folder(), measured)
+    return {**shown, "example_note": describe_example(f"“{prompt}”, seed {seed}"), "prompt": prompt, "mode": mode}
 
 
 def show_first_example(model_set: ModelSet) -> View:
@@ -169,47 +246,42 @@ def show_first_example(model_set: ModelSet) -> View:
     Returns:
         A view; without images for a model that has no examples.
     """
-    mode = choose_mode(model_set.defaults.few_steps)
+    mode = model_set.find_mode(model_set.defaults.as_dict())
     return show_comparison(prepare_example(model_set, model_set.prompts[0], mode))._replace(strip=gr.skip())
 
 
-def choose_example(model_set: ModelSet, result: Comparison, mode: str) -> list[Any]:
+def choose_example(model_set: ModelSet, prompt: str, mode: str) -> list[Any] | None:
     """Fill the form with an example, and show its stored result.
 
     Args:
         model_set: the model.
-        result: the example.
-        mode: one of `MODES`.
-
-    Returns:
-        Values for the form and its shares, status, start, cancel, and a `View` but for the seed.
-    """
-    settings = result.settings
-    status = show_status(summarize_comparison(result, model_set), busy=False)
-    view = show_comparison(prepare_example(model_set, settings.prompt, mode))
-    return [*list_fields(settings), compute_shares(settings), *status, *drop_seed(view)]
-
-
-def list_prompt(prompt: str) -> list[Any]:
-    """Fill the form with the prompt of a model that has no stored examples.
-
-    Args:
         prompt: of the example.
+        mode: that is chosen; for `CUSTOM` the paper's result is shown.
 
     Returns:
-        Values as of `choose_example`.
+        As of `restore_comparison`; None where there is no such example.
     """
-    fields = [prompt if name == "prompt" else gr.skip() for name in NAMES]
-    return [*fields, *[gr.skip()] * 4, *drop_seed(View())]
+    shown = prepare_example(model_set, prompt, mode if mode in model_set.modes else PAPER)
+    return None if shown is None else restore_comparison(shown)
 
 
-def list_fields(settings: Settings) -> list[Any]:
-    """List values for the form; the model stays.
+def restore_comparison(shown: dict[str, Any]) -> list[Any]:
+    """Show a comparison again, with its settings in the form.
 
     Args:
-        settings: to fill in.
+        shown: as of `save_comparison`.
+
+    Returns:
+        Values for the form, the random switch and the form's shares, status, start, cancel, and a `View` but for the
+        seed.
     """
-    return [gr.skip() if name == "model" else value for name, value in settings.as_dict().items()]
+    settings = Settings(**shown["settings"])
+    fields = [gr.skip() if name == "model" else value for name, value in shown["settings"].items()]
+    if not has_files(shown):  # swept: the settings are left to draw it again
+        text = "The images of this comparison are no longer kept; press Compare to draw them again."
+        return [*fields, False, compute_shares(settings), *show_status(text, busy=False), *drop_seed(View())]
+    status = show_status(shown["text"], busy=False)
+    return [*fields, False, compute_shares(settings), *status, *drop_seed(show_comparison(shown))]
 
 
 def drop_seed(view: View) -> list[Any]:
@@ -221,37 +293,49 @@ def drop_seed(view: View) -> list[Any]:
     return [value for name, value in view._asdict().items() if name != "seed"]
 
 
-def show_other_mode(model_set: ModelSet, previous: dict[str, str] | None, mode: str) -> View:
-    """Show a stored example in another mode; what was drawn live stays.
+def add_to_history(past: list[dict[str, Any]], shown: dict[str, Any] | None) -> tuple[list[dict[str, Any]], Any]:
+    """Add what is shown to the comparisons of this visit.
 
     Args:
-        model_set: the model that the page shows.
-        previous: what is shown, as of `prepare_example` or `save_comparison`.
-        mode: one of `MODES`.
+        past: the comparisons so far, newest first.
+        shown: as of `save_comparison`; stored examples are not added.
 
     Returns:
-        A view.
+        The comparisons, `HISTORY` at most, and an update of their strip of small images.
     """
-    if previous is None or "example_note" not in previous:
-        return View()
-    return show_comparison(prepare_example(model_set, previous["prompt"], mode))
+    if shown is None or "example_note" in shown or shown in past:
+        return past, gr.skip()
+    past = [shown, *past][:HISTORY]
+    there = [each for each in past if has_files(each)]
+    return there, gr.update(value=[label_past(each) for each in there], visible=True)
 
 
-def fill_from_example(catalog: Catalog, model: str, previous: dict[str, str] | None) -> list[Any]:
+def label_past(shown: dict[str, Any]) -> tuple[str, str]:
+    """Label a comparison of the history.
+
+    Args:
+        shown: as of `save_comparison`.
+
+    Returns:
+        Path of its LatentCRF's image, and a caption.
+    """
+    settings = Settings(**shown["settings"])
+    what = f"UniPC {settings.few_steps}" if settings.few_steps else f"{settings.bypass_start}–{settings.bypass_end}"
+    return shown["pairs"][0]["latentcrf"], f"{settings.prompt}, {what}{' + finisher' * settings.finisher}"
+
+
+def fill_from_example(shown: dict[str, Any] | None) -> list[Any]:
     """Fill the form with the example that is shown, to draw it live.
 
     Args:
-        catalog: of the page.
-        model: name of the model that the page shows.
-        previous: what is shown.
+        shown: what is shown.
 
     Returns:
         Values for the form and the random switch.
     """
-    result = None
-    if previous is not None and "example_note" in previous:
-        result = find_comparison(catalog.get(model), previous["prompt"], previous["mode"] == MODES[1])
-    return [gr.skip()] * (len(NAMES) + 1) if result is None else [*list_fields(result.settings), False]
+    if shown is None or "example_note" not in shown:
+        return [gr.skip()] * (len(NAMES) + 1)
+    return [*[gr.skip() if name == "model" else value for name, value in shown["settings"].items()], False]
 
 
 def take_file(update: Any) -> dict[str, Any]:
@@ -279,44 +363,31 @@ def write_run_js(catalog: Catalog) -> str:
     return f"(model) => {{ if (!{stored}.includes(model)) document.querySelector('#compare-start').click(); }}"
 
 
-def summarize_comparison(result: Comparison, model_set: ModelSet) -> str:
+def summarize_comparison(results: Sequence[Comparison], model_set: ModelSet) -> str:
     """Summarize a comparison in a line.
 
     Args:
-        result: of the comparison.
+        results: of the comparison, one a seed.
         model_set: what drew it.
 
     Returns:
         Prompt, settings, what was not read of the prompt, and what the safety checker blocked.
     """
-    s = result.settings
-    text = f"“{s.prompt}”, seed {s.seed}, {s.steps} steps"
-    text += f" and {s.few_steps} of UniPC" if s.few_steps else ""
-    text += f", guidance {s.guidance:g}"
-    if s.guidance > 1 and s.guidance_cutoff:
-        text += f" (LatentCRF: not in the last {s.guidance_cutoff:.0%} of its calls)"
-    text += f", {s.iterations} CRF iterations" if model_set.crf is not None else ""
-    finisher = "the finisher" if model_set.finisher is not None else "a VAE round trip"
-    text += f", with {finisher}." if s.finisher else "."
-    if result.unread:
-        text += f" The model reads {model_set.prompt_tokens} tokens: it did not see “{result.unread}”."
-    blocked = [METHODS[one.method] for one in (result.full, result.latentcrf) if one.is_blocked]
+    first = results[0]
+    settings = first.settings
+    seeds = f"seeds {settings.seeds[0]} to {settings.seeds[-1]}" if len(results) > 1 else f"seed {settings.seed}"
+    text = f"“{settings.prompt}”, {seeds}, {settings.steps} steps. "
+    text += f"LatentCRF: {html.describe_method(model_set, settings)}."
+    if settings.full_finisher:
+        text += " The full run is finished too."
+    if first.unread:
+        text += f" The model reads {model_set.prompt_tokens} tokens: it did not see “{first.unread}”."
+    blocked = {
+        METHODS[one.method]: 1 for result in results for one in (result.full, result.latentcrf) if one.is_blocked
+    }
     if blocked:
-        text += f" The model's safety checker blocked the image of: {' and '.join(blocked)}."
+        text += f" The model's safety checker blocked an image of: {' and '.join(blocked)}."
     return text
-
-
-def fill_mode(model_set: ModelSet, mode: str) -> tuple[int, float]:
-    """Give the settings that make a mode.
-
-    Args:
-        model_set: whose fast mode is meant.
-        mode: one of `MODES`.
-
-    Returns:
-        Few steps and guidance cut-off; the paper's bypass has neither.
-    """
-    return (model_set.few_steps, model_set.few_steps_cutoff) if mode == MODES[1] else (0, 0.0)
 
 
 def label_modes(model_set: ModelSet) -> list[tuple[str, str]]:
@@ -328,11 +399,47 @@ def label_modes(model_set: ModelSet) -> list[tuple[str, str]]:
     Returns:
         Pairs of label and mode.
     """
-    bypass, few = zip(MODES_WITHOUT_CRF, MODES, strict=True)
+    defaults = model_set.defaults
+    bypass = f"bypass {defaults.bypass_start}–{defaults.bypass_end} of {defaults.steps}"
+    finisher = "finisher" if model_set.finisher is not None else "VAE round trip"
     return [
-        bypass if model_set.crf is None else (MODES[0], MODES[0]),
-        few if model_set.finisher is None else (MODES[1], MODES[1]),
+        (f"Paper: {bypass}" if model_set.crf is not None else f"Zero-parameter {bypass}", PAPER),
+        (f"Fast: UniPC {model_set.few_steps} + {finisher}", FAST),
+        ("Custom", CUSTOM),
     ]
+
+
+def switch_mode(model_set: ModelSet, shown: dict[str, Any] | None, mode: str) -> list[Any]:
+    """Fill the form with a mode's settings; a stored example is shown in that mode. The seed stays.
+
+    Args:
+        model_set: the model that the page shows.
+        shown: what is shown.
+        mode: that was chosen.
+
+    Returns:
+        Values for the controls of `METHOD`, the settings' accordion, and a `View` but for the seed.
+    """
+    own = model_set.modes.get(mode, {})
+    view = View()
+    if mode in model_set.modes and shown is not None and "example_note" in shown:
+        view = show_comparison(prepare_example(model_set, shown["prompt"], mode))
+    accordion = gr.Accordion(open=True) if mode == CUSTOM else gr.skip()
+    return [*[own.get(name, gr.skip()) for name in METHOD], accordion, *drop_seed(view)]
+
+
+def find_form_mode(catalog: Catalog, model: str, *values: Any) -> str:
+    """Find the mode that the form's settings belong to.
+
+    Args:
+        catalog: of the page.
+        model: name of the model.
+        values: of `METHOD`, in its order.
+
+    Returns:
+        One of the modes of `label_modes`.
+    """
+    return catalog.get(model).find_mode(name_method(values))
 
 
 def label_images(model_set: ModelSet) -> dict[str, str]:
@@ -370,18 +477,6 @@ def label_image(name: str, model_set: ModelSet) -> str:
     return label_images(model_set)[name]
 
 
-def choose_mode(few_steps: float | None) -> str:
-    """Choose the mode that a number of few steps belongs to.
-
-    Args:
-        few_steps: the setting; 0 or None is the bypass.
-
-    Returns:
-        One of `MODES`.
-    """
-    return MODES[bool(few_steps)]
-
-
 # ------------------------------------------------------------------------------------------ layout
 
 
@@ -397,7 +492,8 @@ def build(worker: DeviceWorker, menu: ModelMenu) -> Form:
     """
     catalog, model_set = worker.catalog, worker.catalog.default
     labels, headings = label_images(model_set), {}
-    shown = prepare_example(model_set, model_set.prompts[0], choose_mode(model_set.defaults.few_steps))
+    first_mode = model_set.find_mode(model_set.defaults.as_dict())
+    shown = prepare_example(model_set, model_set.prompts[0], first_mode)
     first = show_comparison(shown)
     with gr.Row(elem_id="ask"):
         prompt = build_prompt(model_set.prompts[0], "" if shown is None else shown["prompt"])
@@ -412,7 +508,7 @@ def build(worker: DeviceWorker, menu: ModelMenu) -> Form:
         )
         mode = gr.Radio(
             label_modes(model_set),
-            value=choose_mode(model_set.defaults.few_steps),
+            value=first_mode,
             show_label=False,
             container=False,
             elem_id="modes",
@@ -450,6 +546,7 @@ def build(worker: DeviceWorker, menu: ModelMenu) -> Form:
         with gr.Column(min_width=150, elem_id="figures"):
             cards = gr.HTML(first.cards, padding=False)
 
+    pairs = gr.Gallery(**GALLERY, columns=8, show_label=False, elem_id="pairs")
     with gr.Row(elem_id="crf"):
         with gr.Column(min_width=150):
             headings["before"] = gr.HTML(labels["before"], padding=False)
@@ -459,41 +556,68 @@ def build(worker: DeviceWorker, menu: ModelMenu) -> Form:
             after = gr.Image(first.after, **picture, elem_id="after", alt_text="The image just after the CRF")
         with gr.Column(min_width=150, elem_id="about"):
             about = gr.HTML(describe_crf(model_set), padding=False)
+    history = gr.Gallery(
+        **GALLERY, columns=HISTORY, label="This visit: click an image to see it again", elem_id="history"
+    )
 
     previous: gr.State = gr.State(shown)
+    past: gr.State = gr.State([])
     form = build_form(worker, menu, prompt, controls.status, strip, previous)
-    few_steps = form["few_steps"]
-    cutoff = form["guidance_cutoff"]
-    few_steps.change(choose_mode, few_steps, mode, **AT_ONCE)
-
+    redraw = gr.Button("Draw again", visible="hidden", elem_id="compare-redraw")
+    gr.on(
+        [control.change for control in form.method],
+        partial(find_form_mode, catalog),
+        [menu.dropdown, *form.method],
+        mode,
+        trigger_mode="always_last",
+        **AT_ONCE,
+    )
     outputs = View(
         strip, full, latentcrf, slider, before, after, cards, full_file, latentcrf_file, form["seed"], example,
-        example_note, previous,
+        example_note, pairs, previous,
     )  # fmt: skip
+    drawn = [form[name] for name in html.DRAWN]
+    in_browser: dict[str, Any] = {"queue": False, "api_visibility": "private"}
 
-    def switch_mode(mode: str, model: str, previous: dict[str, str] | None) -> list[Any]:
-        model_set = catalog.get(model)
-        return [*fill_mode(model_set, mode), *drop_seed(show_other_mode(model_set, previous, mode))]
+    def switch(mode: str, model: str, previous: dict[str, Any] | None) -> list[Any]:
+        return switch_mode(catalog.get(model), previous, mode)
 
-    mode.input(switch_mode, [mode, menu.dropdown, previous], [few_steps, cutoff, *drop_seed(outputs)], **AT_ONCE)
+    mode.input(
+        switch,
+        [mode, menu.dropdown, previous],
+        [*form.method, form.accordion, *drop_seed(outputs)],
+        **AT_ONCE,
+    ).then(None, drawn, None, js=REDRAW_JS, **in_browser)
+    # Released sliders, and numbers that were typed: what is shown is drawn again.
+    listeners = [form[name].input for name in ("bypass_start", "bypass_end", "iterations", "finisher", "full_finisher")]
+    listeners += [
+        getattr(form[name], event) for name in ("few_steps", "guidance_cutoff") for event in ("blur", "submit")
+    ]
+    gr.on(listeners, None, drawn, None, js=REDRAW_JS, **in_browser)
     menu.dropdown.change(lambda model: show_first_example(catalog.get(model)), menu.dropdown, list(outputs), **AT_ONCE)
 
-    def choose(sample: list[str], mode: str, model: str, counter: RunCounter) -> list[Any]:
-        result = find_comparison(catalog.get(model), sample[0], mode == MODES[1])
-        if result is None:
-            return list_prompt(sample[0])
-        controls.reset(counter)  # a stored result takes the place of a run that goes on
-        return choose_example(catalog.get(model), result, mode)
+    restored = [*form.values, form.random_seed, form.shares, *controls.outputs, *drop_seed(outputs)]
 
-    examples.click(
-        choose,
-        [examples, mode, menu.dropdown, controls.counter],
-        [*form.values, form.shares, *controls.outputs, *drop_seed(outputs)],
-        **AT_ONCE,
-    ).then(None, menu.dropdown, None, js=write_run_js(catalog), queue=False, api_visibility="private")
-    filled = live.click(
-        partial(fill_from_example, catalog), [menu.dropdown, previous], [*form.values, form.random_seed], **AT_ONCE
+    def choose(sample: list[str], mode: str, model: str, counter: RunCounter) -> list[Any]:
+        values = choose_example(catalog.get(model), sample[0], mode)
+        if values is None:
+            fields = [sample[0] if name == "prompt" else gr.skip() for name in NAMES]
+            return [*fields, *[gr.skip()] * (len(restored) - len(fields))]
+        controls.reset(counter)  # a stored result takes the place of a run that goes on
+        return values
+
+    examples.click(choose, [examples, mode, menu.dropdown, controls.counter], restored, **AT_ONCE).then(
+        None, menu.dropdown, None, js=write_run_js(catalog), **in_browser
     )
+
+    def restore(past: list[dict[str, Any]], counter: RunCounter, event: gr.SelectData) -> list[Any]:
+        controls.reset(counter)
+        return restore_comparison(past[event.index])
+
+    history.select(restore, [past, controls.counter], restored, **AT_ONCE)
+    pairs.select(select_pair, previous, drop_seed(outputs), **AT_ONCE)
+    previous.change(add_to_history, [past, previous], [past, history], **AT_ONCE)
+    filled = live.click(fill_from_example, previous, [*form.values, form.random_seed], **AT_ONCE)
     for name, heading in headings.items():
         menu.follow(heading, partial(label_image, name))
     menu.follow(about, describe_crf)
@@ -506,7 +630,11 @@ def build(worker: DeviceWorker, menu: ModelMenu) -> Form:
         run_comparison,
         [*form.values, form.random_seed, form.previews],
         list(outputs),
-        triggers=[partial(gr.on, [controls.start.click, prompt.submit]), filled.then],
+        triggers=[
+            partial(gr.on, [controls.start.click, prompt.submit]),
+            filled.then,
+        ],
+        redraws=[redraw.click],
         previous=previous,
         restore=show_comparison,
     )

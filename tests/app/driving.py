@@ -35,7 +35,7 @@ def build_tiny_worker(pipeline: StableDiffusionPipeline, crf: LatentCRF) -> Devi
     """The page's worker with models of random weights in the place of the loaded ones."""
     worker = DeviceWorker()
     nothing = nn.Identity()
-    models = LoadedModels(EMOJI, pipeline, crf, crf, nothing, nothing, torch.float32)
+    models = LoadedModels(EMOJI, pipeline, crf, crf, nothing, nothing, torch.float32, torch.zeros(5, 3))
     worker._loaded["emoji"] = models
     return worker
 

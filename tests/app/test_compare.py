@@ -20,7 +20,8 @@ from PIL import Image
 
 from analysis.metrics.pixels import to_pixels
 from analysis.sampling import decode, sample
-from app import api, runs
+from app import api, call_memory, runs
+from app.benchmark import find_time_ratio
 from app.callback_stream import stream_reports
 from app.components import form, html
 from app.device import DeviceWorker
@@ -29,7 +30,7 @@ from app.models_file import ModelsError, Source
 from app.png import read_png
 from app.results import Comparison, Generated, Progress
 from app.runs import RunCounter
-from app.settings import NAMES, Settings, SettingsError, name_method
+from app.settings import METHOD, NAMES, Settings, SettingsError, name_method
 from app.tabs import compare
 from latentcrf.noise_levels import clean_estimate_between, coefficients
 from latentcrf.precision import autocast
@@ -52,7 +53,7 @@ def result(worker: DeviceWorker) -> Comparison:
 
 
 def compared(worker: DeviceWorker, settings: Settings, previews: bool = True) -> Comparison:
-    *_, result = worker.stream("compare", settings, previews)
+    *_, result = worker.stream("compare", settings, previews, None)
     assert isinstance(result, Comparison)
     return result
 
@@ -113,7 +114,7 @@ def test_an_emoji_is_drawn_as_its_name_is(worker: DeviceWorker) -> None:
 
 def test_both_methods_run_as_planned(worker: DeviceWorker) -> None:
     """Each step is reported, the calls are the plan's, the results come in order and the figures are theirs."""
-    events = list(worker.stream("compare", FEW, True))
+    events = list(worker.stream("compare", FEW, True, None))
     steps = [(event.method, event.done, event.total) for event in events if isinstance(event, Progress)]
     assert steps == [("full", i + 1, 8) for i in range(8)] + [("latentcrf", i + 1, 5) for i in range(5)]
     assert [event.method for event in events if isinstance(event, Generated)] == ["full", "latentcrf"]
@@ -171,12 +172,12 @@ def test_the_finisher_changes_latentcrfs_image_alone_and_is_named(worker: Device
     assert "a second CRF corrects" in html.format_plan(EMOJI, finished.settings)
     assert "second" not in html.format_plan(EMOJI, result.settings)
     assert "finisher" not in result.origin and finished.origin["finisher"].startswith("emoji-latentcrf-finisher ")
-    assert compare.summarize_comparison(finished, EMOJI).endswith("3 CRF iterations, with the finisher.")
-    assert compare.summarize_comparison(result, EMOJI).endswith("3 CRF iterations.")
+    assert "3 iterations, finisher, guidance 3." in compare.summarize_comparison([finished], EMOJI)
+    assert "3 iterations, no finisher, guidance 3." in compare.summarize_comparison([result], EMOJI)
 
 
 def test_a_run_of_few_steps_is_the_faster_solvers_finished(worker: DeviceWorker, result: Comparison) -> None:
-    events = list(worker.stream("compare", replace(FEW, finisher=True, few_steps=4), True))
+    events = list(worker.stream("compare", replace(FEW, finisher=True, few_steps=4), True, None))
     steps = [(event.method, event.done, event.total) for event in events if isinstance(event, Progress)]
     assert steps == [("full", i + 1, 8) for i in range(8)] + [("latentcrf", i + 1, 4) for i in range(4)]
     few = events[-1]
@@ -193,7 +194,7 @@ def test_a_run_of_few_steps_is_the_faster_solvers_finished(worker: DeviceWorker,
     planned = html.format_plan(EMOJI, few.settings, {"full": 8, "latentcrf": 3})
     assert "4 of a faster solver (UniPC)" in planned and planned.count('<i class="done"></i>') == 8 + 3
     assert 'class="crf"' in planned and 'class="crf done"' in html.format_plan(EMOJI, few.settings, {"latentcrf": 4})
-    assert "8 steps and 4 of UniPC" in compare.summarize_comparison(few, EMOJI)
+    assert "8 steps. LatentCRF: 4 steps of UniPC" in compare.summarize_comparison([few], EMOJI)
     assert "crf" in result.origin and "crf" not in few.origin and "finisher" in few.origin
 
 
@@ -201,11 +202,11 @@ def test_the_guidance_cutoff_saves_network_evaluations_of_latentcrf_alone(
     worker: DeviceWorker, result: Comparison
 ) -> None:
     settings = replace(FEW, finisher=True, few_steps=4, guidance_cutoff=0.5)
-    *_, cut_off = worker.stream("compare", settings, False)
+    *_, cut_off = worker.stream("compare", settings, False, None)
     assert (cut_off.full.network_evaluations, cut_off.latentcrf.network_evaluations) == (16, 6)
     assert settings.network_evaluations == {"full": 16, "latentcrf": 6}
     assert np.array_equal(pixels(cut_off.full.image), pixels(result.full.image))
-    whole = list(worker.stream("compare", replace(settings, guidance_cutoff=0), False))[-1]
+    whole = list(worker.stream("compare", replace(settings, guidance_cutoff=0), False, None))[-1]
     assert not np.array_equal(pixels(cut_off.latentcrf.image), pixels(whole.latentcrf.image))
     planned = html.format_plan(EMOJI, settings, {"full": 8, "latentcrf": 4})
     assert (
@@ -213,18 +214,15 @@ def test_the_guidance_cutoff_saves_network_evaluations_of_latentcrf_alone(
         and "4 of a faster solver (UniPC), the last 2 without guidance, then" in planned
     )
     assert "6 NFE" in planned and "16 NFE" in planned
-    assert "not in the last 50% of its calls" in compare.summarize_comparison(cut_off, EMOJI)
-    # the paper's bypass has no cut-off
-    assert compare.fill_mode(EMOJI, compare.MODES[0]) == (0, 0.0)
-    assert compare.fill_mode(EMOJI, compare.MODES[1]) == (12, 0.33)
+    assert "but in the last 50% of its calls" in compare.summarize_comparison([cut_off], EMOJI)
 
 
 def test_previews_come_before_the_image_and_cost_no_measured_time(worker: DeviceWorker, monkeypatch: Any) -> None:
     """Whatever the reader does with a step, even sleeping, is not in the seconds."""
-    monkeypatch.setattr("app.comparison.PREVIEW_SECONDS", 0.0)
+    monkeypatch.setattr("app.comparison.PREVIEW_SECONDS", -1.0)
     began = time.perf_counter()
     slept, previews, seconds = 0.0, 0, 0.0
-    for event in worker.stream("compare", FEW, True):
+    for event in worker.stream("compare", FEW, True, None):
         if isinstance(event, Progress):
             previews += event.preview is not None
             time.sleep(0.2)
@@ -252,7 +250,7 @@ def test_closing_stops_within_a_step_and_frees_the_device(worker: DeviceWorker) 
     calls: list[int] = []
     handle = worker.load().pipeline.unet.register_forward_pre_hook(lambda *_: calls.append(1))
     try:
-        running = worker.stream("compare", FEW, True)
+        running = worker.stream("compare", FEW, True, None)
         while not isinstance(event := next(running), Progress) or event.done < 2:
             pass
         running.close()
@@ -300,7 +298,7 @@ def test_a_long_prompt_says_what_was_not_read(worker: DeviceWorker) -> None:
     words = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
     result = compared(worker, replace(FEW, prompt=words))
     assert result.unread == "fifteen sixteen"
-    assert "did not see “fifteen sixteen”" in compare.summarize_comparison(result, EMOJI)
+    assert "did not see “fifteen sixteen”" in compare.summarize_comparison([result], EMOJI)
 
 
 def test_the_endpoint_answers_and_refuses_like_the_page(worker: DeviceWorker, result: Comparison) -> None:
@@ -311,6 +309,64 @@ def test_the_endpoint_answers_and_refuses_like_the_page(worker: DeviceWorker, re
     assert np.array_equal(np.asarray(image), pixels(result.full.image))
     with pytest.raises(gr.Error, match="Steps must be"):
         ask_api(worker, "compare", FEW.as_dict() | {"steps": 10_000})
+
+
+CHANGES = [
+    {"bypass_start": 3},
+    {"iterations": 2},
+    {"finisher": True},
+    {"full_finisher": True},
+    {"bypass_start": 2, "bypass_end": 8},
+    {"few_steps": 4, "finisher": True, "guidance_cutoff": 0.33},
+]
+
+
+@pytest.mark.slow
+def test_what_is_remembered_changes_no_bit_and_is_not_computed_again(worker: DeviceWorker) -> None:
+    """A visitor changes one setting after the other; each result is that of a run that computes all by itself."""
+    computed: list[int] = []
+    seconds: set[float] = set()
+    unet = worker.load().pipeline.unet
+    handle = unet.conv_in.register_forward_pre_hook(lambda *_: computed.append(1))
+    try:
+        for index, changes in enumerate([{}, *CHANGES]):
+            settings = replace(FEW, **changes)
+            computed.clear()
+            *_, remembered = worker.stream("compare", settings, True, "visitor")
+            calls = len(computed)
+            alone = compared(worker, settings, previews=False)
+            for method in ("full", "latentcrf"):
+                one, other = getattr(remembered, method), getattr(alone, method)
+                assert np.array_equal(pixels(one.image), pixels(other.image)), (changes, method)
+                assert one.network_evaluations == other.network_evaluations
+            assert np.array_equal(pixels(remembered.before), pixels(alone.before)), changes
+            assert np.array_equal(pixels(remembered.after), pixels(alone.after)) and remembered.lpips == alone.lpips
+            # the first steps are the full run's; what comes after the bypass is computed
+            after_bypass = 0 if changes in ({"finisher": True}, {"full_finisher": True}) else settings.denoiser_calls[
+                "latentcrf"] - (0 if settings.few_steps else settings.bypass_start)  # fmt: skip
+            assert calls == (8 if index == 0 else 0) + after_bypass, changes
+            seconds.add(remembered.full.seconds)
+            assert remembered.latentcrf.seconds > 0.1 * remembered.full.seconds > 0  # as its calls once took
+        assert len(seconds) == 2  # the full run, and the finished one
+        computed.clear()
+        list(worker.stream("compare", FEW, False, "another visitor"))
+        assert len(computed) == 8 + 1 and "forward" not in vars(unet)
+    finally:
+        handle.remove()
+
+
+@pytest.mark.slow
+def test_a_seed_gives_the_same_image_whatever_the_number_of_seeds(worker: DeviceWorker, result: Comparison) -> None:
+    shown = run(worker, replace(FEW, images=3, seed=2))[-1]
+    previous = shown.previous
+    assert len(previous["pairs"]) == 3 and np.array_equal(
+        pixels(previous["pairs"][1]["latentcrf"]), pixels(result.latentcrf.image)
+    )
+    assert "seeds 2 to 4" in shown.status and "mean of 3 seeds" in shown.cards and shown.pairs["visible"] is True
+    settings, _ = read_png(previous["pairs"][1]["full"], CATALOG)
+    assert (settings.seed, settings.images) == (3, 3)
+    second = compare.show_comparison(previous, 1)
+    assert second.slider == (previous["pairs"][1]["full"], previous["pairs"][1]["latentcrf"])
 
 
 # ------------------------------------------------------------------------------ without the models
@@ -332,12 +388,12 @@ class Failing:
         raise self.error
 
 
-def previous(folder: Path) -> dict[str, str]:
+def previous(folder: Path) -> dict[str, Any]:
     """What the page remembers of a run before."""
-    shown = {name: str(folder / f"{name}.png") for name in ("full", "latentcrf", "before", "after")}
-    for path in shown.values():
+    pair = {name: str(folder / f"{name}.png") for name in ("full", "latentcrf", "before", "after")}
+    for path in pair.values():
         Path(path).touch()
-    return shown | {"cards": "c", "strip": "s"}
+    return {"pairs": [pair], "settings": FEW.as_dict(), "text": "t", "cards": "c", "strip": "s"}
 
 
 def test_wrong_values_start_nothing() -> None:
@@ -351,7 +407,8 @@ def test_a_failure_is_a_sentence_and_the_images_come_back(tmp_path: Path) -> Non
     shown = previous(tmp_path)
     view = run(Failing(ZeroDivisionError("secret path /home/x")), FEW, shown)[-1]
     assert runs.SORRY in view.status and "secret" not in str(vars(view))
-    assert view.full == shown["full"] and view.slider == (shown["full"], shown["latentcrf"])
+    pair = shown["pairs"][0]
+    assert view.full == pair["full"] and view.slider == (pair["full"], pair["latentcrf"])
     with pytest.raises(gr.Error) as caught:
         ask_api(Failing(ZeroDivisionError("secret")), "compare", FEW.as_dict())  # type: ignore[arg-type]
     assert "secret" not in str(caught.value)
@@ -363,9 +420,10 @@ def test_after_cancelling_the_previous_images_are_back(tmp_path: Path) -> None:
     _, start, cancel = runs.cancel_runs(counter)
     assert start["interactive"] is True and cancel["interactive"] is False
     view = compare.show_comparison(shown)
-    assert (view.full, view.latentcrf, view.cards) == (shown["full"], shown["latentcrf"], "c")
+    pair = shown["pairs"][0]
+    assert (view.full, view.latentcrf, view.cards) == (pair["full"], pair["latentcrf"], "c")
     assert compare.show_comparison(None).full is None
-    Path(shown["full"]).unlink()  # as the sweep of old files does
+    Path(pair["full"]).unlink()  # as the sweep of old files does
     assert compare.show_comparison(shown).full is None
 
 
@@ -397,7 +455,7 @@ def test_cancelling_ends_the_run_at_its_next_step(tmp_path: Path) -> None:
     steps = worker.steps
     runs.cancel_runs(counter)
     (last,) = list(views)
-    assert "Stopped" in last.status and last.full == shown["full"]
+    assert "Stopped" in last.status and last.full == shown["pairs"][0]["full"]
     assert worker.closed and worker.steps <= steps + 1
 
 
@@ -437,7 +495,7 @@ def test_what_a_visitor_typed_is_escaped() -> None:
 def test_links_fill_the_form_or_say_why_not() -> None:
     query = {"prompt": "blue heart", "seed": "7", "steps": "20", "bypass_start": "5", "bypass_end": "20", "x": "y"}
     filled = form.load_link(CATALOG, SimpleNamespace(query_params=query))  # type: ignore[arg-type]
-    assert filled[0] == "blue heart" and filled[1] == 7 and filled[6] == 20 and filled[12] == (0.25, 1.0)
+    assert filled[0] == "blue heart" and filled[1] == 7 and filled[6] == 20 and filled[14] == (0.25, 1.0)
     refused = form.load_link(CATALOG, SimpleNamespace(query_params={"prompt": "a", "steps": "0"}))
     assert refused[0] == gr.skip() and "Steps must be" in refused[-2]
     assert form.load_link(CATALOG, SimpleNamespace(query_params={}))[-2] == gr.skip()
@@ -463,13 +521,13 @@ def test_the_plan_draws_a_cell_for_each_call() -> None:
     plan = html.format_plan(EMOJI, FEW, {"full": 3, "latentcrf": 5})
     assert plan.count("<i") == 8 + 5 and plan.count('<i class="done"') == 3 + 5
     assert "16 NFE, " in plan.replace("<span>", "") and "5 calls" in plan and 'class="crf done"' in plan
-    plan, line = form.show_plan(CATALOG, 1, None, 50, 3, 5, 33, 20, True, 0, 0, "emoji")
+    plan, line = form.show_plan(CATALOG, 1, None, 50, 3, 5, 33, 20, True, 0, 0, False, "emoji")
     assert "Bypass end" in plan and "Bypass end" in line
 
 
 def test_the_analysis_tabs_name_the_forms_setting_of_latentcrf() -> None:
     """In the words of the compare tab: solver, iterations, finisher and guidance, whatever the form holds."""
-    _, *lines = form.show_plan(CATALOG, 2, None, 40, 3, 1, 20, 39, False, 0, 0, "emoji")
+    _, *lines = form.show_plan(CATALOG, 2, None, 40, 3, 1, 20, 39, False, 0, 0, False, "emoji")
     assert (
         lines
         == ['<p class="reading"><b>LatentCRF</b>: bypass 20–39 of 40, 1 iteration, no finisher, guidance 3</p>'] * 2
@@ -480,6 +538,77 @@ def test_the_analysis_tabs_name_the_forms_setting_of_latentcrf() -> None:
     assert html.describe_method(EMOJI, fast) == words
     plain = html.describe_method(replace(EMOJI, crf=None, finisher=None), FEW)
     assert plain == "zero-parameter bypass 4–7 of 8, no VAE round trip, guidance 3"
+
+
+def test_the_modes_are_named_by_their_settings() -> None:
+    paper, fast = EMOJI.modes["paper"], EMOJI.modes["fast"]
+    values = EMOJI.defaults.as_dict()
+    assert EMOJI.find_mode(values) == "paper" and EMOJI.find_mode(values | fast) == "fast"
+    assert EMOJI.find_mode(values | fast | {"bypass_start": 7}) == "fast"  # which it does not use
+    for change in ({"finisher": True}, {"bypass_start": 30}, {"iterations": 1}, {"guidance_cutoff": 0.5}):
+        assert EMOJI.find_mode(values | change) == "custom", change
+    assert [label for label, _ in compare.label_modes(EMOJI)] == [
+        "Paper: bypass 33–49 of 50", "Fast: UniPC 12 + finisher", "Custom",
+    ]  # fmt: skip
+    fields = dict(zip(METHOD, compare.switch_mode(EMOJI, None, "paper"), strict=False))
+    assert fields.items() >= paper.items() and fields["guidance"] == gr.skip()
+
+
+def test_the_cards_show_the_benchmarks_time_for_what_it_measured() -> None:
+    paper = EMOJI.defaults
+    ratio = find_time_ratio(EMOJI, paper)
+    assert ratio is not None and ratio.low < ratio.estimate < ratio.high and 1.2 < ratio.estimate < 1.5
+    fast = find_time_ratio(EMOJI, replace(paper, **EMOJI.modes["fast"]))
+    assert fast is not None and fast.estimate > 3
+    for change in ({"iterations": 4}, {"guidance": 4.0}, {"bypass_start": 32}, {"full_finisher": True}):
+        assert find_time_ratio(EMOJI, replace(paper, **change)) is None, change
+    assert find_time_ratio(replace(EMOJI, crf=None), paper) is None
+
+
+def test_a_visit_remembers_its_last_comparisons(tmp_path: Path) -> None:
+    past: list[dict[str, Any]] = []
+    for index in range(compare.HISTORY + 2):
+        folder = tmp_path / str(index)
+        folder.mkdir()
+        past, strip = compare.add_to_history(past, previous(folder))
+    assert len(past) == compare.HISTORY == len(strip["value"])
+    assert str(tmp_path / str(compare.HISTORY + 1)) in strip["value"][0][0]  # the newest first
+    assert compare.add_to_history(past, past[0]) == (past, gr.skip())
+    values = compare.restore_comparison(past[3])
+    fields = dict(zip(NAMES, values, strict=False))
+    assert fields["seed"] == FEW.seed and fields["bypass_start"] == 4 and values[len(NAMES)] is False
+    assert past[3]["pairs"][0]["full"] in values
+    Path(past[3]["pairs"][0]["full"]).unlink()
+    assert "no longer kept" in str(compare.restore_comparison(past[3]))
+
+
+def test_the_memory_of_a_visitor_is_bounded_and_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(call_memory, "VISITOR_BYTES", 100)
+    monkeypatch.setattr(call_memory, "ALL_BYTES", 250)
+    memories = call_memory.Memories()
+    memory = memories.find("a")
+    for key in range(5):
+        memory.put(key, f"value {key}", 30)
+        assert memory.get(2) is None or key < 6
+    assert memory.num_bytes <= 100 and memory.get(0) is None and memory.get(4) == "value 4"
+    memory.put("large", "value", 101)
+    assert memory.get("large") is None
+    for visitor in "bcd":
+        memories.find(visitor).put("key", visitor, 100)
+    assert memories.num_bytes <= 250 and len(memories.find("a")) == 0 and memories.find("d").get("key") == "d"
+    monkeypatch.setattr(call_memory, "SECONDS", -1.0)
+    memories.sweep()
+    assert memories.num_bytes == 0
+
+
+def test_a_call_is_known_by_every_bit_of_its_inputs() -> None:
+    first = torch.randn(2, 3).bfloat16()
+    other = first.clone()
+    other[1, 2] = torch.nextafter(other[1, 2], torch.tensor(100.0).bfloat16())
+    calls: list[tuple[Any, int, Any]] = [(first, 5, None), (other, 5, None), (first.float(), 5, None), (first, 6, None)]
+    calls += [(first.view(3, 2), 5, None), (first, 5, other)]
+    keys = [call_memory.hash_call((sample, step), {"x": x}) for sample, step, x in calls]
+    assert len(set(keys)) == len(keys) and keys[0] == call_memory.hash_call((first.clone(), 5), {"x": None})
 
 
 def test_missing_and_damaged_models_are_named(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from PIL import Image
 
 from analysis.studies import FULL_RUN
 from app import examples, make_examples
-from app.components import example, form, html
+from app.components import example, form
 from app.device import DeviceWorker
 from app.loaded_models import name_weights
-from app.models import ModelSet
+from app.models import CUSTOM, FAST, PAPER, ModelSet
 from app.models_file import Source
 from app.png import read_png
 from app.results import Comparison
@@ -49,8 +49,8 @@ def test_the_examples_were_made_by_the_command_with_the_weights_that_ship() -> N
     for name, source in EMOJI.sources.items():
         assert about["origin"][name] == name_weights(source, source.folder), name
     for comparison in stored():
-        few = bool(comparison.settings.few_steps)
-        assert comparison.origin == {key: value for key, value in about["origin"].items() if not (few and key == "crf")}
+        unused = "crf" if comparison.settings.few_steps else "finisher"
+        assert comparison.origin == {key: value for key, value in about["origin"].items() if key != unused}
 
 
 def test_the_examples_have_the_settings_that_the_command_gives_them() -> None:
@@ -116,35 +116,43 @@ def test_the_compare_tab_opens_with_its_first_example() -> None:
 
 
 @pytest.mark.parametrize("prompt", EMOJI.prompts)
-@pytest.mark.parametrize("mode", compare.MODES)
+@pytest.mark.parametrize("mode", list(EMOJI.modes))
 def test_a_chip_shows_its_stored_result_and_fills_the_form(prompt: str, mode: str) -> None:
-    result = examples.find_comparison(EMOJI, prompt, mode == compare.MODES[1])
-    assert result is not None
-    values = compare.choose_example(EMOJI, result, mode)
+    result = examples.find_comparison(EMOJI, prompt, mode)
+    values = compare.choose_example(EMOJI, prompt, mode)
+    assert result is not None and values is not None
     fields = dict(zip(form.NAMES, values, strict=False))
     assert fields["prompt"] == prompt and fields["seed"] == result.settings.seed
-    assert (fields["few_steps"], fields["guidance_cutoff"]) == compare.fill_mode(EMOJI, mode)
-    shares, status, start, cancel, *view = values[len(form.NAMES) :]
-    assert shares == form.compute_shares(result.settings)
+    assert EMOJI.find_mode(fields) == mode
+    is_random, shares, status, start, cancel, *view = values[len(form.NAMES) :]
+    assert shares == form.compute_shares(result.settings) and is_random is False
     assert prompt in status and start["interactive"] is True and cancel["interactive"] is False
     shown = compare.View(**dict(zip([name for name in compare.View._fields if name != "seed"], view, strict=True)))
     assert np.array_equal(np.asarray(Image.open(shown.full)), np.asarray(result.full.image))
     assert f"“{prompt}”" in shown.example_note and "<i></i>" not in shown.strip
-    *live, is_random = compare.fill_from_example(CATALOG, "emoji", shown.previous)
+    *live, is_random = compare.fill_from_example(shown.previous)
     assert dict(zip(form.NAMES, live, strict=True)) == fields and is_random is False
 
 
 def test_another_mode_shows_the_same_prompt_and_leaves_a_live_result(tmp_path: Path) -> None:
-    shown = compare.prepare_example(EMOJI, "pizza", compare.MODES[0])
-    view = compare.show_other_mode(EMOJI, shown, compare.MODES[1])
-    assert "12 of a faster solver" in view.strip and "pizza" in view.example_note
+    """The time line belongs to the pictures; where the form is ahead of them, it says so."""
+    shown = compare.prepare_example(EMOJI, "pizza", PAPER)
+    assert shown is not None
+    *fields, _, _ = compare.switch_mode(EMOJI, shown, FAST)[: len(METHOD) + 2]
+    assert dict(zip(METHOD, fields, strict=False))["few_steps"] == 12
+    view = dict(zip([name for name in compare.View._fields if name != "seed"],
+                    compare.switch_mode(EMOJI, shown, FAST)[len(METHOD) + 1 :], strict=True))  # fmt: skip
+    assert "12 of a faster solver" in view["strip"] and "pizza" in view["example_note"]
     planned = [getattr(stored()[1].settings, name) for name in form.PLANNED]
-    assert stored()[1].settings.few_steps == 12 and form.show_plan(CATALOG, 0, view.previous, *planned) == [view.strip]
-    assert form.show_plan(CATALOG, 0, shown, *planned) == [html.format_plan(EMOJI, stored()[1].settings)]
-    live = compare.save_comparison(stored()[0], EMOJI, tmp_path)
+    assert form.show_plan(CATALOG, 0, view["previous"], *planned) == [view["strip"]]
+    (ahead,) = form.show_plan(CATALOG, 0, shown, *planned)
+    assert "Not drawn yet" in ahead and "12 of a faster solver" in ahead and "done" not in ahead
+    live = compare.save_comparison(stored()[:1], EMOJI, tmp_path)
     for previous in (live, None):
-        assert compare.show_other_mode(EMOJI, previous, compare.MODES[1]) == compare.View()
-        assert compare.fill_from_example(CATALOG, "emoji", previous) == [gr.skip()] * (len(form.NAMES) + 1)
+        values = compare.switch_mode(EMOJI, previous, FAST)
+        assert values[-len(compare.View._fields) + 1 :] == [gr.skip()] * (len(compare.View._fields) - 1)
+        assert compare.fill_from_example(previous) == [gr.skip()] * (len(form.NAMES) + 1)
+    assert compare.switch_mode(EMOJI, live, CUSTOM)[len(METHOD)].open is True  # its settings
     assert compare.show_comparison(live).example["visible"] is False
     assert examples.read_about()["date"] not in compare.show_comparison(live).cards
 
@@ -287,9 +295,9 @@ def test_the_command_refuses_what_it_cannot_write(tmp_path: Path, capsys: pytest
 
 
 def find(model_set: ModelSet) -> Comparison | None:
-    return examples.find_comparison(model_set, "red apple", False)
+    return examples.find_comparison(model_set, "red apple", PAPER)
 
 
 def test_a_prompt_of_the_visitors_own_has_no_example() -> None:
     assert find(EMOJI) is not None and find(OTHER) is None
-    assert examples.find_comparison(EMOJI, "a red apple", False) is None
+    assert examples.find_comparison(EMOJI, "a red apple", PAPER) is None

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -219,7 +220,7 @@ def test_a_model_without_an_entry_comes_first_and_has_its_own_sizes(catalog: Cat
     note = html.format_model(model_set)
     assert "64 × 64 pixels" in note and "as PNDMScheduler cannot be" in note and "VAE round trip" in note
     assert html.format_model(EMOJI) == ""
-    plan = html.format_plan(model_set, model_set.defaults)
+    plan = html.format_plan(model_set, replace(model_set.defaults, finisher=True))
     assert "its last clean estimate in place of 16" in plan and "a VAE round trip corrects" in plan
     assert "CRF)" not in plan and ">bypass<" in plan
 

@@ -53,7 +53,7 @@ def worker(request: pytest.FixtureRequest, workers: dict[str, DeviceWorker]) -> 
 
 def compared(worker: DeviceWorker, **changes: Any) -> Comparison:
     settings = worker.catalog.parse(QUICK | changes)
-    *_, result = worker.stream("compare", settings, True, model=settings.model)
+    *_, result = worker.stream("compare", settings, True, None, model=settings.model)
     assert isinstance(result, Comparison)
     return result
 
@@ -269,7 +269,7 @@ def test_two_models_take_turns(workers: dict[str, DeviceWorker]) -> None:
     worker = workers["tiny-sd"]
     emoji = worker.catalog.parse({**QUICK, "model": "emoji"})
     assert not worker.is_loaded("emoji")
-    *_, result = worker.stream("compare", emoji, False, model="emoji")
+    *_, result = worker.stream("compare", emoji, False, None, model="emoji")
     assert result.full.image.size == (128, 128) and result.origin["model"] == "emoji"
     assert compared(worker).full.image.size == (64, 64)
     assert worker.is_loaded("emoji") and worker.is_loaded("tiny-sd")

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from app.settings import NAMES, Settings, SettingsError, get_number
+from app.settings import DECLARATIONS, MAX_SEED, NAMES, Settings, SettingsError, get_number
 from tests.app.driving import EMOJI
 
 WRONG = [
@@ -49,6 +49,9 @@ WRONG = [
     ("finisher", [1], "Finisher", "list"),
     ("few_steps", 51, "Few steps", "0 to 50"),
     ("few_steps", 2.5, "Few steps", "whole number"),
+    ("images", 5, "Images", "1 to 4"),
+    ("images", 0, "Images", "1 to 4"),
+    ("full_finisher", "half", "Finish the full run too", "on or off"),
     ("guidance_cutoff", 0.95, "Guidance cut-off", "0.0 to 0.9"),
     ("guidance_cutoff", -0.1, "Guidance cut-off", "0.0 to 0.9"),
     ("guidance_cutoff", "half", "Guidance cut-off", "'half'"),
@@ -79,6 +82,12 @@ def test_few_steps_want_the_finisher() -> None:
         parse({"prompt": "red apple", "few_steps": 6, "finisher": 0})
     with pytest.raises(SettingsError, match="^Few steps must be a whole number from 1 to 5, below .* it was 6.$"):
         parse({"prompt": "red apple", "few_steps": 6, "steps": 6})
+
+
+def test_seeds_count_up_from_the_first() -> None:
+    assert parse({"prompt": "a", "seed": 5, "images": 3}).seeds == [5, 6, 7]
+    assert parse({"prompt": "a", "seed": MAX_SEED, "images": 2}).seeds == [MAX_SEED, 0]
+    assert parse({"prompt": "a"}).seeds == [0]
 
 
 def test_all_wrong_fields_are_named_at_once() -> None:
@@ -115,7 +124,7 @@ def test_unknown_names_are_ignored_and_missing_ones_take_the_default() -> None:
 def test_settings_survive_a_link() -> None:
     from urllib.parse import parse_qsl, urlencode
 
-    settings = Settings("red & blue=green ü", 7, 20, 2.5, 3, 8, 20, False, 0, 0.33, "emoji")
+    settings = Settings("red & blue=green ü", 7, 20, 2.5, 3, 8, 20, False, 0, 0.33, 3, True, "emoji")
     assert parse(dict(parse_qsl(urlencode(settings.as_dict())))) == settings
 
 
@@ -154,20 +163,14 @@ def test_the_guidance_cutoff_counts_as_the_library_does() -> None:
             assert settings.guided_calls["latentcrf"] == cutoff(share).guided_calls(steps - 1), (share, steps)
 
 
-def test_form_api_and_link_follow_the_declarations() -> None:
-    """Each setting has its control, its parameter with default and description, and its name in a link."""
-    import inspect
-
-    from app.api import describe_endpoint
+def test_api_and_link_follow_the_declarations() -> None:
+    """Each setting has its parameter with default, range and description, and its name in a link."""
+    from app.api import OF_AN_IMAGE, list_settings
     from app.components.form import COPY_LINK_JS
 
-    def endpoint(*values: object) -> None: ...
-
-    describe_endpoint(endpoint, EMOJI.defaults)
-    parameters, documented = inspect.signature(endpoint).parameters, endpoint.__doc__ or ""
-    assert tuple(parameters) == NAMES and parameters["prompt"].default is inspect.Parameter.empty
-    for name in NAMES:
-        assert f"    {name}: " in (endpoint.__doc__ or "") and f"'{name}'" in COPY_LINK_JS
-        assert name == "prompt" or parameters[name].default is None
-        assert name == "prompt" or f"default of the first model: {getattr(EMOJI.defaults, name)}." in documented
-    assert "2 to 200: denoiser calls of the full run" in (endpoint.__doc__ or "")
+    parameters = list_settings(EMOJI, OF_AN_IMAGE)
+    assert set(NAMES) - set(parameters) == {"images"}
+    for name, parameter in parameters.items():
+        assert f"'{name}'" in COPY_LINK_JS and parameter.text == DECLARATIONS[name].info
+        assert parameter.default == getattr(EMOJI.defaults, name)
+    assert parameters["steps"].text == "2 to 200: denoiser calls of the full run"
