@@ -19,18 +19,22 @@ from app.visitor_queue import DEVICE
 
 
 @contextmanager
-def serve(worker: DeviceWorker, hosts: Collection[str] = ()) -> Iterator[gr.Blocks]:
+def serve(worker: DeviceWorker, hosts: Collection[str] = (), root_path: str | None = None) -> Iterator[gr.Blocks]:
     """Serve the page.
 
     Args:
         worker: what computes.
         hosts: as of `RequestGuard`.
+        root_path: as of the command line.
 
     Yields:
         The page.
     """
     page = build_app(worker)
-    page.launch(server_port=None, prevent_thread_lock=True, quiet=True, **list_launch_arguments(page, hosts))
+    page.launch(
+        server_port=None, root_path=root_path, prevent_thread_lock=True, quiet=True,
+        **list_launch_arguments(page, hosts),
+    )  # fmt: skip
     try:
         yield page
     finally:

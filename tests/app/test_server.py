@@ -6,14 +6,17 @@ import os
 import tempfile
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import pytest
+from gradio_client import Client
 
 from app import request_guard, upkeep, visitor_queue
 from app.arguments import prepare_environment
@@ -389,3 +392,46 @@ def test_the_oldest_files_leave_where_there_are_too_many(monkeypatch: pytest.Mon
         os.utime(path, (now - age, now - age))
     assert sweep(max_bytes=250) == 2
     assert {path.name for path in folder.iterdir()} == {"0.png", "1.png"}
+
+
+class SubPathProxy(BaseHTTPRequestHandler):
+    """A reverse proxy that serves the page at `target` under /latentcrf, and nothing else."""
+
+    target = ""
+
+    def forward(self) -> None:
+        if not self.path.startswith("/latentcrf/"):
+            self.send_error(404)
+            return
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0)) or None
+        request = urllib.request.Request(self.target + self.path.removeprefix("/latentcrf"), body)
+        if self.headers.get("Content-Type"):
+            request.add_header("Content-Type", self.headers["Content-Type"])
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            self.send_response(answer.status)
+            self.send_header("Content-Type", answer.headers["Content-Type"])
+            self.end_headers()
+            while line := answer.readline():
+                self.wfile.write(line)
+
+    do_GET = do_POST = forward
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+def test_the_page_works_under_a_sub_path() -> None:
+    """`--root-path`, behind a proxy that takes the path off."""
+    with serve(DeviceWorker(), root_path="/latentcrf") as page:
+        handler = type("Handler", (SubPathProxy,), {"target": page.local_url.rstrip("/")})
+        with ThreadingHTTPServer(("127.0.0.1", 0), handler) as proxy:
+            threading.Thread(target=proxy.serve_forever, daemon=True).start()
+            url = f"http://127.0.0.1:{proxy.server_port}/latentcrf/"
+            try:
+                with urllib.request.urlopen(url, timeout=20) as answer:
+                    assert b"LatentCRF" in answer.read()
+                config = json.loads(urllib.request.urlopen(f"{url}config", timeout=20).read())
+                assert config["root"].endswith("/latentcrf")
+                assert Client(url, verbose=False).predict(api_name="/frontier")["rows"]
+            finally:
+                proxy.shutdown()
