@@ -20,7 +20,8 @@ import numpy as np
 from tests.load.visitors import IDLE_TABS, VISITORS, Found, Visitor, choose_runs, hold_tab, raise_file_limit
 
 ROOT = Path(__file__).parents[2]
-WARM_UP_ROUNDS = 5  # of four runs
+WARM_UP_RUNS = 12
+PATIENCE_SECONDS = 5  # of the visitors, after the end
 SWEEP_SECONDS, FILE_SECONDS = 3, 8  # quick, so that the test sees the end of its files
 
 
@@ -78,7 +79,11 @@ async def measure(url: str, pid: int, folder: Path, seconds: float, seed: int = 
         before, found = read_rss(pid), Found()
         until = time.monotonic() + seconds
         visits = [Visitor(client, runs, found).visit(until, random.Random(seed + i)) for i in range(VISITORS)]
-        await asyncio.gather(*visits)
+        tasks = [asyncio.create_task(visit) for visit in visits]
+        _, waiting = await asyncio.wait(tasks, timeout=seconds + PATIENCE_SECONDS)
+        for task in waiting:  # they leave
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         held = sum(not tab.done() for tab in tabs)
         health = (await client.get("/health")).json()
         end.set()
@@ -115,8 +120,9 @@ async def warm_up(client: httpx.AsyncClient, runs: dict[int, list[Any]]) -> None
     chance = random.Random(1)
     for _ in range(IDLE_TABS // 4):
         await asyncio.gather(*(visitor.load_page() for _ in range(4)))
-    for _ in range(WARM_UP_ROUNDS):
-        await asyncio.gather(*(visitor.run(chance) for _ in range(4)))
+    for number, data in runs.items():
+        await Visitor(client, {number: data}, Found()).run(random.Random(2))  # this one waits for its answer
+    await asyncio.gather(*(visitor.run(chance) for _ in range(WARM_UP_RUNS)))
 
 
 def list_files(folder: Path) -> set[Path]:
