@@ -24,6 +24,7 @@ LIMIT_BYPASS_JS = """(steps) => {
     return [{ __type__: 'update', maximum: maximum - 1 }, { __type__: 'update', maximum }];
 }"""
 PLANNED = (*METHOD, "full_finisher", "model")  # what the plan and the lines of the analysis tabs show
+MAX_SHOWN = 60  # characters of what a foreign file says
 KEPT = ("prompt", "seed")  # when another model is chosen
 # Copies the address that makes this comparison again, and shows it where the browser does not let us copy.
 COPY_LINK_JS = """(...values) => {
@@ -44,7 +45,7 @@ class Form:
         random_seed: whether each run draws a new seed.
         previews: whether a run shows previews.
         shares: holds the bypass as shares of the run.
-        status: line for what a PNG or a link brought.
+        status: line for what a link brought.
         strip: the plan of the steps.
         accordion: what holds the controls, to open it.
         shown: holds what the page shows, as of `show_plan`.
@@ -101,7 +102,7 @@ def load_png(worker: DeviceWorker, path: str | None) -> list[Any]:
         with contextlib.suppress(ModelsError):
             here = worker.load(settings.model).select_origin(settings)
     differences = [
-        f"{key} {origin.get(key, 'unknown')} there, {value} here"
+        f"{key} {str(origin.get(key, 'unknown'))[:MAX_SHOWN]} there, {value} here"
         for key, value in here.items()
         if origin.get(key) != value
     ]
@@ -400,7 +401,7 @@ def build_form(
         worker: whose first model gives the defaults.
         menu: the control of the setting `model`.
         prompt: the prompt box.
-        status: line for what a PNG or a link brought.
+        status: line for what a link brought.
         strip: the plan of the steps.
         shown: holds what the page shows, as of `show_plan`.
 
@@ -428,6 +429,7 @@ def build_form(
             upload = gr.UploadButton("Load settings from a PNG", file_types=[".png"], size="sm", elem_id="load-png")
             copy = gr.Button("Copy link to these settings", size="sm", elem_id="copy-link")
             link = gr.Textbox(label="Link", interactive=False, buttons=["copy"], visible="hidden", elem_id="link")
+        loaded = gr.HTML(padding=False, elem_id="loaded-png")
     controls["finisher"].info = describe_finisher(catalog.default)
     form = Form(
         [controls[name] for name in NAMES],
@@ -442,7 +444,9 @@ def build_form(
 
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     steps, start, end = (form[name] for name in ("steps", "bypass_start", "bypass_end"))
-    upload.upload(partial(load_png, worker), upload, form.filled, **AT_ONCE)
+    # the answer stands where the visitor clicked
+    answered = [loaded if each is status else each for each in form.filled]
+    upload.upload(partial(load_png, worker), upload, answered, **AT_ONCE)
     # In the browser alone: the server's copy of a slider stays as it was built.
     gr.on(None, None, steps, [start, end], js=LIMIT_BYPASS_JS, queue=False, api_visibility="private")
     steps.input(move_bypass, [steps, form.shares], [start, end], queue=False, **private)

@@ -110,6 +110,39 @@ def test_a_decompression_bomb_is_refused_unread(tmp_path: Path) -> None:
         read_png(long, CATALOG)
 
 
+FOREIGN = png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + b"x" * 5_000_000)
+
+
+@pytest.mark.parametrize("order", ["foreign first", "foreign last", "after the pixels", "zTXt", "packed iTXt"])
+def test_settings_are_found_wherever_an_editor_put_them(tmp_path: Path, image: Image.Image, order: str) -> None:
+    content = write_png(image, SETTINGS, {"device": "cpu"})
+    begin = content.index(b"iTXt") - 4
+    end = begin + 12 + int.from_bytes(content[begin : begin + 4], "big")
+    own, text = content[begin:end], content[begin + 8 + len(KEY) + 5 : end - 4]
+    last = len(content) - 12  # where IEND begins
+    head, pixels, tail = content[:begin], content[end:last], content[last:]
+    files = {
+        "foreign first": head + FOREIGN + own + pixels + tail,
+        "foreign last": head + own + FOREIGN + pixels + tail,
+        "after the pixels": head + pixels + FOREIGN + own + tail,
+        "packed iTXt": head + png_chunk(b"iTXt", KEY.encode() + b"\0\1\0\0\0" + zlib.compress(text)) + pixels + tail,
+        "zTXt": head
+        + png_chunk(b"zTXt", KEY.encode() + b"\0\0" + zlib.compress(json.dumps(json.loads(text)).encode()))
+        + pixels
+        + tail,
+    }
+    path = tmp_path / "image.png"
+    path.write_bytes(files[order])
+    assert read_png(path, CATALOG) == (SETTINGS, {"device": "cpu"})
+
+
+def test_a_changed_byte_in_the_settings_is_seen(tmp_path: Path, image: Image.Image) -> None:
+    content = write_png(image, SETTINGS, {}).replace(b'"steps": 20', b'"steps": 21')
+    (tmp_path / "image.png").write_bytes(content)
+    with pytest.raises(SettingsError, match="changed or damaged"):
+        read_png(tmp_path / "image.png", CATALOG)
+
+
 def test_a_huge_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "huge.png"
     with open(path, "wb") as file:
