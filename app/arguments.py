@@ -3,9 +3,13 @@
 import argparse
 import contextlib
 import os
+import socket
+import sys
 
 from app.models_file import ModelsError, names_hub_model
 from app.visitor_files import choose_gradio_folder
+
+INTERRUPTED = 130  # exit status after ^C
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -45,12 +49,47 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def check_host(host: str | None) -> None:
+    """Check that this machine can listen on an address.
+
+    Args:
+        host: name or address; None: it is not named.
+
+    Raises:
+        OSError: it cannot; the message says what is accepted.
+    """
+    if host is None:
+        return
+    try:
+        family, kind, _, _, place = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as listener:
+            listener.bind(place)
+    except (OSError, UnicodeError) as error:
+        raise OSError(
+            f"--host {host} is no address of this machine ({error}): 127.0.0.1 is for this machine, 0.0.0.0 for all."
+        ) from None
+
+
+def stop(*_: object) -> None:
+    """End the process with a sentence: what ^C does to the page, at any time.
+
+    Raises:
+        SystemExit: always, with 130.
+    """
+    print("\nThe page has stopped.", file=sys.stderr)
+    sys.exit(INTERRUPTED)
+
+
 def prepare_environment(arguments: list[str] | None = None) -> None:
     """Set what libraries read when they are imported: no message leaves this machine, unless a model is fetched.
 
     Args:
         arguments: of the command line; None takes this process's own. What is wrong with them is said later.
     """
+    for name in ("GRADIO_SERVER_PORT", "GRADIO_NUM_PORTS"):  # gradio reads them as it is imported
+        text = os.environ.get(name, "1")
+        if not (text.isdecimal() and 1 <= int(text) <= 65535):
+            sys.exit(f"error: {name}={text} is out of range: 1 to 65535.")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("GRADIO_TEMP_DIR", choose_gradio_folder())
     early = argparse.ArgumentParser(add_help=False, exit_on_error=False)

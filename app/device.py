@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from app.callback_stream import Cancelled, is_wanted, stream_reports
 from app.models import Catalog, read_catalog
 from app.models_file import ModelsError
-from app.settings import SettingsError
+from app.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
     from app.loaded_models import LoadedModels
@@ -25,6 +25,11 @@ except ImportError:
     def on_gpu(function: Callable[..., Any] | None = None, **_: Any) -> Callable[..., Any]:
         """Stand in for `spaces.GPU` elsewhere: change nothing, as `@on_gpu` and as `@on_gpu(duration=...)`."""
         return (lambda inner: inner) if function is None else function
+
+
+def is_on_zero_gpu() -> bool:
+    """Tell whether a GPU is lent to each run alone: then what computes runs in a fork of this process."""
+    return bool(os.environ.get("SPACES_ZERO_GPU"))
 
 
 def import_work() -> Any:
@@ -42,16 +47,31 @@ def import_work() -> Any:
     return work
 
 
-def choose_gpu_seconds(name: str, *_: Any, **__: Any) -> int:
-    """Choose for how long a ZeroGPU is asked for.
+GPU_START, GPU_CALL, GPU_LONGEST = 10, 0.15, 120  # seconds: of a process, of a denoiser call of a large model, at most
+
+
+def choose_gpu_seconds(name: str, *arguments: Any, **_: Any) -> int:
+    """Choose for how long a ZeroGPU is asked for, from the denoiser calls of the work: a visitor has few minutes a day.
 
     Args:
         name: of the function in `app.work`.
+        arguments: of the function.
 
     Returns:
         Seconds.
     """
-    return 60 if name == "compare" else 120
+    settings = next((each for each in arguments if isinstance(each, Settings)), None)
+    if settings is None:
+        return GPU_LONGEST
+    images = 1  # pairs of images, or one a seed and method
+    if name == "run_variance":
+        images = len(arguments[0])
+    elif name == "run_convergence":
+        images = len(arguments[1])
+    elif name == "run_diversity":
+        images = len(arguments[1]) * len(arguments[2])
+    calls = images * sum(settings.denoiser_calls.values())
+    return min(GPU_LONGEST, GPU_START + round(GPU_CALL * calls))
 
 
 MOST_CALLS, MOST_CALLS_PUBLIC = 6000, 1500  # denoiser calls of a request: on one's own page, and for strangers
@@ -117,6 +137,8 @@ class DeviceWorker:
             ModelsError: a file is missing or damaged.
         """
         model_set = self.catalog.get(model)
+        if model_set.name in self._loaded:  # without the lock, which a ZeroGPU's process may have inherited locked
+            return self._loaded[model_set.name]
         with self._loading:
             if model_set.name not in self._loaded:
                 model_set.check()
@@ -134,7 +156,7 @@ class DeviceWorker:
         """
         settings = replace(self.catalog.default.defaults, steps=4, iterations=2, bypass_start=2, bypass_end=3)
         try:
-            if os.environ.get("SPACES_ZERO_GPU"):  # the GPU is lent to a visitor's call only
+            if is_on_zero_gpu():  # the GPU is lent to a visitor's call only
                 for name in self.catalog.models:
                     import_work().use_device(self.load(name), [])
                 return

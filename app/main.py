@@ -6,8 +6,8 @@ import threading
 
 from huggingface_hub import is_offline_mode
 
-from app.arguments import build_parser
-from app.device import MOST_CALLS, MOST_CALLS_PUBLIC, DeviceWorker
+from app.arguments import build_parser, check_host
+from app.device import MOST_CALLS, MOST_CALLS_PUBLIC, DeviceWorker, is_on_zero_gpu
 from app.layout import build_app, list_launch_arguments
 from app.models import read_catalog
 from app.models_file import ModelsError
@@ -28,11 +28,14 @@ def main(arguments: list[str] | None = None) -> int:
     if options.port is not None and not 1 <= options.port <= 65535:
         parser.error(f"--port {options.port} is out of range: 1 to 65535.")
     try:
+        check_host(options.host)
         catalog = read_catalog(options.model, options.is_public, may_fetch=not is_offline_mode())
         catalog.default.check()
         for name, reason in catalog.refused.items():
             print(f"{name} is not offered: {reason}", file=sys.stderr)
         worker = DeviceWorker(catalog, MOST_CALLS_PUBLIC if options.is_public else MOST_CALLS)
+        if is_on_zero_gpu():  # each run is a fork of this process: it must have the models, and hold no lock
+            worker.warm_up()
         page = build_app(worker)
         host = options.host or os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1")
         # a proxy in front passes on the name under which it is asked for
@@ -48,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     # Only now: gradio checks that its server answers in time, which it does not while the models' libraries load.
-    threading.Thread(target=worker.warm_up, name="warm-up", daemon=True).start()
+    if not is_on_zero_gpu():
+        threading.Thread(target=worker.warm_up, name="warm-up", daemon=True).start()
     page.block_thread()
     return 0

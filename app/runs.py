@@ -1,5 +1,6 @@
 """The one driver of runs, for all tabs: run ids, start and cancel, progress, failures as sentences."""
 
+import errno
 import logging
 import time
 import uuid
@@ -29,6 +30,7 @@ PROGRESS_SECONDS = 0.7
 TICK_SECONDS = 3  # from one look at a waiting run's place to the next
 LOST_TICKS = 3  # without a sign of a run, after which it counts as refused
 SORRY = "Something went wrong on the server and has been logged; please try again."
+DISK_FULL = "The server's disk is full, so the images cannot be kept. It has been logged; please try again later."
 WAITING = "Waiting for the device: one run at a time…"
 log = logging.getLogger(__name__)
 
@@ -270,6 +272,8 @@ class RunControls:
             trigger_mode="multiple",
             **COMPUTING,
         )
+        # what fails outside of the handler: gradio keeps the images that it shows on the disk
+        end.failure(show_failure, None, controls, **AT_ONCE)
         self.timer.tick(show_place, self.counter, [*controls, self.timer], **AT_ONCE)
         self.cancel.click(cancel, [self.counter, *remembered], [*controls, *outputs], **AT_ONCE)
         model.input(self.reset, self.counter, controls, **AT_ONCE)
@@ -385,6 +389,15 @@ def cancel_runs(counter: RunCounter) -> list[Any]:
     return show_status("Stopped.", busy=False)
 
 
+def show_failure() -> list[Any]:
+    """Show that a run ended without a result, and let the visitor start another.
+
+    Returns:
+        Values for status, start and cancel.
+    """
+    return show_status(SORRY, busy=False, kind="error")
+
+
 def drive(
     handler: Handler, run: Run, arguments: Sequence[Any], restore: Callable[[], Sequence[Any]], num_outputs: int
 ) -> Iterator[list[Any]]:
@@ -418,6 +431,10 @@ def drive(
     except ModelsError as error:
         log.error("%s", error)
         yield [*show_status(f"The models cannot be loaded. {error}", busy=False, kind="error"), *restore()]
+    except OSError as error:
+        log.exception("a run failed")
+        is_full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+        yield [*show_status(DISK_FULL if is_full else SORRY, busy=False, kind="error"), *restore()]
     except Exception:
         log.exception("a run failed")
         yield [*show_status(SORRY, busy=False, kind="error"), *restore()]
