@@ -32,7 +32,7 @@ from latentcrf.training.data import DatasetError, read_image_folder
 from latentcrf.training.loop import RunError
 from latentcrf.training.recording import RecordedRuns, load_recorded_runs
 from latentcrf.training.train import split
-from latentcrf.utils.arguments import int_between
+from latentcrf.utils.arguments import int_between, run_command
 from latentcrf.utils.files import replace_file
 
 
@@ -128,11 +128,11 @@ def main(arguments: list[str] | None = None) -> int:
     with replace_file(options.out / "ablation.csv") as temporary:
         table.assign(precision=precision_name(precision)).to_csv(temporary, index=False, float_format="%.6g")
     with replace_file(options.out / "ablation.md") as temporary:
-        temporary.write_text(f"{format_table(table)}\n{len(held_out)} held-out runs.\n")
+        temporary.write_text(f"{format_table(table)}\n{len(held_out)} held-out runs.\n", encoding="utf-8")
     print(format_table(table))
     print(f"written: {options.out}/ablation.csv, ablation.md; {len(held_out)} held-out runs")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -10,7 +10,7 @@ from analysis.metrics.perceptual import EfficientNetLite0, load_features, load_l
 from analysis.sampling import BYPASS, GUIDANCE
 from latentcrf import LatentCRF
 from latentcrf.precision import add_precision_argument
-from latentcrf.utils.arguments import float_between, int_between
+from latentcrf.utils.arguments import float_between, int_between, output_folder
 from latentcrf.utils.weights import MODELS
 
 COUNT = int_between(1, 1_000_000)
@@ -18,7 +18,7 @@ SEED = int_between(0, 2**32 - 1)
 _FOLDER: dict[str, Any] = {"type": Path, "metavar": "FOLDER"}
 SHARED: dict[str, dict[str, Any]] = {
     "data": _FOLDER | {"default": Path("data/emoji"), "help": "data set (default data/emoji)"},
-    "out": _FOLDER | {"required": True, "help": "folder for what is written"},
+    "out": _FOLDER | {"type": output_folder, "required": True, "help": "folder for what is written"},
     "model": _FOLDER
     | {"default": MODELS / "emoji-ldm", "help": "pipeline of the LDM, or USER/NAME on the hub (default: shipped)"},
     "crf": _FOLDER | {"default": MODELS / "emoji-latentcrf", "help": "bypass CRF (default: shipped)"},

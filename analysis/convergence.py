@@ -19,7 +19,8 @@ from analysis.sampling import STEPS, load_pipeline
 from analysis.studies.convergence import Convergence, compute
 from latentcrf import LatentCRF
 from latentcrf.precision import choose_precision, precision_name
-from latentcrf.utils.arguments import int_between
+from latentcrf.utils.arguments import int_between, run_command
+from latentcrf.utils.files import claim_folder
 
 SAVED = ("prompt", "seeds", "seed", "steps", "guidance", "bypass")  # options that settings.json names
 
@@ -56,8 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(parser, "convergence", arguments)
     try:
         precision = choose_precision(options.precision, "cpu")
+        pipeline, crf = load_pipeline(options.model), LatentCRF.from_pretrained(options.crf).eval()
+        claim_folder(options.out)
         convergence = compute(
-            load_pipeline(options.model), LatentCRF.from_pretrained(options.crf).eval(), options.prompt,
+            pipeline, crf, options.prompt,
             [options.seed + i for i in range(options.seeds)], bypass=tuple(options.bypass), steps=options.steps,
             guidance=options.guidance, precision=precision,
         )  # fmt: skip
@@ -71,4 +74,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -26,7 +26,8 @@ from analysis.sampling import STEPS, load_pipeline
 from analysis.studies import FULL_RUN, LATENTCRF
 from analysis.studies.diversity import COMPARED, MethodImages, compute, tabulate, tabulate_pairs
 from latentcrf.precision import choose_precision, precision_name
-from latentcrf.utils.arguments import int_between
+from latentcrf.utils.arguments import int_between, run_command
+from latentcrf.utils.files import claim_folder
 
 SAVED = ("prompt", "seeds", "seed", "guidance", "steps", "bypass")  # options that settings.json names
 
@@ -75,8 +76,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         precision = choose_precision(options.precision, "cpu")
         lpips, features = load_lpips_argument(options), load_features_argument(options)
+        pipeline, crf = load_pipeline(options.model), load_crf_argument(options)
+        claim_folder(options.out)
         results = compute(
-            load_pipeline(options.model), load_crf_argument(options), lpips, features, options.prompt, seeds, methods,
+            pipeline, crf, lpips, features, options.prompt, seeds, methods,
             steps=options.steps, bypass=tuple(options.bypass), guidance=options.guidance, precision=precision,
         )  # fmt: skip
         settings = {name: getattr(options, name) for name in SAVED}
@@ -91,4 +94,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -19,6 +19,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from PIL import Image
 
+from analysis.sampling import STEPS
 from latentcrf.utils.files import replace_file
 
 CHROME = "kaleido draws PNGs with Chrome or Chromium; name its file in BROWSER_PATH"
@@ -174,7 +175,7 @@ def parse(parser: argparse.ArgumentParser, analysis: str, arguments: Sequence[st
     early.add_argument("--from", dest="settings_file", type=Path)
     file = early.parse_known_args(words)[0].settings_file
     if file is None:
-        return parser.parse_args(words)
+        return _check_bypass(parser, parser.parse_args(words))
     named = {word.split("=")[0] for word in words}
     saved = {name: value for name, value in _read_settings(parser, analysis, file).items() if _flag(name) not in named}
     options, unknown = parser.parse_known_args([*_write_words(saved), *words])
@@ -184,13 +185,22 @@ def parse(parser: argparse.ArgumentParser, analysis: str, arguments: Sequence[st
             parser.error(f"--from {file} names {name!r}, which is no option; accepted are {', '.join(sorted(names))}.")
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return _check_bypass(parser, options)
+
+
+def _check_bypass(parser: argparse.ArgumentParser, options: argparse.Namespace) -> argparse.Namespace:
+    """Refuse a wrong bypass before anything is computed."""
+    first, last = getattr(options, "bypass", (0, 1))
+    steps = getattr(options, "steps", STEPS)
+    if not first < last <= steps:
+        parser.error(f"--bypass {first} {last} must be FIRST below LAST, and LAST at most the {steps} steps.")
     return options
 
 
 def _read_settings(parser: argparse.ArgumentParser, analysis: str, file: Path) -> dict[str, Any]:
     """Read the options that the file names."""
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = json.loads(file.read_text(encoding="utf-8-sig"))  # some editors begin with a mark
         options, name = dict(record["options"]), record["analysis"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         parser.error(f"--from {file} cannot be read as the {SETTINGS} of an analysis: {error!r}.")

@@ -17,6 +17,7 @@ from analysis.arguments import build_parser
 from analysis.export import Results, parse, write_figure, write_results
 from analysis.figures.frontier import draw_frontier
 from analysis.studies.frontier import METRICS, SHIPPED, name_file, read_samples, read_table
+from latentcrf.utils.arguments import run_command
 
 
 def build_results(table: pd.DataFrame, metric: str, all_methods: bool = False, folder: Path | None = None) -> Results:
@@ -76,4 +77,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

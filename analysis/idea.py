@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from analysis.metrics.pixels import to_pixels
 from analysis.sampling import BYPASS, STEPS, decode, load_pipeline, sample
 from latentcrf import LatentCRF, LatentCRFScheduler
+from latentcrf.utils.arguments import run_command
 from latentcrf.utils.weights import MODELS
 
 PROMPT, SEED = "red apple", 5
@@ -129,4 +130,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

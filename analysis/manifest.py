@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from analysis.arguments import build_parser
+from latentcrf.utils.arguments import run_command
 from latentcrf.utils.manifest import ASSETS, MANIFEST, find_damage, write_manifest
 
 
@@ -41,4 +42,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -19,7 +19,8 @@ from analysis.sampling import STEPS, load_pipeline
 from analysis.studies.walkthrough import PROMPT, SOLVED, Walkthrough, compute
 from latentcrf import Finisher, LatentCRF
 from latentcrf.precision import choose_precision
-from latentcrf.utils.arguments import int_between
+from latentcrf.utils.arguments import int_between, run_command
+from latentcrf.utils.files import claim_folder
 
 
 def build_results(walkthrough: Walkthrough) -> Results:
@@ -74,8 +75,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(parser, "method", arguments)
     try:
         precision = choose_precision(options.precision, "cpu")
+        pipeline, crf = load_pipeline(options.model), load_crf_argument(options)
+        claim_folder(options.out)
         walkthrough = compute(
-            load_pipeline(options.model), load_crf_argument(options), options.prompt, options.seed,
+            pipeline, crf, options.prompt, options.seed,
             bypass=tuple(options.bypass), steps=options.steps, guidance=options.guidance,
             iterations=options.iterations, finisher=load_finisher(options), precision=precision,
         )  # fmt: skip
@@ -88,4 +91,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

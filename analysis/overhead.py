@@ -31,7 +31,7 @@ from analysis.markdown import format_markdown_table
 from analysis.sampling import BYPASS, GUIDANCE, STEPS, load_pipeline, use_scheduler
 from analysis.studies import FULL_RUN, LATENTCRF
 from latentcrf import Finisher, LatentCRF, LatentCRFScheduler
-from latentcrf.utils.arguments import int_between
+from latentcrf.utils.arguments import int_between, run_command
 from latentcrf.utils.files import replace_file
 from latentcrf.utils.weights import MODELS
 
@@ -154,7 +154,7 @@ def profile_run(run: Callable[[], Any], keep: Path | None = None) -> dict[str, f
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "trace.json")
         profiler.export_chrome_trace(str(file))
-        text = file.read_text()
+        text = file.read_text(encoding="utf-8")
     if keep is not None:
         with replace_file(keep) as temporary:
             temporary.write_bytes(gzip.compress(text.encode(), compresslevel=3))
@@ -254,4 +254,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

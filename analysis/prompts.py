@@ -55,7 +55,7 @@ def read_file(path: str | Path) -> list[str]:
         PromptsError: it is no such file, or holds no prompt.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise PromptsError(f"{path} cannot be read as a text of prompts: {error}.") from error
     if Path(path).suffix.lower() == ".tsv":

@@ -26,7 +26,7 @@ from analysis.studies.quality import Quality, Sampling, measure_autoencoder, mea
 from latentcrf import LatentCRF
 from latentcrf.precision import choose_precision, precision_name
 from latentcrf.training.data import DatasetError, read_image_folder
-from latentcrf.utils.arguments import int_between
+from latentcrf.utils.arguments import int_between, run_command
 from latentcrf.utils.files import replace_file
 from latentcrf.utils.weights import MODELS
 
@@ -178,4 +178,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

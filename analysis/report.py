@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.markdown import format_markdown_table
+from latentcrf.utils.arguments import run_command
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
@@ -598,4 +599,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

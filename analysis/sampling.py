@@ -59,7 +59,7 @@ def load_pipeline(
     index = Path(folder, "model_index.json")
     if not index.is_file():
         raise FileNotFoundError(f"{folder} is no pipeline folder: it has no model_index.json.")
-    kind = json.loads(index.read_text()).get("_class_name")
+    kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
     if kind not in PIPELINES:
         raise ValueError(f"{folder} holds a {kind}; accepted are {' and '.join(PIPELINES)}.")
     check_shipped(folder)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from latentcrf.training.processes import TIMEOUT
 from latentcrf.utils.content_hash import content_hash
-from latentcrf.utils.files import replace_file
+from latentcrf.utils.files import claim_folder, replace_file
 
 Arrays = dict[str, np.ndarray]
 KEY, SETTINGS = "key.txt", "settings.json"
@@ -94,18 +94,21 @@ def open_folder(
         The hash of settings and networks.
 
     Raises:
+        OSError: another command writes into the folder.
         ValueError: the folder holds parts of other settings; the message names the first that differs.
     """
+    if state.is_main_process:
+        claim_folder(folder)
     key = content_hash(dict(settings), *networks.values())
     key_file, settings_file = folder / KEY, folder / SETTINGS
-    if state.is_main_process and not (key_file.exists() and key_file.read_text() == key):
+    if state.is_main_process and not (key_file.exists() and key_file.read_text(encoding="utf-8") == key):
         described = {name: _describe(value) for name, value in settings.items()}
         described |= {name: content_hash(network) for name, network in networks.items()}
         if not key_file.exists():
             with replace_file(settings_file) as temporary:
                 temporary.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
             with replace_file(key_file) as temporary:
-                temporary.write_text(key)
+                temporary.write_text(key, encoding="utf-8")
         else:
             stored = json.loads(settings_file.read_text(encoding="utf-8")) if settings_file.exists() else {}
             raise ValueError(
@@ -113,7 +116,7 @@ def open_folder(
                 "Choose another --out, or remove that folder."
             )
     state.wait_for_everyone()
-    if not key_file.exists() or key_file.read_text() != key:
+    if not key_file.exists() or key_file.read_text(encoding="utf-8") != key:
         raise ValueError(
             f"process {state.process_index} finds {folder} missing or of other settings: the processes need one folder "
             "that all of them see, the same options and the same files."

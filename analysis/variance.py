@@ -31,7 +31,7 @@ from analysis.studies.variance import QUANTITIES, compute, summarize
 from latentcrf import LatentCRF, LatentCRFScheduler
 from latentcrf.precision import choose_precision, precision_name
 from latentcrf.training.data import DatasetError, read_metadata
-from latentcrf.utils.arguments import int_between
+from latentcrf.utils.arguments import int_between, run_command
 from latentcrf.utils.files import replace_file
 
 SAVED = ("prompts", "text", "seed", "guidance", "steps", "batch_size")  # options that settings.json names
@@ -188,4 +188,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

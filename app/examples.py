@@ -151,7 +151,7 @@ def write_example(folder: Path, name: str, value: Any, quality: int | None = Non
         )
     if writer.arrays:
         save_file(writer.arrays, folder / f"{name}.safetensors")
-    (folder / f"{name}.json").write_text(json.dumps(record) + "\n")
+    (folder / f"{name}.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
 
 
 @cache
@@ -249,7 +249,7 @@ def read_about(folder: Path = FOLDER) -> dict[str, Any]:
         command, date, times (how they were measured), origin (the weights' hashes); empty where there are no examples.
     """
     path = folder / ABOUT
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def describe_example(shown: str, end: str = "") -> str:

@@ -65,11 +65,18 @@ def build_app(worker: DeviceWorker) -> gr.Blocks:
         menu.connect()
         connect_form(worker.catalog, form)
         with gr.Accordion("Glossary", open=False, elem_id="glossary") as glossary:
-            gr.Markdown(GLOSSARY.read_text().removeprefix("# Glossary\n"))
+            gr.Markdown(GLOSSARY.read_text(encoding="utf-8").removeprefix("# Glossary\n"))
         opened = glossary_button.click(lambda: gr.update(open=True), None, glossary, **AT_ONCE)
         opened.then(None, None, None, js=SHOW_GLOSSARY_JS, queue=False, api_visibility="private")
         for script in ("page.js", "talk.js"):
-            app.load(None, None, None, js=(STATIC / script).read_text(), queue=False, api_visibility="private")
+            app.load(
+                None,
+                None,
+                None,
+                js=(STATIC / script).read_text(encoding="utf-8"),
+                queue=False,
+                api_visibility="private",
+            )
         api.build(worker)
     return guard_queue(app.queue(max_size=MAX_QUEUE, api_open=False))
 

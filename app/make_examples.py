@@ -112,7 +112,7 @@ def make_examples(worker: DeviceWorker, folder: Path, names: Sequence[str] = EXA
         quality = METHOD_QUALITY if name == METHOD else None
         write_example(folder, name, find_outcome(handler(run, *values, False)), quality)
         print(f"{name} is done")
-    (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+    (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
 def describe_times(worker: DeviceWorker) -> str:

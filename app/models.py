@@ -388,7 +388,7 @@ def read_config(source: Source, name: str, may_fetch: bool = True) -> dict[str, 
     if path is None:
         raise ModelsError(f"{source.place}/{name} is missing. Is it the folder of a pipeline, and complete?")
     try:
-        config = json.loads(path.read_text())
+        config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         config = None
     if not isinstance(config, dict):
@@ -514,7 +514,7 @@ def pin(path: Path = MODELS_FILE, api: HfApi | None = None) -> dict[str, str]:
     """
     api = api or HfApi()
     commits: dict[str, str] = {}
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     for entry in read_entries(path):
         for key in (key for key in SOURCES if key in entry):
             source = Source.parse(entry[key], ROOT)
@@ -529,7 +529,7 @@ def pin(path: Path = MODELS_FILE, api: HfApi | None = None) -> dict[str, str]:
             commits[source.place] = commit
             text = text.replace(json.dumps(entry[key]), json.dumps(f"{source.place}@{commit}"))
     new = path.with_suffix(".new")
-    new.write_text(text)
+    new.write_text(text, encoding="utf-8")
     os.replace(new, path)
     return commits
 

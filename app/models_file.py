@@ -115,7 +115,7 @@ def read_entries(path: Path) -> list[dict[str, Any]]:
         ModelsError: it is not as described in docs/page.md; the message names entry and key.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ModelsError(f"{path} cannot be read: {error.strerror}.") from None
     except ValueError as error:

@@ -139,7 +139,7 @@ def check_front_matter(root: Path, files: list[str]) -> Iterator[str]:
     missing = [name for name in FIELDS if front.get(name) in (None, "", [])]
     if missing:
         yield f"README.md: its front matter lacks {', '.join(missing)}."
-    pins = re.findall(r"^gradio==(.+)$", (root / "constraints.txt").read_text(), flags=re.MULTILINE)
+    pins = re.findall(r"^gradio==(.+)$", (root / "constraints.txt").read_text(encoding="utf-8"), flags=re.MULTILINE)
     hardware = str(front.get("suggested_hardware"))
     python = str(front.get("python_version"))
     checks = {

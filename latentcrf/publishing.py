@@ -19,6 +19,7 @@ from safetensors import safe_open
 
 from latentcrf.card import write_card
 from latentcrf.model import LatentCRF
+from latentcrf.utils.arguments import run_command
 
 MODELS = ("latentcrf", "finisher")  # what a run's folder calls its model
 OPTIONS = "options.json"  # what a training writes
@@ -64,7 +65,7 @@ def read_recipe(model: Path) -> dict[str, Any]:
     """
     file = model.parent / OPTIONS
     try:
-        options = json.loads(file.read_text())
+        options = json.loads(file.read_text(encoding="utf-8"))
         items = options.items()
     except (OSError, ValueError, AttributeError):
         raise PublishingError(
@@ -163,4 +164,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -677,7 +677,7 @@ class LatentCRFScheduler(SchedulerMixin):
             settings["finisher_iterations"] = finisher.num_iterations
         settings["vae_round_trip"] = self._needs_vae or isinstance(self.finisher, VAERoundTrip)
         with replace_file(Path(save_directory) / SETTINGS) as path:
-            path.write_text(json.dumps(settings, indent=2) + "\n")
+            path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         if push_to_hub:
             name = kwargs.pop("repo_id", Path(save_directory).name)
             repo = create_repo(name, exist_ok=True, private=kwargs.pop("private", None), token=kwargs.get("token"))
@@ -705,8 +705,10 @@ class LatentCRFScheduler(SchedulerMixin):
         folder = Path(pretrained_model_name_or_path, subfolder or "")
         if not (folder / SETTINGS).is_file():
             raise FileNotFoundError(f"{folder / SETTINGS} is missing: the folder holds no LatentCRFScheduler.")
-        settings = json.loads((folder / SETTINGS).read_text())
-        inner = find_scheduler_class(json.loads((folder / SCHEDULER_CONFIG_NAME).read_text())["_class_name"])
+        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        inner = find_scheduler_class(
+            json.loads((folder / SCHEDULER_CONFIG_NAME).read_text(encoding="utf-8"))["_class_name"]
+        )
         loaded = cls(
             inner.from_pretrained(folder),
             LatentCRF.from_pretrained(folder / "crf") if settings["crf"] else None,

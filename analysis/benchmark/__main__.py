@@ -29,7 +29,7 @@ from analysis.arguments import COUNT, add_arguments, build_parser
 from analysis.benchmark.run import NETWORKS, run_benchmark
 from analysis.benchmark.tables import format_overview
 from latentcrf.training.data import DatasetError
-from latentcrf.utils.arguments import int_between
+from latentcrf.utils.arguments import int_between, run_command
 
 
 def build_arguments() -> argparse.ArgumentParser:
@@ -83,4 +83,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

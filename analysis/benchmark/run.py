@@ -312,7 +312,7 @@ def run_benchmark(options: argparse.Namespace) -> pd.DataFrame | None:
         with replace_file(options.out / f"{name}.csv") as temporary:
             frame.to_csv(temporary, index=False, float_format="%.6g")
     with replace_file(options.out / "benchmark.md") as temporary:
-        temporary.write_text(format_overview(table))
+        temporary.write_text(format_overview(table), encoding="utf-8")
     write_samples(methods, arrays, task, pipeline, options.out / "samples")
     if HEADLINE in methods:
         write_pairs(arrays, task, pipeline, options.out / "pairs.webp")

@@ -263,7 +263,7 @@ def read_shipped(model_set: ModelSet) -> Outcome | None:
     if not model_set.is_embedded:
         return None
     try:
-        options = json.loads((SHIPPED / "settings.json").read_text())["options"]
+        options = json.loads((SHIPPED / "settings.json").read_text(encoding="utf-8"))["options"]
         outcome = Outcome(pd.read_csv(SHIPPED / "variance.csv"), options, True)
         return outcome if outcome.bypass and outcome.steps else None
     except (OSError, ValueError, KeyError, TypeError):

@@ -105,7 +105,7 @@ def read_method(model_set: ModelSet) -> dict[str, str]:
         Markdown by the section's name, in order. A section begins with its heading and ends with a question, whose
         answer is hidden.
     """
-    text = Path(__file__).with_name("method.md").read_text()
+    text = Path(__file__).with_name("method.md").read_text(encoding="utf-8")
     channels, height, width = model_set.latent_shape
     for name, value in {
         "image": "{} × {} pixels".format(*model_set.image_size),

@@ -8,14 +8,14 @@ from latentcrf.training.data import DataSource
 from latentcrf.training.presets import PRESETS
 from latentcrf.training.processes import best_device
 from latentcrf.training.recording import HELD_OUT_EVERY
-from latentcrf.utils.arguments import float_between, int_between
+from latentcrf.utils.arguments import float_between, int_between, output_folder
 
 MINUTES = 60.0  # of a run that names no budget
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of every training run: folder, budget, resuming, seed, precision, accumulation, log."""
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the run")
+    parser.add_argument("--out", type=output_folder, required=True, metavar="DIR", help="folder of the run")
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument(
         "--minutes",

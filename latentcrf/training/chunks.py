@@ -211,7 +211,7 @@ def check_manifest(folder: Path, manifest: dict[str, Any]) -> str:
         if folder.is_dir() and any(folder.glob("[0-9]*.safetensors")):
             raise RunError(f"{folder} holds recordings without {MANIFEST}: remove it, or choose another folder.")
         with replace_file(path) as temporary:
-            temporary.write_text(json.dumps(manifest, indent=2) + "\n")
+            temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         return content_hash(written)
     before = read_manifest(folder)
     if before["kind"] != written["kind"]:
@@ -237,7 +237,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         RunError: it holds none.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RunError(f"{folder} holds no recorded runs.") from error
     except (OSError, ValueError) as error:

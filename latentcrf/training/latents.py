@@ -188,7 +188,7 @@ def encode_data(ldm: LDM, source: DataSource, folder: Path) -> RealLatents:
         if state.is_main_process:
             _write_index(folder, settings)
         state.wait_for_everyone()
-    index = json.loads((folder / INDEX).read_text())
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     _check_settings(folder / INDEX, index["settings"], settings)
     if state.is_main_process:
         print(_describe(index), flush=True)
@@ -261,7 +261,7 @@ def _write_index(folder: Path, settings: dict[str, Any]) -> None:
         images += len(metadata["variants"])
     index = {"settings": settings, "files": len(paths), "images": images, "skipped": skipped}
     with replace_file(folder / INDEX) as temporary:
-        temporary.write_text(json.dumps(index) + "\n")
+        temporary.write_text(json.dumps(index) + "\n", encoding="utf-8")
 
 
 def _describe(index: dict[str, Any]) -> str:

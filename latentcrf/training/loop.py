@@ -39,7 +39,7 @@ from tqdm import tqdm
 
 from latentcrf.precision import precision_name
 from latentcrf.training.processes import best_device, find_processes
-from latentcrf.utils.files import replace_file
+from latentcrf.utils.files import claim_folder, replace_file
 
 REPORT_SECONDS = 600.0
 LOG_STEPS = 10  # between lines of the progress bar and of TensorBoard
@@ -315,11 +315,11 @@ def _append_csv(path: Path, row: dict[str, float]) -> None:
     """Append a row; a new column is added to the whole file."""
     rows: list[dict[str, Any]] = []
     if path.exists():
-        with open(path, newline="") as file:
+        with open(path, encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
     rows.append({name: f"{value:.6g}" for name, value in row.items()})
     columns = list(dict.fromkeys(name for each in rows for name in each))
-    with replace_file(path) as temporary, open(temporary, "w", newline="") as file:
+    with replace_file(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         writer.writerows(rows)
@@ -416,14 +416,19 @@ def save_options(options: argparse.Namespace) -> None:
         options: of the command line, with `out` and `resume`.
 
     Raises:
-        RunError: the folder holds a run and `resume` is false, or the run was begun with other options than
-            `CHANGEABLE`.
+        RunError: another command writes into the folder, it holds a run and `resume` is false, or the run was begun
+            with other options than `CHANGEABLE`.
     """
     path = options.out / OPTIONS
+    if find_processes().is_main_process:
+        try:
+            claim_folder(options.out)
+        except OSError as error:
+            raise RunError(str(error)) from error
     values = {name: _to_json(value) for name, value in vars(options).items()}
     if is_begun(options.out, options.resume):
         try:
-            before = json.loads(path.read_text())
+            before = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunError(f"{path} cannot be read, so the options of the run are unknown: {error}.") from error
         differences = [
@@ -438,7 +443,7 @@ def save_options(options: argparse.Namespace) -> None:
             )
     if find_processes().is_main_process:
         with replace_file(path) as temporary:
-            temporary.write_text(json.dumps(values, indent=2) + "\n")
+            temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def _to_json(value: Any) -> Any:

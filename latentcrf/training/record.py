@@ -13,7 +13,6 @@ folder with `--recordings`, the same `--chunk` and the same `--precision`.
 
 import argparse
 import sys
-from pathlib import Path
 
 from latentcrf.precision import add_precision_argument
 from latentcrf.training.arguments import add_data_arguments, check_chunk, find_source, parse_arguments
@@ -23,7 +22,7 @@ from latentcrf.training.ldm import load_ldm
 from latentcrf.training.loop import RunError
 from latentcrf.training.processes import best_device, find_processes
 from latentcrf.training.recording import HELD_OUT_EVERY, RecordingSettings, record_runs
-from latentcrf.utils.arguments import int_between
+from latentcrf.utils.arguments import int_between, output_folder, run_command
 
 
 def record(options: argparse.Namespace) -> None:
@@ -55,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--base", required=True, metavar="PIPELINE", help="the LDM: folder or hub id of a pipeline")
     add_data_arguments(parser)
-    add("--out", type=Path, required=True, metavar="DIR", help="folder of the recordings")
+    add("--out", type=output_folder, required=True, metavar="DIR", help="folder of the recordings")
     add("--runs", type=int_between(16, 1_000_000), required=True, metavar="N", help="LDM runs, 16 to 1000000")
     add("--static", metavar="FOLDER",
         help="LatentCRF of the static form: record final latents and what the finisher's teacher makes of them "
@@ -86,4 +85,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

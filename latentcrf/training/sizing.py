@@ -32,6 +32,7 @@ from latentcrf.training.presets import PRESETS, Preset, with_overrides
 from latentcrf.training.processes import find_processes
 from latentcrf.training.recording import COARSE_SCHEDULERS, CoarseSteps, RecordedRuns, RecordingSettings, compute_levels
 from latentcrf.training.stages import Denoising, Distillation, Stage, draw_iterations, finish
+from latentcrf.utils.arguments import run_command
 
 STEPS = 10  # of a dry run, a stage
 KEPT = 5  # times the CRF's weights in memory: weights, gradients, two moments, their average
@@ -540,4 +541,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -25,7 +25,6 @@ model is a mean with the weights of --init-from (WiSE-FT, arXiv 2109.01903).
 import argparse
 import csv
 import math
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -69,7 +68,7 @@ from latentcrf.training.recording import (
 )
 from latentcrf.training.sizing import dry_run
 from latentcrf.training.stages import Denoising, Distillation, Refinement, Stage, to_device
-from latentcrf.utils.arguments import float_between
+from latentcrf.utils.arguments import float_between, run_command
 from latentcrf.utils.weights import find_weights
 
 PAPER_BYPASS = (33, 49)  # of 50 steps, where progress is measured
@@ -146,7 +145,7 @@ def least_relative_error(log: Path) -> float:
     """Return the least `relative_error` in a run's log.csv so far; infinity where there is none."""
     if not log.exists():
         return math.inf
-    with open(log, newline="") as file:
+    with open(log, encoding="utf-8", newline="") as file:
         rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
     return min((relative_error(row) for row in rows), default=math.inf)
 
@@ -244,4 +243,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

