@@ -225,6 +225,10 @@ def compare(methods: Sequence[Method], arrays: Mapping[str, Arrays]) -> pd.DataF
     return pd.DataFrame(rows)
 
 
+ABSENT = "-"
+WHY_ABSENT = f"\n{ABSENT}: not defined for so few prompts or seeds, or for images that are all alike.\n"
+
+
 def format_overview(table: pd.DataFrame) -> str:
     """Format all methods with their headline metrics, as far as they were computed, as Markdown.
 
@@ -236,10 +240,10 @@ def format_overview(table: pd.DataFrame) -> str:
 
     def format_interval(row: pd.Series, name: str, digits: int, factor: float = 1) -> str:
         if name not in row or pd.isna(row[name]):
-            return ""
+            return ABSENT if name in row else ""
         sign = "+" if name.endswith("_difference") else ""
         value, low, high = (f"{factor * row[name + end]:{sign}.{digits}f}" for end in ("", "_low", "_high"))
-        return f"{value} ({low} to {high})"
+        return f"{value} ({ABSENT if 'nan' in (low, high) else f'{low} to {high}'})"
 
     rows = [
         [
@@ -250,6 +254,7 @@ def format_overview(table: pd.DataFrame) -> str:
         ]
         for _, row in table.iterrows()
     ]  # fmt: skip
-    measured = [column for column in range(len(titles)) if any(row[column] for row in rows)]
+    measured = [column for column in range(len(titles)) if any(row[column].strip(ABSENT) for row in rows)]
     shown = [[each[column] for column in measured] for each in (titles, *rows)]
-    return format_markdown_table(shown[0], shown[1:]) + "\n"
+    lacks = any(cell == ABSENT or cell.endswith(f"({ABSENT})") for row in shown[1:] for cell in row)
+    return format_markdown_table(shown[0], shown[1:]) + "\n" + (WHY_ABSENT if lacks else "")

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from analysis.metrics.pixels import check_images
+
 
 @torch.inference_mode()
 def lpips_matrix(model: Any, images: Tensor, batch_size: int = 32) -> Tensor:
@@ -23,7 +25,11 @@ def lpips_matrix(model: Any, images: Tensor, batch_size: int = 32) -> Tensor:
 
     Returns:
         (n, n), symmetric, on the CPU.
+
+    Raises:
+        ValueError: as of `check_images`.
     """
+    check_images(images, 31)
     layers: list[list[Tensor]] = [[] for _ in model.lins]
     for batch in images.split(batch_size):
         for layer, lin, features in zip(layers, model.lins, model.net(model.scaling_layer(batch)), strict=True):

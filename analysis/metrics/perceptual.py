@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from analysis.metrics.pixels import check_same_shape
+from analysis.metrics.pixels import check_images, check_same_shape
 from latentcrf.training.perceptual import load_lpips as load_lpips
 from latentcrf.utils.weights import IMAGENET_MEAN, IMAGENET_STD, read_weights
 
@@ -25,9 +25,11 @@ def lpips(model: nn.Module, images: Tensor, reference: Tensor, batch_size: int =
         (B,); 0: equal images.
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: the shapes differ, or as of `check_images`: AlexNet reads 31 pixels at least.
     """
     check_same_shape(images, reference)
+    for each in (images, reference):
+        check_images(each, 31)
     pairs = zip(images.split(batch_size), reference.split(batch_size), strict=True)
     return torch.cat([model(a, b).flatten() for a, b in pairs])
 
@@ -86,8 +88,7 @@ class EfficientNetLite0(nn.Module):
         self.classifier = nn.Linear(1280, 1000)
 
     def forward(self, images: Tensor) -> Tensor:
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(f"images must be (B, 3, H, W) in [-1, 1], got shape {tuple(images.shape)}.")
+        check_images(images)
         size = (self.SIZE, self.SIZE)
         x = F.interpolate(images, size, mode="bicubic", align_corners=False, antialias=True).clamp(-1, 1)
         x = ((x + 1) / 2 - x.new_tensor(IMAGENET_MEAN).view(3, 1, 1)) / x.new_tensor(IMAGENET_STD).view(3, 1, 1)

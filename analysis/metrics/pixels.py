@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+OVERSHOOT = 1.5  # largest absolute value of an image
+
 
 def to_images(pixels: np.ndarray | Tensor) -> Tensor:
     """Convert pixels to images.
@@ -47,6 +49,28 @@ def check_same_shape(a: Tensor, b: Tensor) -> None:
         raise ValueError(f"the two batches must have the same shape, got {tuple(a.shape)} and {tuple(b.shape)}.")
 
 
+def check_images(images: Tensor, smallest: int = 1) -> None:
+    """Check that a metric gets the images that it is made for.
+
+    Args:
+        images: any tensor.
+        smallest: number of pixels that a side must have, default 1.
+
+    Raises:
+        ValueError: they are not (B, 3, H, W) of floats about [-1, 1], or too small. A decoder may overshoot by half.
+    """
+    wanted = "images must be (B, 3, H, W), floats in [-1, 1]"
+    if images.ndim != 4 or images.shape[1] != 3 or not len(images):
+        raise ValueError(f"{wanted}; got shape {tuple(images.shape)}.")
+    if min(images.shape[2:]) < smallest:
+        raise ValueError(f"{wanted}, each side {smallest} pixels or more; got shape {tuple(images.shape)}.")
+    if not images.is_floating_point():
+        raise ValueError(f"{wanted}; got {str(images.dtype).removeprefix('torch.')}: `to_images` converts pixels.")
+    low, high = images.aminmax()
+    if not (low >= -OVERSHOOT and high <= OVERSHOOT):  # NaN is neither
+        raise ValueError(f"{wanted}; got values from {low.item():g} to {high.item():g}.")
+
+
 def psnr(images: Tensor, reference: Tensor) -> Tensor:
     """Compute the peak signal-to-noise ratio of each image.
 
@@ -58,9 +82,11 @@ def psnr(images: Tensor, reference: Tensor) -> Tensor:
         (B,) in dB; the peak is 2, the width of [-1, 1]. Infinite for equal images.
 
     Raises:
-        ValueError: the shapes differ.
+        ValueError: the shapes differ, or as of `check_images`.
     """
     check_same_shape(images, reference)
+    for each in (images, reference):
+        check_images(each)
     return 10 * torch.log10(4 / (images - reference).square().flatten(1).mean(1))
 
 
@@ -89,7 +115,11 @@ def edge_strength(images: Tensor) -> Tensor:
 
     Returns:
         (B,), the change a pixel in units of [-1, 1].
+
+    Raises:
+        ValueError: as of `check_images`.
     """
+    check_images(images, 3)
     grey = images.float().mean(1, keepdim=True)
     sobel = grey.new_tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]) / 8
     gradient = F.conv2d(grey, torch.stack([sobel, sobel.T])[:, None])

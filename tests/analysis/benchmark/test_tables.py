@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis.benchmark.methods import Method
@@ -170,3 +171,15 @@ def test_table_markdown_and_figure() -> None:
     assert "KID" in figure.layout.yaxis.title.text and "time" in figure.layout.xaxis.title.text.lower()
     with pytest.raises(ValueError, match="'lpips_full' is not in the table; accepted are kid, r_at_5"):
         draw_frontier(table, "lpips_full")
+
+
+def test_what_is_not_defined_is_a_dash_with_its_reason() -> None:
+    """Two prompts with one seed have no diversity and no interval."""
+    row = {"method": "DDIM-50", "network_evaluations": 100, "prompts": 2, "time_ratio": 1.0, "time_ratio_low": 0.9}
+    row |= {"time_ratio_high": 1.1, "lpips_full": 0.0, "lpips_full_low": np.nan, "lpips_full_high": np.nan}
+    row |= dict.fromkeys((f"kid_difference{end}" for end in ("", "_low", "_high")), np.nan)
+    other = row | {"kid_difference": 0.001, "kid_difference_low": 0.0, "kid_difference_high": 0.002}
+    text = format_overview(pd.DataFrame([row, other]))
+    assert "| 0.000 (-) |" in text and "| - |" in text and "nan" not in text.lower()
+    assert text.endswith("-: not defined for so few prompts or seeds, or for images that are all alike.\n")
+    assert "KID" not in format_overview(pd.DataFrame([row])) and "pairwise" not in text

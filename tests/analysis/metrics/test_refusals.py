@@ -1,0 +1,45 @@
+"""Metrics refuse images of another range, shape or size with a sentence."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from analysis.metrics.diversity import lpips_matrix
+from analysis.metrics.perceptual import EfficientNetLite0, lpips
+from analysis.metrics.pixels import edge_strength, psnr
+
+METRICS: dict[str, Callable[[Tensor], Any]] = {
+    "psnr": lambda images: psnr(images, images),
+    "edges": edge_strength,
+    "lpips": lambda images: lpips(torch.nn.Identity(), images, images),
+    "pairs": lambda images: lpips_matrix(None, images),
+    "features": lambda images: EfficientNetLite0.forward(None, images),  # type: ignore[arg-type]
+}
+GOOD = torch.zeros(2, 3, 40, 40)
+BAD: dict[str, tuple[Tensor, str]] = {
+    "uint8": (GOOD.byte(), "got uint8: `to_images` converts"),
+    "0 to 255": (GOOD + 200, "got values from 200 to 200"),
+    "NaN": (GOOD * float("nan"), "got values from nan to nan"),
+    "one channel": (GOOD[:, :1], r"got shape \(2, 1, 40, 40\)"),
+    "one image": (GOOD[0], r"got shape \(3, 40, 40\)"),
+    "channels last": (GOOD.permute(0, 2, 3, 1), r"got shape \(2, 40, 40, 3\)"),
+    "none": (GOOD[:0], r"got shape \(0, 3, 40, 40\)"),
+}
+
+
+@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("bad", BAD)
+def test_what_is_no_image_is_refused(name: str, bad: str) -> None:
+    images, words = BAD[bad]
+    with pytest.raises(ValueError, match=words):
+        METRICS[name](images)
+
+
+@pytest.mark.parametrize("name", ["lpips", "pairs"])
+def test_images_too_small_for_the_network_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="31 pixels or more"):
+        METRICS[name](GOOD[:, :, :30])
+    assert psnr(GOOD * 1.2, GOOD).shape == (2,)  # a decoder overshoots
