@@ -63,7 +63,7 @@ def choose_gpu_seconds(name: str, *arguments: Any, **_: Any) -> int:
     settings = next((each for each in arguments if isinstance(each, Settings)), None)
     if settings is None:
         return GPU_LONGEST
-    images = 1  # pairs of images, or one a seed and method
+    images = settings.images if name == "compare" else 1  # pairs of images, or one a seed and method
     if name == "run_variance":
         images = len(arguments[0])
     elif name == "run_convergence":

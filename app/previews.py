@@ -75,7 +75,7 @@ def load_preview(folder: Path, vae: Any) -> Tensor:
         (C + 1, 3).
     """
     if (folder / FILE).is_file():
-        return torch.tensor(json.loads((folder / FILE).read_text())["matrix"])
+        return torch.tensor(json.loads((folder / FILE).read_text(encoding="utf-8"))["matrix"])
     images = draw_smooth_pictures()
     with torch.inference_mode():
         latents = torch.cat([vae.encode(each).latent_dist.mode() for each in images.to(vae.dtype).split(1)])
@@ -122,7 +122,8 @@ def main() -> int:
     rows = [[round(value, 4) for value in row] for row in matrix.tolist()]
     path = model_set.model.folder / FILE
     path.write_text(
-        json.dumps({"command": "python -m app.previews", "explained": round(explained, 3), "matrix": rows}) + "\n"
+        json.dumps({"command": "python -m app.previews", "explained": round(explained, 3), "matrix": rows}) + "\n",
+        encoding="utf-8",
     )
     write_manifest()
     print(f"written: {path}; it explains {explained:.0%} of the variance of an unseen prompt's pixels")

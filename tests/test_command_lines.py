@@ -50,6 +50,7 @@ def test_wrong_options_are_refused_before_anything_is_loaded(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.slow
 def test_settings_are_utf8_whatever_the_locale_with_or_without_a_mark(tmp_path: Path) -> None:
     record = json.dumps({"analysis": "method", "options": {"prompt": "Äpfel"}}, ensure_ascii=False)
     for mark in ("utf-8", "utf-8-sig"):
@@ -77,6 +78,7 @@ def test_each_text_file_is_read_and_written_as_utf8() -> None:
                     assert named or not is_text, f"{path}:{node.lineno}"
 
 
+@pytest.mark.slow
 def test_a_full_disk_names_the_file_and_leaves_no_half(tmp_path: Path) -> None:
     """A limit on the size of files fails as a full disk does: while writing, in an error without a name."""
     path = tmp_path / "runs.csv"
@@ -100,6 +102,7 @@ def test_an_error_that_names_its_file_stays(tmp_path: Path) -> None:
     assert raised.value.filename == str(tmp_path / "absent")
 
 
+@pytest.mark.slow
 def test_two_commands_at_once_on_one_folder_are_refused(tmp_path: Path) -> None:
     claim_folder(tmp_path / "out")
     claim_folder(tmp_path / "out")  # the same command may, again
@@ -116,6 +119,7 @@ def test_two_commands_at_once_on_one_folder_are_refused(tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_stopping_a_command_ends_it_with_a_line_and_130(tmp_path: Path) -> None:
     code = f"""if True:
         import time

@@ -12,7 +12,8 @@ try:
 except ImportError:  # Windows: two commands at once on one folder are not noticed there
     fcntl = None  # type: ignore[assignment]
 
-_claimed: dict[Path, int] = {}  # descriptors of folders, open as long as this process lives
+# Descriptors of folders by device and inode, as a folder may be moved; open as long as this process lives.
+_claimed: dict[tuple[int, int], int] = {}
 
 
 def claim_folder(folder: str | Path) -> None:
@@ -26,7 +27,8 @@ def claim_folder(folder: str | Path) -> None:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if fcntl is None or folder.resolve() in _claimed:
+    key = (folder.stat().st_dev, folder.stat().st_ino)
+    if fcntl is None or key in _claimed:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -37,7 +39,7 @@ def claim_folder(folder: str | Path) -> None:
     except OSError:  # a file system without locks
         os.close(descriptor)
         return
-    _claimed[folder.resolve()] = descriptor
+    _claimed[key] = descriptor
 
 
 @contextmanager
