@@ -53,7 +53,7 @@ def main() -> None:
     small = replace(own, steps=10, bypass_start=3, bypass_end=8, iterations=2)
     found = {}
     for work, arguments in (
-        ("compare", (small, True)),
+        ("compare", (small, True, None)),
         ("run_variance", (["red apple"], [0], small, 1)),
         ("run_convergence", (small, [0])),
         ("run_diversity", ("red apple", [0, 1], ["full run", "LatentCRF"], small)),
