@@ -89,7 +89,10 @@ def fuzz(page: gr.Blocks, worker: DeviceWorker, cases: int, seed: int = SEED) ->
     chance, statuses = random.Random(seed), dict[int, int]()
     for case in range(cases):
         path, body = draw_request(page, chance)
-        status, text, _ = ask(page, path, body)
+        try:
+            status, text, _ = ask(page, path, body, timeout=60)
+        except TimeoutError:
+            raise AssertionError(f"case {case} of seed {seed}: {path} {str(body)[:600]}: no answer") from None
         statuses[status] = statuses.get(status, 0) + 1
         where = f"case {case} of seed {seed}: {path} {str(body)[:600]}: {status} {text[:600]}"
         assert status < 500 or status == 503 or is_sentence(text), where
@@ -121,6 +124,7 @@ def check_alive(page: gr.Blocks) -> None:
 
 def serve_held(worker: DeviceWorker) -> Iterator[gr.Blocks]:
     """Serve the page whose device is held."""
+    worker.call("count_diversity_calls", [], 1, 50, (33, 49))  # imports the libraries
     with serve(worker) as page, worker._device:
         ask(page, "/")
         yield page
