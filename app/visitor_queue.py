@@ -101,8 +101,8 @@ class Place(NamedTuple):
 class VisitorQueue(Queue):
     """A queue that drops what nobody can receive, and goes on after a failure.
 
-    A session has one computation that runs and one that waits, an address `MAX_WAITING_OF_ADDRESS` that wait, and all
-    together `MAX_WAITING`; more is refused with a sentence.
+    A session has one computation that runs and one that waits; a later one of the same tab takes the waiting one's
+    place. An address has `MAX_WAITING_OF_ADDRESS` that wait, all together `MAX_WAITING`. More is refused in words.
 
     Attributes:
         is_processing: whether events are being started.
@@ -135,6 +135,9 @@ class VisitorQueue(Queue):
         body.session_hash = body.session_hash or None
         fn = self.blocks.fns.get(body.fn_index)
         if fn is not None and fn.concurrency_id == DEVICE:
+            waiting = self.find_waiting(body.session_hash)
+            if waiting is not None and waiting.fn is fn and fn.api_visibility == "private":
+                self.drop_waiting(body.session_hash)  # of a tab the later run counts
             refusal = self.find_refusal(body.session_hash, get_address(request))
             if refusal:
                 return False, refusal, "queue_full"

@@ -165,9 +165,9 @@ def test_health_tells_a_stopped_queue(page: gr.Blocks) -> None:
 # --- fair turns -------------------------------------------------------------------------------------------------------
 
 
-def join(page: gr.Blocks, session: str, **headers: str) -> tuple[int, str]:
-    """Ask for a run of the compare tab; returns status and text."""
-    number = list_computing(page)["tab compare"]
+def join(page: gr.Blocks, session: str, tab: str = "compare", **headers: str) -> tuple[int, str]:
+    """Ask for a run of a tab; returns status and text."""
+    number = list_computing(page)[f"tab {tab}"]
     body = {"data": list_values(page, number, prompt="apple"), "fn_index": number, "session_hash": session}
     return ask(page, "/gradio_api/queue/join", body, **headers)[:2]
 
@@ -192,7 +192,8 @@ def test_a_session_has_one_run_and_one_that_waits(
         stream = open_stream(page, "/gradio_api/queue/data?session_hash=greedy")
         wait_for(lambda: json.loads(ask(page, "/health")[1])["running"] == 1)
         assert join(page, "greedy")[0] == 200
-        status, text = join(page, "greedy")
+        assert join(page, "greedy")[0] == 200 and count_waiting(page) == 1  # takes the other's place
+        status, text = join(page, "greedy", "variance")
         assert status == 503 and "one run and one that waits are accepted" in text
         assert join(page, "other")[0] == 200
         leave(stream)
