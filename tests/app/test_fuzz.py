@@ -135,7 +135,7 @@ def test_hostile_values(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.M
     monkeypatch.setattr(visitor_queue, "UNHEARD_SECONDS", 0.5)
     worker = DeviceWorker()
     for page in serve_held(worker):
-        statuses = fuzz(page, worker, 700)
+        statuses = fuzz(page, worker, 500)
     print(statuses)
     assert statuses[200] > 100
 
