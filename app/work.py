@@ -220,7 +220,7 @@ def export_frontier(table: pd.DataFrame, metric: str, all_methods: bool, folder:
 
 
 def run_walkthrough(models: LoadedModels, settings: Settings, report: Report) -> None:
-    """Report the number of denoiser calls so far after each, and at last a `Walkthrough`."""
+    """Report the number of denoiser calls so far after each, `walkthrough.DECODING`, and at last a `Walkthrough`."""
     finished = replace(settings, few_steps=0, finisher=True)  # the tab shows both, with the finisher and without
     report(
         walkthrough.compute(

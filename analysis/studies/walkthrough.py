@@ -37,6 +37,7 @@ FRAMES = 50  # steps with images, at most
 SOLVED = 5  # iterations behind every image of a minimum
 EXPONENTS = (-2, -1, 0, 1, 2)  # a term's weight is multiplied by ten to the power of these
 CANDIDATES = ("noisy latents", "clean estimate", "the network's target u", "the CRF's y")
+DECODING = "decoding"  # all denoiser calls are made
 BEFORE, AFTER, BYPASSED = "before the CRF", "after the CRF", "LatentCRF's image"
 FULL = "the full run's image"
 BEFORE_BYPASS, ZERO_PARAMETERS = "clean estimate before the bypass", "the bypass's image"  # without a CRF
@@ -326,7 +327,8 @@ def compute(
         iterations: of the CRF's solver, default 5.
         finisher: corrects LatentCRF's final latents; None (default): nothing does.
         precision: in which the networks compute, default float32.
-        report: is called with the number of denoiser calls so far (an int), after each, of both runs.
+        report: is called with the number of denoiser calls so far (an int), after each, of both runs; then with
+            `DECODING`.
 
     Raises:
         ValueError: a bypass that does not fit the steps.
@@ -355,14 +357,14 @@ def compute(
     estimates = whole.estimates
     changes = [float((b - a).square().mean().sqrt()) for a, b in zip(estimates, estimates[1:], strict=False)]
     table["estimate_change"] = [*changes, np.nan, np.nan]
-    shown_steps = choose_shown_steps(steps)
-    frames = whole.decode(pipeline, shown_steps)
-
     bypassed_final, rest = run(bypassed, [*range(first), *range(last, steps)])
     record, finish = bypassed.last_bypass, bypassed.last_finish
     assert record is not None
     if finish is not None:
         rest.replace_last(finish.before)
+    report(DECODING)
+    shown_steps = choose_shown_steps(steps)
+    frames = whole.decode(pipeline, shown_steps)
     later = [step for step in shown_steps if step >= last]
     scale = to_variance_preserving(*coefficients(full, last))[1]
     at_bypass = decode_all(pipeline, [record.latents / scale, record.y])[:, None]

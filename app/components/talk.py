@@ -478,11 +478,11 @@ def write_hand_over(found: "Walkthrough") -> str:
     count, bypassed = len(found.shown_steps), len(found.bypassed_steps)
     place = bisect_left(found.shown_steps, first)
     pictures = [
-        (write_sprite("frames", 2 * count, "x_in, from the denoiser", [min(place, count - 1)]),
+        (write_sprite("frames", 2 * count, "xᵢₙ, noisy", [min(place, count - 1)]),
          f"{first} calls, {format_percent(1 - level_in)} noise."),
-        (write_end(found, before, "its estimate x̂₀"), describe_distance(found, before)),
+        (write_end(found, before, "estimate x̂₀"), describe_distance(found, before)),
         (write_end(found, after, "y, from the CRF"), describe_distance(found, after)),
-        (write_sprite("bypassed", 2 * bypassed, "x_out = y + old noise", [0]),
+        (write_sprite("bypassed", 2 * bypassed, "xₒᵤₜ: y and noise", [0]),
          f"{first} calls, {format_percent(1 - level_out)} noise."),
         (write_end(found, image, "LatentCRF's image"), describe_distance(found, image)),
     ]  # fmt: skip

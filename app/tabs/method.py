@@ -87,6 +87,8 @@ def run_walkthrough(run: Run, prompt: str, seed: float, *method: Any) -> Iterato
     for report in run.stream("run_walkthrough", settings):
         if isinstance(report, int):
             yield Update(clock.format(report))
+        elif isinstance(report, str):
+            yield Update("All denoiser calls are made; the pictures are decoded…")
         else:
             outcome = Outcome(report, model_set.export_options)
             text = f"The sections show “{settings.prompt}”, seed {settings.seed}."
