@@ -5,7 +5,7 @@ from pathlib import Path
 
 from latentcrf.precision import add_precision_argument, choose_precision
 from latentcrf.training.data import DataSource
-from latentcrf.training.presets import PRESETS
+from latentcrf.training.presets import PRESETS, Preset
 from latentcrf.training.processes import best_device
 from latentcrf.training.recording import HELD_OUT_EVERY
 from latentcrf.utils.arguments import float_between, int_between, output_folder
@@ -128,6 +128,18 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--caption-column", metavar="NAME", help="default: text; of tars txt")
 
 
+def add_guidance_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option of the recorded runs' guidance."""
+    parser.add_argument(
+        "--guidance",
+        type=float_between(1, 100),
+        default=Preset.guidance,
+        metavar="SCALE",
+        help="main scale of classifier-free guidance of the LDM's runs, 1 to 100, 1 is none; others, of the recipe, "
+        f"keep their ratio to it (default {Preset.guidance:g}, the emoji model's; Stable Diffusion's usual one is 7.5)",
+    )
+
+
 def find_source(options: argparse.Namespace) -> DataSource:
     """Return the source that the options of `add_data_arguments` name."""
     return DataSource(options.data, options.image_column, options.caption_column)
@@ -157,6 +169,7 @@ def add_recording_arguments(
         metavar="DIR",
         help=f"folder of the recordings, which several trainings may share (default OUT/{subfolder})",
     )
+    add_guidance_argument(parser)
     parser.add_argument(
         "--chunk",
         type=int_between(HELD_OUT_EVERY, 4096),

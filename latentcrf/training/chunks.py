@@ -34,7 +34,7 @@ PROMPT_EMBEDS = "prompt_embeds"
 HASHES = "hashes"  # one entry of the metadata: safetensors writes several in random order
 # Of the manifest's entries: the options that give them, and what the others are called in messages.
 OPTIONS = {"chunk": "--chunk", "precision": "--precision"}
-WORDS = {"prompts": "prompts", "num_prompts": "prompts", "models": "weights of its models"}
+WORDS = {"prompts": "prompts", "num_prompts": "prompts", "models": "weights of its models", "guidances": "--guidance"}
 
 
 class MappedRows:

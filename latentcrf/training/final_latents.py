@@ -19,6 +19,7 @@ from latentcrf.precision import autocast
 from latentcrf.training.chunks import Chunk, MappedRows, open_chunks, record_chunks
 from latentcrf.training.ldm import LDM
 from latentcrf.training.loop import RunError
+from latentcrf.training.presets import scale_guidances
 from latentcrf.training.recording import COARSE_SCHEDULERS, record_run
 from latentcrf.vae import VAERoundTrip
 
@@ -47,6 +48,16 @@ class FinalLatentsSettings:
     chunk: int = 32
     strength: float = 0.4
     passes: int = 2
+
+    @classmethod
+    def choose(cls, guidance: float, chunk: int) -> "FinalLatentsSettings":
+        """Choose the recipe's settings for an LDM.
+
+        Args:
+            guidance: the main scale, as of `scale_guidances`.
+            chunk: runs a chunk.
+        """
+        return cls(guidances=scale_guidances(cls.guidances, guidance), chunk=chunk)
 
     @property
     def num_kinds(self) -> int:

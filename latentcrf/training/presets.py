@@ -48,19 +48,34 @@ class Preset:
     final_adversarial_weight: float = 0.5
 
 
-def with_overrides(preset: Preset, batch_size: int | None, learning_rate: float | None) -> Preset:
-    """Replace a preset's batch size and learning rate.
+def scale_guidances(guidances: tuple[float, ...], guidance: float) -> tuple[float, ...]:
+    """Scale the recipe's guidance scales to another main one; runs without guidance stay so.
+
+    Args:
+        guidances: of the recipe, whose main one is `Preset.guidance`.
+        guidance: the main one, 1 or more; 1: none of the runs is guided.
+    """
+    return tuple(1.0 if 1 in (scale, guidance) else max(1.0, scale * guidance / Preset.guidance) for scale in guidances)
+
+
+def with_overrides(
+    preset: Preset, batch_size: int | None, learning_rate: float | None, guidance: float | None = None
+) -> Preset:
+    """Replace a preset's batch size, learning rate and guidance.
 
     Args:
         preset: stays as it is.
         batch_size: of stages 1 and 2, stage 3 gets half of it; None: the preset's.
         learning_rate: of stages 1 and 2; None: the preset's.
+        guidance: in stage 1; None (default): the preset's.
 
     Returns:
         The preset with these values.
     """
     if batch_size is not None:
         preset = replace(preset, batch_size=batch_size, final_batch_size=-(-batch_size // 2))
+    if guidance is not None:
+        preset = replace(preset, guidance=guidance)
     return preset if learning_rate is None else replace(preset, learning_rate=learning_rate)
 
 

@@ -8,14 +8,20 @@ Several processes share the work, on several machines too if they see one folder
     accelerate launch --multi_gpu -m latentcrf.training.record ...
 
 A stopped recording goes on when its command is given again; damaged files are recorded again. The trainings read the
-folder with `--recordings`, the same `--chunk` and the same `--precision`.
+folder with `--recordings`, the same `--chunk`, `--guidance` and `--precision`.
 """
 
 import argparse
 import sys
 
 from latentcrf.precision import add_precision_argument
-from latentcrf.training.arguments import add_data_arguments, check_chunk, find_source, parse_arguments
+from latentcrf.training.arguments import (
+    add_data_arguments,
+    add_guidance_argument,
+    check_chunk,
+    find_source,
+    parse_arguments,
+)
 from latentcrf.training.data import DatasetError, read_prompts
 from latentcrf.training.final_latents import FinalLatentsSettings, load_static, record_final_latents
 from latentcrf.training.ldm import load_ldm
@@ -31,10 +37,11 @@ def record(options: argparse.Namespace) -> None:
     ldm = load_ldm(options.base, best_device())
     if options.static:
         static = load_static(options.static, ldm)
-        final = FinalLatentsSettings(chunk=options.chunk)
+        final = FinalLatentsSettings.choose(options.guidance, options.chunk)
         record_final_latents(ldm, static, prompts, options.out, options.runs, final, options.precision)
     else:
-        record_runs(ldm, prompts, options.out, options.runs, RecordingSettings(chunk=options.chunk), options.precision)
+        runs = RecordingSettings.choose(options.guidance, options.chunk)
+        record_runs(ldm, prompts, options.out, options.runs, runs, options.precision)
     process = find_processes()
     size = sum(path.stat().st_size for path in options.out.glob("[0-9]*.safetensors"))
     print(
@@ -63,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="LDM runs that are recorded at once, with the same guidance and steps, and make a file: "
         f"{HELD_OUT_EVERY} to 4096 (default {RecordingSettings.chunk}, with --static "
         f"{FinalLatentsSettings.chunk})")  # fmt: skip
+    add_guidance_argument(parser)
     add_precision_argument(parser)
     return parser
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from latentcrf.noise_levels import clean_estimate, clean_estimate_between, coefficients, to_variance_preserving
 from latentcrf.training.chunks import PROMPT_EMBEDS, Chunk, MappedRows, Rows, open_chunks, record_chunks, select_rows
 from latentcrf.training.ldm import LDM, Conditioning
+from latentcrf.training.presets import scale_guidances
 
 HELD_OUT_EVERY = 10  # every tenth recorded run only validates
 FIRST_SEED = 1_000_000  # far from the small seeds that measurements use
@@ -51,6 +52,16 @@ class RecordingSettings:
     coarse: tuple[int, ...] = (4, 5, 6, 8, 10, 12)
     guidances: tuple[float, ...] = (3.0, 1.0, 3.0, 5.0, 2.0, 7.0, 4.0)
     chunk: int = 16
+
+    @classmethod
+    def choose(cls, guidance: float, chunk: int) -> "RecordingSettings":
+        """Choose the recipe's settings for an LDM.
+
+        Args:
+            guidance: the main scale, as of `scale_guidances`.
+            chunk: runs a chunk.
+        """
+        return cls(guidances=scale_guidances(cls.guidances, guidance), chunk=chunk)
 
     @property
     def num_kinds(self) -> int:

@@ -239,14 +239,13 @@ def describe_training(options: argparse.Namespace) -> str:
     Raises:
         RunError: there is no such LDM, or it is not supported.
     """
-    preset = with_overrides(PRESETS[options.preset], options.batch_size, options.learning_rate)
+    preset = with_overrides(PRESETS[options.preset], options.batch_size, options.learning_rate, options.guidance)
     accelerator, precision = build_accelerator(options), options.precision
     torch.manual_seed(options.seed)
     ldm = load_ldm(options.base, accelerator.device)
     is_finisher = "static" in options
-    recording: Any = (
-        FinalLatentsSettings(chunk=options.chunk) if is_finisher else RecordingSettings(chunk=options.chunk)
-    )
+    kind: Any = FinalLatentsSettings if is_finisher else RecordingSettings
+    recording = kind.choose(options.guidance, options.chunk)
     size = size_ldm(
         ldm.unet.config, ldm.vae.config, ldm.latent_shape, ldm.unconditional.states.shape[1:],
         count_parameters(*ldm.text_encoders), precision,

@@ -152,12 +152,12 @@ def least_relative_error(log: Path) -> float:
 
 def train(options: argparse.Namespace) -> None:
     """Run the training that the command line describes."""
-    preset = with_overrides(PRESETS[options.preset], options.batch_size, options.learning_rate)
+    preset = with_overrides(PRESETS[options.preset], options.batch_size, options.learning_rate, options.guidance)
     accelerator, source = build_accelerator(options), find_source(options)
     device = accelerator.device
     torch.manual_seed(options.seed)
     ldm = load_ldm(options.base, device)
-    recording = RecordingSettings(chunk=options.chunk)
+    recording = RecordingSettings.choose(options.guidance, options.chunk)
     stage3_from = max(options.stage1_until, options.stage3_from)
     if stage3_from < 1:
         find_weights(PAIR_DISCRIMINATORS[options.discriminator], options.feature_weights)  # before anything is recorded

@@ -83,7 +83,10 @@ def train(options: argparse.Namespace) -> None:
     torch.manual_seed(options.seed)
     ldm = load_ldm(options.base, device)
     static = load_static(options.static, ldm)
-    recording, prompts = FinalLatentsSettings(chunk=options.chunk), read_prompts(find_source(options))
+    recording, prompts = (
+        FinalLatentsSettings.choose(options.guidance, options.chunk),
+        read_prompts(find_source(options)),
+    )
     folder = options.recordings or options.out / "final-latents"
     record_final_latents(ldm, static, prompts, folder, options.runs, recording, options.precision)
     accelerator.wait_for_everyone()

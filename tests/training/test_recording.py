@@ -10,6 +10,7 @@ from analysis.sampling import encode, load_pipeline, use_scheduler
 from latentcrf import LatentCRFScheduler
 from latentcrf.noise_levels import find_earlier_calls
 from latentcrf.observation import hand_over
+from latentcrf.training.final_latents import FinalLatentsSettings
 from latentcrf.training.ldm import LDM
 from latentcrf.training.loop import RunError
 from latentcrf.training.losses import distillation_loss, ideal_latents, return_gain
@@ -158,6 +159,15 @@ def test_coarse_runs_hand_over_towards_where_the_precise_run_arrives(tmp_path: P
             else:
                 assert observation.alpha_earlier[index].item() == pytest.approx(seen.alpha_earlier, abs=1e-6)
                 assert (observation.earlier[index] - seen.earlier[0]).abs().mean() < 1e-3
+
+
+def test_the_recipes_guidance_follows_the_main_scale() -> None:
+    """The emoji model's own scale gives the recipe as it is, to the last bit: its recordings stay valid."""
+    for kind in (RecordingSettings, FinalLatentsSettings):
+        assert kind.choose(3.0, 7) == kind(chunk=7)
+        assert set(kind.choose(1.0, 7).guidances) == {1.0}
+    assert RecordingSettings.choose(7.5, 7).guidances == pytest.approx((7.5, 1, 7.5, 12.5, 5, 17.5, 10))
+    assert min(RecordingSettings.choose(1.2, 7).guidances) == 1
 
 
 def test_an_empty_folder_of_recordings_is_named(tmp_path: Path) -> None:

@@ -68,6 +68,9 @@ def test_the_commands_run_to_the_end(
         if index == 0:
             assert not Path("runs").exists()  # a dry run
 
+    for folder, guidances in (("recordings", [7.5, 1, 7.5, 12.5, 5, 17.5, 10]), ("final-latents", [7.5, 7.5, 7.5, 5])):
+        recorded = json.loads(Path("runs", folder, "manifest.json").read_text())["guidances"]
+        assert recorded[: len(guidances)] == guidances
     assert LatentCRF.from_pretrained("runs/static/latentcrf").form == "static"
     assert not LatentCRF.from_pretrained("runs/crf/latentcrf").corrects_clean
     Finisher(LatentCRF.from_pretrained("runs/finisher/finisher"))
