@@ -24,6 +24,7 @@ TABS: tuple[tuple[str, str, Callable[[TabContext], None]], ...] = (
     ("method", "Method", method.build),
 )
 STATIC = Path(__file__).with_name("static")
+SCRIPTS = ("form.js", "figures.js", "talk.js")  # each is a function that is run once
 GLOSSARY = Path(__file__).parents[1] / "docs" / "glossary.md"  # shown at the page's foot
 MAX_QUEUE = 2 * MAX_WAITING  # events of all kinds; computations alone are `MAX_WAITING`
 # Larger type, and no controls (page.css); figures are drawn again by their own tabs.
@@ -56,7 +57,7 @@ def build_app(worker: DeviceWorker) -> gr.Blocks:
         presentation.change(None, presentation, None, js=PRESENT_JS, queue=False, api_visibility="private")
         build_model_note(menu)
         with gr.Tabs() as tabs:
-            with gr.Tab("Compare", id=COMPARE):
+            with gr.Tab("Compare", id=COMPARE, elem_id=f"{COMPARE}-tab"):
                 form = compare.build(worker, menu)
             for name, title, build in TABS:
                 with gr.Tab(title, id=name, elem_id=f"{name}-tab") as tab:
@@ -68,17 +69,17 @@ def build_app(worker: DeviceWorker) -> gr.Blocks:
             gr.Markdown(GLOSSARY.read_text(encoding="utf-8").removeprefix("# Glossary\n"))
         opened = glossary_button.click(lambda: gr.update(open=True), None, glossary, **AT_ONCE)
         opened.then(None, None, None, js=SHOW_GLOSSARY_JS, queue=False, api_visibility="private")
-        for script in ("page.js", "talk.js"):
-            app.load(
-                None,
-                None,
-                None,
-                js=(STATIC / script).read_text(encoding="utf-8"),
-                queue=False,
-                api_visibility="private",
-            )
         api.build(worker)
     return guard_queue(app.queue(max_size=MAX_QUEUE, api_open=False))
+
+
+def write_head() -> str:
+    """Write what the page's head holds besides gradio's: the scripts, which run before anybody can type.
+
+    Returns:
+        HTML.
+    """
+    return "".join(f"<script>({(STATIC / name).read_text(encoding='utf-8').strip()})();</script>" for name in SCRIPTS)
 
 
 def list_launch_arguments(page: gr.Blocks, hosts: Collection[str] = ()) -> dict[str, Any]:
@@ -106,6 +107,7 @@ def list_launch_arguments(page: gr.Blocks, hosts: Collection[str] = ()) -> dict[
     return {
         "theme": theme,
         "css_paths": [STATIC / "page.css", STATIC / "talk.css"],
+        "head": write_head(),
         "footer_links": ["api"],
         "run_history": False,
         "enable_monitoring": False,

@@ -1,4 +1,4 @@
-"""A figure's place on a page: the figure, and links that save it as PNG or SVG (page.js), its table as CSV."""
+"""A figure's place on a page: the figure, and links that save it as PNG or SVG (figures.js), its table as CSV."""
 
 import base64
 from collections.abc import Mapping, Sequence

@@ -26,14 +26,13 @@ LIMIT_BYPASS_JS = """(steps) => {
 PLANNED = (*METHOD, "full_finisher", "model")  # what the plan and the lines of the analysis tabs show
 MAX_SHOWN = 60  # characters of what a foreign file says
 KEPT = ("prompt", "seed")  # when another model is chosen
-# Copies the address that makes this comparison again, and shows it where the browser does not let us copy.
-COPY_LINK_JS = """(...values) => {
-    const url = new URL(window.location.href);
-    const names = NAMES;
-    url.search = new URLSearchParams(names.map((name, i) => [name, String(values[i] ?? "")])).toString();
-    navigator.clipboard?.writeText(url.href).catch(() => {});
-    return url.href;
-}""".replace("NAMES", str(list(NAMES)))
+# What a person types is followed in the browser (form.js): an answer of the server would come too late.
+MOVE_BYPASS_JS = "(...numbers) => window.latentcrf.moveBypass(...numbers)"
+KEEP_TYPED_JS = f"(...values) => window.latentcrf.keepTyped({list(NAMES)}, values)"
+WRITE_ADDRESS_JS = f"(...values) => window.latentcrf.writeSettings({list(NAMES)}, values)"
+DRAW_LINK_JS = "(prompt) => window.latentcrf.drawLink(prompt)"
+# Copies the address, which makes this comparison again, and shows it where the browser does not let us copy.
+COPY_LINK_JS = "() => window.latentcrf.copyAddress()"
 
 
 @dataclass(frozen=True)
@@ -44,23 +43,23 @@ class Form:
         values: one a setting, in the order of `NAMES`.
         random_seed: whether each run draws a new seed.
         previews: whether a run shows previews.
-        shares: holds the bypass as shares of the run.
         status: line for what a link brought.
         strip: the plan of the steps.
         accordion: what holds the controls, to open it.
         shown: holds what the page shows, as of `show_plan`.
         lines: the analysis tabs' lines that name LatentCRF's setting; `connect_form` lets them follow the form.
+        changes: listeners of what changes the planned settings, (function, inputs, outputs, ...), for `connect_form`.
     """
 
     values: list[Any]
     random_seed: gr.Checkbox
     previews: gr.Checkbox
-    shares: gr.State
     status: gr.HTML
     strip: gr.HTML
     accordion: gr.Accordion
     shown: gr.State
     lines: list[gr.HTML] = field(default_factory=list)
+    changes: list[Any] = field(default_factory=list)
 
     def __getitem__(self, name: str) -> Any:
         """Look up the control of the setting `name`."""
@@ -74,7 +73,15 @@ class Form:
     @property
     def filled(self) -> list[Any]:
         """What `fill` gives values for."""
-        return [*self.values, self.random_seed, self.shares, self.status, self.strip]
+        return [*self.values, self.random_seed, self.status, self.strip]
+
+    def follow_fill(self, event: Any) -> None:
+        """Let the plan and the lines follow an event that fills in some of the controls.
+
+        Args:
+            event: that filled them in.
+        """
+        self.changes.append(event.then)
 
 
 # ---------------------------------------------------------------------------------------- handlers
@@ -117,6 +124,8 @@ def load_png(worker: DeviceWorker, path: str | None) -> list[Any]:
 def load_link(catalog: Catalog, request: gr.Request) -> list[Any]:
     """Fill the form from the page's address: `?model=emoji&prompt=red+apple&seed=7&steps=50`...
 
+    Where the address names a prompt, the page draws it (form.js).
+
     Args:
         catalog: of the page; its model's defaults stand for what the address does not name.
         request: of the page.
@@ -125,13 +134,15 @@ def load_link(catalog: Catalog, request: gr.Request) -> list[Any]:
         Values for `Form.filled`.
     """
     values = {key: value for key, value in request.query_params.items() if key in NAMES}
+    if not values:
+        return leave_unchanged()
     try:
-        if "prompt" not in values:
-            return choose_model(catalog, catalog.get(values["model"])) if "model" in values else leave_unchanged()
-        settings = catalog.parse(values)
+        filled = fill(catalog, catalog.parse({"prompt": "-", **values}), "Settings taken from the link.")
     except SettingsError as error:
         return leave_unchanged(html.format_message(f"This link's settings cannot be used.\n{error}", "error"))
-    return fill(catalog, settings, "Settings taken from the link. Press Compare to draw its images.")
+    kept = [NAMES.index(name) for name in KEPT if name not in values]
+    kept += [] if "seed" in values else [len(NAMES)]  # the random switch
+    return [gr.skip() if index in kept else value for index, value in enumerate(filled)]
 
 
 def choose_model(catalog: Catalog, model_set: ModelSet) -> list[Any]:
@@ -146,7 +157,7 @@ def choose_model(catalog: Catalog, model_set: ModelSet) -> list[Any]:
     """
     values = fill(catalog, model_set.defaults, "")
     kept = [NAMES.index(name) for name in KEPT]
-    kept += [len(NAMES), len(NAMES) + 2]  # the random switch and the status
+    kept += [len(NAMES), len(NAMES) + 1]  # the random switch and the status
     return [gr.skip() if index in kept else value for index, value in enumerate(values)]
 
 
@@ -164,7 +175,6 @@ def fill(catalog: Catalog, settings: Settings, text: str) -> list[Any]:
     return [
         *settings.as_dict().values(),
         False,
-        compute_shares(settings),
         html.format_message(text),
         html.format_plan(catalog.get(settings.model), settings),
     ]
@@ -179,57 +189,7 @@ def leave_unchanged(status: Any = None) -> list[Any]:
     Returns:
         Values for `Form.filled`.
     """
-    return [*[gr.skip()] * (len(NAMES) + 2), gr.skip() if status is None else status, gr.skip()]
-
-
-def compute_shares(settings: Settings) -> tuple[float, float]:
-    """Compute the bypass as shares of the run.
-
-    Args:
-        settings: of the comparison.
-
-    Returns:
-        (start, end), each in 0 to 1.
-    """
-    return settings.bypass_start / settings.steps, settings.bypass_end / settings.steps
-
-
-def read_shares(defaults: Settings, steps: float, start: float, end: float) -> Any:
-    """Compute the shares of a bypass that is being typed.
-
-    Args:
-        defaults: for the other settings.
-        steps: of the full run.
-        start: of the bypass.
-        end: of the bypass.
-
-    Returns:
-        As `compute_shares`; `gr.skip()` while the numbers make no sense.
-    """
-    try:
-        values = {"prompt": "-", "steps": steps, "bypass_start": start, "bypass_end": end}
-        return compute_shares(Settings.parse(values, defaults))
-    except SettingsError:
-        return gr.skip()
-
-
-def move_bypass(steps: float, shares: tuple[float, float]) -> tuple[Any, Any]:
-    """Move the bypass with the number of steps, so that its shares stay.
-
-    Args:
-        steps: of the full run.
-        shares: of the bypass before.
-
-    Returns:
-        Bypass start and end; `gr.skip()` while the number makes no sense.
-    """
-    try:
-        n = int(get_number("steps").check(steps))
-    except SettingsError:  # "1" on the way to "100"
-        return gr.skip(), gr.skip()
-    start = min(max(1, round(shares[0] * n)), n - 1)
-    # The LDM keeps at least one last step if it had one, unless the bypass would be empty.
-    return start, n if shares[1] >= 1 else max(start + 1, min(round(shares[1] * n), n - 1))
+    return [*[gr.skip()] * (len(NAMES) + 1), gr.skip() if status is None else status, gr.skip()]
 
 
 def show_plan(catalog: Catalog, num_lines: int, shown: dict[str, Any] | None, *values: Any) -> list[str]:
@@ -262,14 +222,16 @@ def connect_form(catalog: Catalog, form: Form) -> None:
         form: the form.
     """
     planned = [form[name] for name in PLANNED]
-    gr.on(
-        [control.change for control in planned],
-        partial(show_plan, catalog, len(form.lines)),
-        [form.shown, *planned],
-        [form.strip, *form.lines],
-        trigger_mode="always_last",
-        **AT_ONCE,
-    )
+    # `input` and not `change`: what is filled in at once would be shown one by one, with a half-filled form.
+    typed = [control.input for control in planned if control not in (form["steps"], form["model"])]
+    for listen in (partial(gr.on, typed), *form.changes):
+        listen(
+            partial(show_plan, catalog, len(form.lines)),
+            [form.shown, *planned],
+            [form.strip, *form.lines],
+            trigger_mode="always_last",
+            **AT_ONCE,
+        )
 
 
 def describe_finisher(model_set: ModelSet) -> str:
@@ -431,36 +393,32 @@ def build_form(
             link = gr.Textbox(label="Link", interactive=False, buttons=["copy"], visible="hidden", elem_id="link")
         loaded = gr.HTML(padding=False, elem_id="loaded-png")
     controls["finisher"].info = describe_finisher(catalog.default)
-    form = Form(
-        [controls[name] for name in NAMES],
-        random_seed,
-        previews,
-        gr.State(compute_shares(defaults)),
-        status,
-        strip,
-        accordion,
-        shown,
-    )
+    form = Form([controls[name] for name in NAMES], random_seed, previews, status, strip, accordion, shown)
 
-    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     steps, start, end = (form[name] for name in ("steps", "bypass_start", "bypass_end"))
     # the answer stands where the visitor clicked
     answered = [loaded if each is status else each for each in form.filled]
-    upload.upload(partial(load_png, worker), upload, answered, **AT_ONCE)
+    uploaded = upload.upload(partial(load_png, worker), upload, answered, **AT_ONCE)
     # In the browser alone: the server's copy of a slider stays as it was built.
-    gr.on(None, None, steps, [start, end], js=LIMIT_BYPASS_JS, queue=False, api_visibility="private")
-    steps.input(move_bypass, [steps, form.shares], [start, end], queue=False, **private)
-    gr.on([start.input, end.input], partial(read_shares, defaults), [steps, start, end], form.shares, queue=False,
-          **private)  # fmt: skip
-    form["seed"].input(lambda: False, None, random_seed, queue=False, **private)
-    reuse.click(lambda: False, None, random_seed, queue=False, **private)
-    copy.click(None, form.values, link, js=COPY_LINK_JS, **private)
-    copy.click(lambda: gr.update(visible=True), None, link, queue=False, **private)
+    gr.on(None, None, steps, [start, end], js=LIMIT_BYPASS_JS, **AT_ONCE)
+    # In the browser, as a run that is started next must have the moved bypass.
+    moved = steps.input(None, [steps, start, end], [start, end], js=MOVE_BYPASS_JS, **AT_ONCE)
+    form["seed"].input(None, None, random_seed, js="() => false", **AT_ONCE)
+    reuse.click(None, None, random_seed, js="() => false", **AT_ONCE)
+    copy.click(None, None, link, js=COPY_LINK_JS, **AT_ONCE)
+    copy.click(lambda: gr.update(visible=True), None, link, **AT_ONCE)
+    gr.on([each.change for each in form.values], None, form.values, None, js=WRITE_ADDRESS_JS, **AT_ONCE)
 
     def read_link(request: gr.Request) -> list[Any]:  # gradio finds its `Request` by the annotation
         return load_link(catalog, request)
 
-    gr.on(None, read_link, None, form.filled, **AT_ONCE)
-    menu.dropdown.input(lambda name: choose_model(catalog, catalog.get(name)), menu.dropdown, form.filled, **AT_ONCE)
+    opened = gr.on(None, read_link, None, form.filled, **AT_ONCE)
+    kept = opened.then(None, form.values, form.values, js=KEEP_TYPED_JS, **AT_ONCE)
+    kept.then(None, prompt, None, js=DRAW_LINK_JS, **AT_ONCE)
+    chosen = menu.dropdown.input(
+        lambda name: choose_model(catalog, catalog.get(name)), menu.dropdown, form.filled, **AT_ONCE
+    )
+    for event in (moved, uploaded, kept, chosen):
+        form.follow_fill(event)
     menu.follow(form["finisher"], lambda model_set: gr.update(info=describe_finisher(model_set)))
     return form

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from app.components import html
-from app.components.form import Form, build_form, build_prompt, compute_shares, write_placeholder
+from app.components.form import Form, build_form, build_prompt, write_placeholder
 from app.components.model_menu import ModelMenu
 from app.device import DeviceWorker
 from app.examples import describe_example, find_comparison, read_about
@@ -272,16 +272,15 @@ def restore_comparison(shown: dict[str, Any]) -> list[Any]:
         shown: as of `save_comparison`.
 
     Returns:
-        Values for the form, the random switch and the form's shares, status, start, cancel, and a `View` but for the
+        Values for the form, the random switch, status, start, cancel, and a `View` but for the
         seed.
     """
-    settings = Settings(**shown["settings"])
     fields = [gr.skip() if name == "model" else value for name, value in shown["settings"].items()]
     if not has_files(shown):  # swept: the settings are left to draw it again
         text = "The images of this comparison are no longer kept; press Compare to draw them again."
-        return [*fields, False, compute_shares(settings), *show_status(text, busy=False), *drop_seed(View())]
+        return [*fields, False, *show_status(text, busy=False), *drop_seed(View())]
     status = show_status(shown["text"], busy=False)
-    return [*fields, False, compute_shares(settings), *status, *drop_seed(show_comparison(shown))]
+    return [*fields, False, *status, *drop_seed(show_comparison(shown))]
 
 
 def drop_seed(view: View) -> list[Any]:
@@ -582,12 +581,14 @@ def build(worker: DeviceWorker, menu: ModelMenu) -> Form:
     def switch(mode: str, model: str, previous: dict[str, Any] | None) -> list[Any]:
         return switch_mode(catalog.get(model), previous, mode)
 
-    mode.input(
+    switched = mode.input(
         switch,
         [mode, menu.dropdown, previous],
         [*form.method, form.accordion, *drop_seed(outputs)],
         **AT_ONCE,
-    ).then(None, drawn, None, js=REDRAW_JS, **in_browser)
+    )
+    form.follow_fill(switched)
+    switched.then(None, drawn, None, js=REDRAW_JS, **in_browser)
     # Released sliders, and numbers that were typed: what is shown is drawn again.
     listeners = [form[name].input for name in ("bypass_start", "bypass_end", "iterations", "finisher", "full_finisher")]
     listeners += [
@@ -596,7 +597,7 @@ def build(worker: DeviceWorker, menu: ModelMenu) -> Form:
     gr.on(listeners, None, drawn, None, js=REDRAW_JS, **in_browser)
     menu.dropdown.change(lambda model: show_first_example(catalog.get(model)), menu.dropdown, list(outputs), **AT_ONCE)
 
-    restored = [*form.values, form.random_seed, form.shares, *controls.outputs, *drop_seed(outputs)]
+    restored = [*form.values, form.random_seed, *controls.outputs, *drop_seed(outputs)]
 
     def choose(sample: list[str], mode: str, model: str, counter: RunCounter) -> list[Any]:
         values = choose_example(catalog.get(model), sample[0], mode)
@@ -606,18 +607,19 @@ def build(worker: DeviceWorker, menu: ModelMenu) -> Form:
         controls.reset(counter)  # a stored result takes the place of a run that goes on
         return values
 
-    examples.click(choose, [examples, mode, menu.dropdown, controls.counter], restored, **AT_ONCE).then(
-        None, menu.dropdown, None, js=write_run_js(catalog), **in_browser
-    )
+    chosen = examples.click(choose, [examples, mode, menu.dropdown, controls.counter], restored, **AT_ONCE)
+    chosen.then(None, menu.dropdown, None, js=write_run_js(catalog), **in_browser)
 
     def restore(past: list[dict[str, Any]], counter: RunCounter, event: gr.SelectData) -> list[Any]:
         controls.reset(counter)
         return restore_comparison(past[event.index])
 
-    history.select(restore, [past, controls.counter], restored, **AT_ONCE)
+    again = history.select(restore, [past, controls.counter], restored, **AT_ONCE)
     pairs.select(select_pair, previous, drop_seed(outputs), **AT_ONCE)
     previous.change(add_to_history, [past, previous], [past, history], **AT_ONCE)
     filled = live.click(fill_from_example, previous, [*form.values, form.random_seed], **AT_ONCE)
+    for event in (chosen, again, filled):
+        form.follow_fill(event)
     for name, heading in headings.items():
         menu.follow(heading, partial(label_image, name))
     menu.follow(about, describe_crf)

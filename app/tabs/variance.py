@@ -280,7 +280,7 @@ def use_in_compare(worker: DeviceWorker, outcome: Outcome | None, threshold: flo
         model: name of the model.
 
     Returns:
-        Values for steps, bypass start and end, few steps, guidance cut-off, the bypass' shares, and the row of tabs.
+        Values for steps, bypass start and end, few steps, guidance cut-off, and the row of tabs.
     """
     proposal = None
     try:
@@ -289,9 +289,8 @@ def use_in_compare(worker: DeviceWorker, outcome: Outcome | None, threshold: flo
     except SettingsError:  # the tab says so where it draws
         pass
     if outcome is None or proposal is None:
-        return [gr.skip()] * 7
-    steps = outcome.steps
-    return [steps, *proposal, 0, 0.0, (proposal[0] / steps, proposal[1] / steps), gr.Tabs(selected=COMPARE)]
+        return [gr.skip()] * 6
+    return [outcome.steps, *proposal, 0, 0.0, gr.Tabs(selected=COMPARE)]
 
 
 # ------------------------------------------------------------------------------------------ layout
@@ -372,9 +371,7 @@ def build(context: TabContext) -> None:
         **AT_ONCE,
     )
     fields = [context.form[name] for name in ("steps", "bypass_start", "bypass_end", "few_steps", "guidance_cutoff")]
-    use.click(
-        partial(use_in_compare, worker),
-        [outcome, threshold, menu.dropdown],
-        [*fields, context.form.shares, context.tabs],
-        **AT_ONCE,
+    used = use.click(
+        partial(use_in_compare, worker), [outcome, threshold, menu.dropdown], [*fields, context.tabs], **AT_ONCE
     )
+    context.form.follow_fill(used)

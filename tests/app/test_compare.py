@@ -279,7 +279,7 @@ def test_a_downloaded_png_brings_the_same_image_back(worker: DeviceWorker) -> No
     """Run, download, load the settings back into the form, run again: the same pixels, bit for bit."""
     first = run(worker, FEW)[-1]
     values = form.load_png(worker, first.latentcrf)
-    *fields, random_seed, _, status, _ = values
+    *fields, random_seed, status, _ = values
     assert fields == list(FEW.as_dict().values()) and random_seed is False and "same image" in status
     again = list(drive(worker, [*fields, random_seed, True]))[-1]
     for method in ("full", "latentcrf"):
@@ -495,26 +495,13 @@ def test_what_a_visitor_typed_is_escaped() -> None:
 def test_links_fill_the_form_or_say_why_not() -> None:
     query = {"prompt": "blue heart", "seed": "7", "steps": "20", "bypass_start": "5", "bypass_end": "20", "x": "y"}
     filled = form.load_link(CATALOG, SimpleNamespace(query_params=query))  # type: ignore[arg-type]
-    assert filled[0] == "blue heart" and filled[1] == 7 and filled[6] == 20 and filled[14] == (0.25, 1.0)
+    assert filled[0] == "blue heart" and filled[1] == 7 and filled[6] == 20
+    assert filled[len(NAMES)] is False  # the seed is the link's
     refused = form.load_link(CATALOG, SimpleNamespace(query_params={"prompt": "a", "steps": "0"}))
     assert refused[0] == gr.skip() and "Steps must be" in refused[-2]
     assert form.load_link(CATALOG, SimpleNamespace(query_params={}))[-2] == gr.skip()
-
-
-@pytest.mark.parametrize("n", [2, 3, 4, 10, 25, 49, 51, 100, 200])
-@pytest.mark.parametrize(("start", "end"), [(33, 49), (33, 50), (1, 2), (1, 50), (49, 50), (48, 49)])
-def test_the_bypass_moves_with_the_steps(n: int, start: int, end: int) -> None:
-    first, last = form.move_bypass(n, form.read_shares(EMOJI.defaults, 50, start, end))
-    values = {"prompt": "a", "steps": n, "bypass_start": first, "bypass_end": last}
-    settings = Settings.parse(values, EMOJI.defaults)
-    assert abs(settings.bypass_start / n - start / 50) <= 1 / n
-    if end == 50:
-        assert settings.bypass_end == n
-
-
-def test_half_typed_numbers_move_nothing() -> None:
-    assert form.move_bypass(1, (0.66, 0.98)) == (gr.skip(), gr.skip())
-    assert form.read_shares(EMOJI.defaults, 50, None, 49) == gr.skip()  # type: ignore[arg-type]
+    no_prompt = form.load_link(CATALOG, SimpleNamespace(query_params={"steps": "80"}))  # type: ignore[arg-type]
+    assert no_prompt[2] == 80 and no_prompt[0] == no_prompt[1] == no_prompt[len(NAMES)] == gr.skip()
 
 
 def test_the_plan_draws_a_cell_for_each_call() -> None:

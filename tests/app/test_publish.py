@@ -55,7 +55,7 @@ def test_this_checkout_can_be_published() -> None:
     files = publish.list_files(ROOT, publish.read_ignored(ROOT))
     assert find_problems(ROOT) == ""
     assert set(publish.FIELDS) <= set(re.findall(r"^(\w+):", (ROOT / "README.md").read_text(), flags=re.MULTILINE))
-    assert {"app/static/page.js", "assets/models/emoji-ldm/model_index.json"} <= set(files)
+    assert {"app/static/form.js", "assets/models/emoji-ldm/model_index.json"} <= set(files)
     tops = {name.split("/")[0] for name in files}
     assert not tops & {"tests", "recipes", "data", "runs", ".git", ".github", "pyproject.toml", "constraints.txt"}
     assert not [name for name in files if "__pycache__" in name or name.endswith(".pyc") or "emoji-plain" in name]

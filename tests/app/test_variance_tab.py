@@ -98,7 +98,7 @@ def test_tab_shows_what_ships_and_says_where_nothing_does(tmp_path: Path, monkey
     assert "3 runs, the table that comes with the project" in note and "--from assets/results/variance" in note
     wrong = tab.draw(worker, outcome, *LOOK[:3], float("nan"), False, "emoji")
     assert "Threshold must be a whole number from 1 to 100" in wrong[2]
-    assert tab.use_in_compare(worker, outcome, 30, "emoji")[:6] == [6, 2, 5, 0, 0.0, (2 / 6, 5 / 6)]
+    assert tab.use_in_compare(worker, outcome, 30, "emoji")[:5] == [6, 2, 5, 0, 0.0]
     unchanged = tab.use_in_compare(worker, None, 2, "emoji")
     assert unchanged == tab.use_in_compare(worker, outcome, None, "emoji")  # type: ignore[arg-type]
     own = tab.Outcome(summary, {"seed": 1, "text": ["<b>"], "guidance": 3.0}, False)

@@ -73,6 +73,23 @@ def browsing() -> Iterator[Browser]:
             browser.close()
 
 
+def slow_down(page: Page, latency: float) -> None:
+    """Let each request of the page take so many milliseconds more."""
+    network = page.context.new_cdp_session(page)
+    network.send("Network.enable")
+    network.send(
+        "Network.emulateNetworkConditions",
+        {"offline": False, "latency": latency, "downloadThroughput": -1, "uploadThroughput": -1},
+    )
+
+
+def open_tab(page: Page, title: str) -> None:
+    """Choose a tab and wait until its controls are there."""
+    tab = page.get_by_role("tab", name=title, exact=True)
+    tab.click()
+    page.locator(f"#{tab.get_attribute('aria-controls')} button").first.wait_for()
+
+
 def ask(page: Page, prompt: str) -> None:
     """Type a prompt and press Enter."""
     page.fill("#prompt textarea, #prompt input", prompt)

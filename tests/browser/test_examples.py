@@ -11,6 +11,7 @@ from playwright.sync_api import Page  # noqa: E402
 from app.examples import COMMAND, read_about  # noqa: E402
 from app.layout import TABS  # noqa: E402
 from app.models import read_catalog  # noqa: E402
+from tests.browser.driving import slow_down  # noqa: E402
 
 pytestmark = pytest.mark.browser
 PROMPTS = read_catalog().models["emoji"].prompts
@@ -32,12 +33,7 @@ LOADED = """(name) => ['#full', '#latentcrf'].every((place) => {
 @pytest.fixture(params=[0, 300], ids=["at once", "300 ms"])
 def slow_page(request: pytest.FixtureRequest, page: Page) -> Page:
     """The page behind a network that takes so many milliseconds for each request."""
-    network = page.context.new_cdp_session(page)
-    network.send("Network.enable")
-    network.send(
-        "Network.emulateNetworkConditions",
-        {"offline": False, "latency": request.param, "downloadThroughput": -1, "uploadThroughput": -1},
-    )
+    slow_down(page, request.param)
     return page
 
 
