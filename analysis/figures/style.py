@@ -15,6 +15,7 @@ METHODS = {
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#333333")  # where nothing is a method
 BELOW = {"orientation": "h", "yref": "container", "yanchor": "bottom", "y": 0, "x": 0}  # a legend under the axis' title
 FONT_SIZE, PRESENTATION_FONT_SIZE = 15, 22
+SUBPLOT_TITLE_SIZE = 16  # plotly's
 
 
 def apply_style(
@@ -51,6 +52,9 @@ def apply_style(
         margin={"l": 5 * size, "r": 2 * size, "t": 4 * size, "b": 4 * size},
         # not the mark's colour, on which white or black text may be hard to read
         hoverlabel={"bgcolor": "#1e293b", "bordercolor": "#94a3b8", "font": {"color": "#ffffff", "size": size}},
+    )
+    figure.for_each_annotation(  # the titles of subplots, for which plotly has a size of its own
+        lambda note: note.update(font={"size": size}) if note.font.size == SUBPLOT_TITLE_SIZE else None
     )
     figure.update_xaxes(automargin=True, gridcolor="rgba(128, 140, 160, 0.3)", zeroline=False)
     figure.update_yaxes(automargin=True, gridcolor="rgba(128, 140, 160, 0.3)", zeroline=False)
