@@ -24,6 +24,10 @@ COUNT = re.compile(
 )
 JOINT = re.compile(r"\b(?:and|with|next to|beside|between)\b|[&+,]", re.IGNORECASE)
 MASK = "\0"  # stands for a subject's label within a prompt
+SMALL_WORDS = (
+    "the", "and", "with", "for", "from", "that", "this", "are", "was", "its", "his", "her", "their", "one", "some",
+    "near", "into", "over", "under",
+)  # fmt: skip
 SCRIPTS = ("LATIN", "MODIFIER", "FEMININE", "MASCULINE")  # how the names of letters begin that are read
 log = logging.getLogger(__name__)
 
@@ -105,7 +109,7 @@ def list_subjects(folder: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class _Index:
-    """A table made searchable: emoji, their pattern, and of learned subjects labels, last words, tags and names."""
+    """A table made searchable: emoji, their pattern; of learned subjects labels, last words, tags, names, words."""
 
     by_emoji: dict[str, Subject]
     emoji: re.Pattern[str]
@@ -113,6 +117,7 @@ class _Index:
     heads: frozenset[str]
     tags: dict[str, tuple[str, ...]]
     by_name: dict[str, str]
+    words: frozenset[str]
 
 
 @cache
@@ -130,7 +135,14 @@ def _index(subjects: tuple[Subject, ...]) -> _Index:
         frozenset(label.split()[-1] for label in labels),
         {subject.label.lower(): subject.tags for subject in learned},
         {name: subject.label for subject in reversed(learned) for name in subject.names},
+        frozenset(word for each in learned for text in (each.label, *each.tags) for word in _list_words(text)),
     )
+
+
+def _list_words(text: str) -> list[str]:
+    """List the words of a text that may name something, in lower case and without the s of a plural."""
+    words = (word.removesuffix("s") for word in re.findall(r"[^\W\d_]{3,}", text.lower()))
+    return [word for word in words if word not in SMALL_WORDS]
 
 
 # ------------------------------------------------------------------------------------------ reading
@@ -155,6 +167,9 @@ def read_prompt(typed: str, subjects: tuple[Subject, ...]) -> Prompt:
     unread = [word for word in text.split() if _is_unread(word)]
     notes += _propose(text, unread, index)
     notes += _describe_limits(typed, text, index)
+    words = _list_words(text)
+    if not notes and words and not index.words.intersection(words):
+        notes.append("None of these words names what the model learned to draw; the page lists its subjects.")
     return Prompt(text, tuple(notes), is_readable=len(unread) < len(text.split()))
 
 

@@ -441,6 +441,25 @@ def find_form_mode(catalog: Catalog, model: str, *values: Any) -> str:
     return catalog.get(model).find_mode(name_method(values))
 
 
+def list_subjects(model_set: ModelSet) -> dict[str, Any]:
+    """List what a model can draw, to search it.
+
+    Args:
+        model_set: the model.
+
+    Returns:
+        Keyword arguments of the list; it is not seen where the model ships without a table of subjects.
+    """
+    labels = [subject.label for subject in model_set.subjects if subject.is_learned]
+    return {
+        "choices": labels,
+        "label": f"What {model_set.title} can draw",
+        "info": f"Pictures like emoji of one subject, in English. It learned {len(labels):,}: type to search.",
+        "filterable": True,
+        "visible": bool(labels),
+    }
+
+
 def label_images(model_set: ModelSet) -> dict[str, str]:
     """Write the headings over LatentCRF's image, and over those before and after the CRF.
 
@@ -555,6 +574,7 @@ def build(worker: DeviceWorker, menu: ModelMenu) -> Form:
             after = gr.Image(first.after, **picture, elem_id="after", alt_text="The image just after the CRF")
         with gr.Column(min_width=150, elem_id="about"):
             about = gr.HTML(describe_crf(model_set), padding=False)
+            subjects = gr.Dropdown(**list_subjects(model_set), value=None, elem_id="subjects")
     history = gr.Gallery(
         **GALLERY, columns=HISTORY, label="This visit: click an image to see it again", elem_id="history"
     )
@@ -623,6 +643,8 @@ def build(worker: DeviceWorker, menu: ModelMenu) -> Form:
     for name, heading in headings.items():
         menu.follow(heading, partial(label_image, name))
     menu.follow(about, describe_crf)
+    menu.follow(subjects, lambda model_set: gr.update(**list_subjects(model_set)))
+    subjects.input(lambda subject: subject, subjects, prompt, **AT_ONCE)
     menu.follow(mode, lambda model_set: gr.update(choices=label_modes(model_set)))
     menu.follow(examples, lambda model_set: gr.Dataset(samples=[[example] for example in model_set.prompts]))
     menu.follow(prompt, lambda model_set: gr.update(placeholder=write_placeholder(model_set.prompts[0])))

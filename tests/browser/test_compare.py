@@ -42,29 +42,70 @@ def test_a_prompt_and_enter_bring_both_images_and_their_figures(page: Page, url:
         assert page.locator(f"{where} img").first.get_attribute("alt")
     assert page.locator("#slider img").count() == 2
     outputs = page.locator("#figures output").all_inner_texts()
-    assert outputs[:2] == ["24", "14"]
-    full, latentcrf = (float(text.removesuffix(" s")) for text in outputs[2:4])
-    assert float(outputs[4].removesuffix("×")) == pytest.approx(full / latentcrf, rel=0.1)
-    assert 0 < float(outputs[5]) < 1
+    assert outputs[:3] == ["1.71×", "24", "14"]  # the ratio of network evaluations
+    full, latentcrf = (float(text.removesuffix(" s")) for text in outputs[3:5])
+    assert full > 0 and latentcrf > 0 and 0 < float(outputs[5]) < 1
     assert "red apple" in page.inner_text("#compare-status") and "seed 3" in page.inner_text("#compare-status")
     assert page.locator("#strip i.done").count() == 12 + 7
 
 
-def test_few_steps_are_a_click_away(page: Page, url: str) -> None:
-    visit(page, url, QUICK.replace("steps=12", "steps=14"))
-    page.click("#modes label:has-text('Few steps')")
-    page.wait_for_function("document.querySelector('#strip').innerText.includes('the last 4 without guidance')")
-    assert "12 of a faster solver" in page.inner_text("#strip")
+DRAWN = "document.querySelector('#figures .cards').dataset.drawn"
+
+
+def move(page: Page, slider: str, value: int) -> None:
+    """Move a slider, as dragging does."""
+    page.locator(f"#{slider} input[type=range]").evaluate(
+        "(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('input', { bubbles: true })); }",
+        value,
+    )
+
+
+def test_a_moved_slider_and_another_mode_draw_again_at_the_same_seed(page: Page, url: str) -> None:
+    """What is shown belongs to what is said; the full run stays, bit for bit, and the last value wins."""
+    visit(page, url, f"{QUICK}&finisher=false&few_steps=0&guidance_cutoff=0")
+    page.click("#settings button")
+    page.check("#random-seed input")
     ask(page, "red apple")
     wait_until_done(page)
-    assert page.locator("#figures output").all_inner_texts()[:2] == ["28", "20"]
-    assert "14 steps and 12 of UniPC" in page.inner_text("#compare-status")
-    assert not np.array_equal(shown(page, "#before"), shown(page, "#after"))
-    page.click("#modes label:has-text('bypass')")
-    page.wait_for_function("document.querySelector('#strip').innerText.includes('in place of 5')")
-    page.wait_for_function("!document.querySelector('#strip').innerText.includes('without guidance')")
-    visit(page, url, f"{QUICK}&few_steps=4")
-    page.wait_for_function("document.querySelector('#modes input:checked').value.startsWith('Few steps')")
+    assert page.locator("#modes input:checked").get_attribute("value") == "custom"
+    seed, full, latentcrf = page.input_value("#seed input"), shown(page, "#full"), shown(page, "#latentcrf")
+    for value in (3, 4, 8):  # the last one counts
+        move(page, "bypass-start", value)
+    page.wait_for_function(f"{DRAWN}.startsWith('[12, 3.0, 3, 8, 11')")
+    page.wait_for_function("!document.querySelector('#compare-start').disabled")
+    assert np.array_equal(shown(page, "#full"), full) and not np.array_equal(shown(page, "#latentcrf"), latentcrf)
+    assert page.input_value("#seed input") == seed and f"seed {seed}," in page.inner_text("#compare-status")
+    assert "LatentCRF: 8, " in page.inner_text("#strip") and page.locator("#strip i.done").count() == 12 + 9
+    page.click("#finisher input")
+    page.wait_for_function(f"{DRAWN}.startsWith('[12, 3.0, 3, 8, 11, true')")
+    page.click("#modes label:has-text('Fast')")  # it has the full run's own steps
+    page.wait_for_function(f"{DRAWN}.startsWith('[50, 3.0, 5, ')")
+    page.wait_for_function("!document.querySelector('#compare-start').disabled")
+    assert page.locator("#figures output").all_inner_texts()[1:3] == ["100", "20"]
+    assert "UniPC, 5 iterations, finisher" in page.inner_text("#compare-status")
+    assert "benchmark" in page.inner_text("#figures") and page.input_value("#seed input") == seed
+    assert "Not drawn yet" not in page.inner_text("#strip")
+
+
+def test_the_history_restores_pictures_and_settings(page: Page, url: str) -> None:
+    visit(page, url)
+    ask(page, "red apple")
+    wait_until_done(page)
+    first, figures = shown(page, "#latentcrf"), page.inner_text("#figures")
+    page.click("#settings button")
+    move(page, "images", 2)
+    page.press(PROMPT, "Enter")
+    wait_until_done(page)
+    assert page.locator("#pairs img").count() == 4 and "seeds 3 to 4" in page.inner_text("#compare-status")
+    page.locator("#pairs button:has(img)").nth(3).click()
+    page.wait_for_function("document.querySelector('#latentcrf img').src.includes('-4-latentcrf')")
+    assert not np.array_equal(shown(page, "#latentcrf"), first)
+    assert page.locator("#history img").count() == 2
+    page.locator("#history button:has(img)").last.click()
+    page.wait_for_function("document.querySelector('#latentcrf img').src.includes('-3-latentcrf')")
+    page.wait_for_function("!document.querySelector('#pairs img')")
+    assert np.array_equal(shown(page, "#latentcrf"), first) and page.inner_text("#figures") == figures
+    assert page.input_value("#images input[type=number]") == "1" and "seed 3" in page.inner_text("#compare-status")
 
 
 def test_a_stored_example_is_drawn_live_at_a_click(page: Page, url: str) -> None:

@@ -76,7 +76,7 @@ def test_a_chip_shows_its_result_without_a_run(slow_page: Page, url: str) -> Non
         page.wait_for_function(f"document.querySelector('#example').innerText.includes('{prompt}')")
         assert page.input_value("#prompt textarea, #prompt input") == prompt
         assert f"“{prompt}”, seed 0" in page.inner_text("#compare-status")
-    page.click("#modes label:has-text('Few steps')")
+    page.click("#modes label:has-text('Fast')")
     page.wait_for_function("document.querySelector('#figures').innerText.includes('denoiser calls: 50 and 12')")
     assert page.inner_text("#strip").count("12 of a faster solver") == 1
     assert page.evaluate("window.runs") == 0
