@@ -12,7 +12,7 @@ from playwright.sync_api import Browser
 
 from app.layout import TABS
 from app.tabs import COMPARE
-from tests.browser.driving import PATIENCE, browsing, served, wait_until_done
+from tests.browser.driving import PATIENCE, browsing, served, slow_down, wait_until_done
 
 SIZES = {"desktop": (1440, 900), "projector": (1280, 720), "phone": (390, 844)}
 
@@ -27,6 +27,7 @@ def main() -> None:
     )
     parser.add_argument("--model", default=None, help="model that is shown, as for app.py")
     parser.add_argument("--url", default=None, help="a page that runs already; without it one is started")
+    parser.add_argument("--latency", type=float, default=0, help="ms more for each request at first sight (default 0)")
     parser.add_argument("--first-only", action="store_true", help="only the first sight of each tab: nothing is run")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -37,10 +38,11 @@ def main() -> None:
         take(url, options)
 
 
-def take_first_sights(browser: Browser, url: str, out: Path) -> None:
+def take_first_sights(browser: Browser, url: str, out: Path, latency: float) -> None:
     """Write each tab as it is before anything was run."""
     page = browser.new_page()
     page.set_default_timeout(PATIENCE)
+    slow_down(page, latency)
     page.goto(f"{url}?__theme=light")
     for name, title in {COMPARE: "Compare", **{name: title for name, title, _ in TABS}}.items():
         page.get_by_role("tab", name=title, exact=True).click()
@@ -60,7 +62,7 @@ def take_first_sights(browser: Browser, url: str, out: Path) -> None:
 def take(url: str, options: argparse.Namespace) -> None:
     """Compare once and write the page in each size and colour scheme."""
     with browsing() as browser:
-        take_first_sights(browser, url, options.out)
+        take_first_sights(browser, url, options.out, options.latency)
         if options.first_only:
             return
         page = browser.new_page(viewport=dict(zip(("width", "height"), SIZES["desktop"], strict=True)))
