@@ -24,12 +24,16 @@ from analysis.export import Results, parse, write_results
 from analysis.figures.diversity import draw_figures
 from analysis.sampling import STEPS, load_pipeline
 from analysis.studies import FULL_RUN, LATENTCRF
-from analysis.studies.diversity import COMPARED, MethodImages, compute, tabulate, tabulate_pairs
+from analysis.studies.diversity import COMPARED, MethodImages, build_latentcrf, compute, tabulate, tabulate_pairs
+from latentcrf import Finisher, LatentCRF, VAERoundTrip
 from latentcrf.precision import choose_precision, precision_name
-from latentcrf.utils.arguments import int_between, run_command
+from latentcrf.utils.arguments import float_between, int_between, run_command
 from latentcrf.utils.files import claim_folder
+from latentcrf.utils.weights import MODELS
 
-SAVED = ("prompt", "seeds", "seed", "guidance", "steps", "bypass")  # options that settings.json names
+SAVED = (  # options that settings.json names
+    "prompt", "seeds", "seed", "guidance", "steps", "bypass", "iterations", "finisher", "few_steps", "guidance_cutoff",
+)  # fmt: skip
 
 
 def build_results(results: Sequence[MethodImages], seeds: Sequence[int], options: dict[str, Any]) -> Results:
@@ -45,6 +49,28 @@ def build_results(results: Sequence[MethodImages], seeds: Sequence[int], options
               for result in results for seed, image in zip(seeds, result.images, strict=True)}  # fmt: skip
     tables = {"diversity": table, "pairs": tabulate_pairs(results, seeds)}
     return Results("diversity", options, tables, draw_figures(results, table, seeds), images)
+
+
+def load_finisher(name: str, iterations: int, pipeline: Any) -> Any:
+    """Load what corrects LatentCRF's final latents.
+
+    Args:
+        name: "none", "shipped", "vae", or a folder.
+        iterations: of its solver.
+        pipeline: whose autoencoder "vae" takes.
+
+    Returns:
+        A finisher; None for "none".
+
+    Raises:
+        OSError: there is no such folder.
+    """
+    if name == "none":
+        return None
+    if name == "vae":
+        return VAERoundTrip(pipeline.vae)
+    folder = MODELS / "emoji-latentcrf-finisher" if name == "shipped" else name
+    return Finisher(LatentCRF.from_pretrained(folder, use_safetensors=True).eval(), iterations)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,6 +94,22 @@ def main(arguments: list[str] | None = None) -> int:
     add_arguments(parser, "seed", "bypass", "guidance", "model", "crf", "lpips", "features", "precision", crf={
         "help": "bypass CRF (default: shipped); none: there is none, and no LatentCRF among the methods"
     })  # fmt: skip
+    add("--iterations", type=int_between(0, 100), default=5, metavar="N", help="of both CRFs' solver (default 5)")
+    add(
+        "--finisher",
+        default="none",
+        metavar="FOLDER",
+        help="corrects LatentCRF's final latents: none (default), shipped, vae (VAE round trip), or a folder",
+    )
+    add(
+        "--few-steps",
+        type=int_between(0, 200),
+        default=0,
+        metavar="N",
+        help="LatentCRF runs N steps of UniPC in place of the bypass (default 0: the bypass)",
+    )
+    add("--guidance-cutoff", type=float_between(0, 0.9), default=0.0, metavar="SHARE",
+        help="of LatentCRF's denoiser calls, the last, without guidance (default 0)")  # fmt: skip
     options = parse(parser, "diversity", arguments)
     seeds = [options.seed + i for i in range(options.seeds)]
     without_crf = [name for name in COMPARED if name != LATENTCRF]
@@ -77,9 +119,14 @@ def main(arguments: list[str] | None = None) -> int:
         precision = choose_precision(options.precision, "cpu")
         lpips, features = load_lpips_argument(options), load_features_argument(options)
         pipeline, crf = load_pipeline(options.model), load_crf_argument(options)
+        latentcrf = None if crf is None else build_latentcrf(
+            pipeline.scheduler, crf, steps=options.steps, bypass=tuple(options.bypass), iterations=options.iterations,
+            finisher=load_finisher(options.finisher, options.iterations, pipeline), few_steps=options.few_steps,
+            guidance_cutoff=options.guidance_cutoff,
+        )  # fmt: skip
         claim_folder(options.out)
         results = compute(
-            pipeline, crf, lpips, features, options.prompt, seeds, methods,
+            pipeline, latentcrf, lpips, features, options.prompt, seeds, methods,
             steps=options.steps, bypass=tuple(options.bypass), guidance=options.guidance, precision=precision,
         )  # fmt: skip
         settings = {name: getattr(options, name) for name in SAVED}

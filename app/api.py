@@ -189,7 +189,7 @@ def answer_diversity(worker: DeviceWorker, values: Mapping[str, Any]) -> dict[st
         rows (metrics of each method), seeds, images (PNG in base64 by method, one a seed).
     """
     model_set = worker.catalog.get(values.get("model"))
-    prompt, first, count, others = diversity.list_first_values(model_set)
+    prompt, first, count, others, *_ = diversity.list_first_values(model_set)
     methods = values.get("methods", others)
     if not isinstance(methods, list) or not all(isinstance(name, str) for name in methods):
         raise SettingsError(f"Methods must be a list among {', '.join(diversity.list_others(model_set))}.")
@@ -197,7 +197,7 @@ def answer_diversity(worker: DeviceWorker, values: Mapping[str, Any]) -> dict[st
         model_set, values.get("prompt", prompt), values.get("seed", first), values.get("seeds", count), methods
     )
     defaults = model_set.defaults
-    worker.check_work(worker.call("count_diversity_calls", methods, len(seeds), defaults.steps, defaults.bypass))
+    worker.check_work(worker.call("count_diversity_calls", methods, len(seeds), defaults))
     reports = worker.stream("run_diversity", prompt, seeds, methods, defaults, model=model_set.name)
     rows = [report for report in reports if not isinstance(report, int)]
     return {
@@ -294,7 +294,7 @@ def list_endpoints(worker: DeviceWorker) -> list[Endpoint]:
     settings = list_settings(first, OF_AN_IMAGE)
     settings["prompt"] = replace(settings["prompt"], default=None)
     seeds = ("prompt", "seed")
-    prompt, seed, count, methods = diversity.list_first_values(first)
+    prompt, seed, count, methods, *_ = diversity.list_first_values(first)
     others = ", ".join(diversity.list_others(first))
     one = (
         "settings, notes on the prompt, made_by, lpips, speed_up, and for full and latentcrf each: denoiser_calls, "

@@ -25,7 +25,7 @@ from analysis.figures import convergence as convergence_figures
 from analysis.figures import diversity as diversity_figures
 from analysis.figures.variance import draw_quantity
 from analysis.sampling import choose_batch_size, get_latent_shape
-from analysis.studies import convergence, diversity, variance, walkthrough
+from analysis.studies import LATENTCRF, convergence, diversity, variance, walkthrough
 from app.comparison import build_scheduler, compare
 from app.examples import read_example
 from app.loaded_models import LoadedModels, find_damaged_results, load_models, save_memory, use_device
@@ -165,26 +165,40 @@ def export_convergence(found: convergence.Convergence, settings: Settings, model
 # --------------------------------------------------------------------------------------- diversity
 
 
-def count_diversity_calls(methods: Sequence[str], seeds: int, steps: int, bypass: tuple[int, int]) -> int:
+def count_diversity_calls(methods: Sequence[str], seeds: int, settings: Settings) -> int:
     """Count the denoiser calls of all images together."""
-    return diversity.count_denoiser_calls(methods, seeds, steps, bypass)
+    few_steps = settings.few_steps if LATENTCRF in methods else 0
+    return diversity.count_denoiser_calls(methods, seeds, settings.steps, settings.bypass, few_steps)
+
+
+def count_diversity_work(methods: Sequence[str], seeds: int, settings: Settings) -> int:
+    """Count what `run_diversity` reports in all."""
+    return diversity.count_work(count_diversity_calls(methods, seeds, settings), len(methods), seeds)
 
 
 def run_diversity(
-    models: LoadedModels, prompt: str, seeds: list[int], methods: list[str], defaults: Settings, report: Report
+    models: LoadedModels, prompt: str, seeds: list[int], methods: list[str], settings: Settings, report: Report
 ) -> None:
-    """Report the number of denoiser calls so far after each, and a `MethodImages` a method."""
+    """Report the work done so far, of `count_diversity_work`, and a `MethodImages` a method."""
+    own = None
+    if models.crf is not None:
+        own = diversity.Sampler(
+            build_scheduler(models, settings),
+            settings.few_steps or settings.steps,
+            settings.denoiser_calls["latentcrf"],
+            settings.guidance_cutoff,
+        )
     diversity.compute(
         models.pipeline,
-        models.crf,
+        own if LATENTCRF in methods else None,
         models.lpips,
         models.features,
         prompt,
         seeds,
         methods,
-        steps=defaults.steps,
-        bypass=defaults.bypass,
-        guidance=defaults.guidance,
+        steps=settings.steps,
+        bypass=settings.bypass,
+        guidance=settings.guidance,
         batch_size=_choose_batch_size(models),
         precision=models.precision,
         report=report,

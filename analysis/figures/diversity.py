@@ -10,6 +10,7 @@ from plotly.subplots import make_subplots
 
 from analysis.figures.grid import draw_image_grid
 from analysis.figures.style import METHODS, apply_style
+from analysis.studies import EQUAL_CALLS, FULL_RUN
 
 if TYPE_CHECKING:  # a figure needs no torch
     from analysis.studies.diversity import MethodImages
@@ -74,7 +75,7 @@ def draw_metrics(table: pd.DataFrame, **style: bool) -> go.Figure:
     for column, name in enumerate(TITLES, 1):
         for _, row in table.iterrows():
             method, value = row["method"], row[name]
-            colour, symbol, _ = METHODS[method]
+            colour, symbol, _ = METHODS.get(method, METHODS[EQUAL_CALLS])  # whose name has its steps
             ratio = f"<br>{row[f'{name}_ratio']:.2f} of the full run's" if f"{name}_ratio" in row else ""
             figure.add_scatter(
                 x=[value], y=[method], mode="markers", row=1, col=column, showlegend=False, name=method,
@@ -86,5 +87,8 @@ def draw_metrics(table: pd.DataFrame, **style: bool) -> go.Figure:
     count = int(table["n"].max())
     figure.update_xaxes(title="further right is more diverse", rangemode="tozero", nticks=5, tickangle=0)
     figure.update_yaxes(autorange="reversed")
-    apply_style(figure, f"Diversity over {count} seeds, with 95 % intervals", height=380, **style)
+    shown = table[table["method"] != FULL_RUN]
+    kept = [f"{row['method']} {row['pairwise_lpips_ratio']:.0%}" for _, row in shown.iterrows()]
+    finding = f"Diversity kept: {', '.join(kept)}" if kept and "pairwise_lpips_ratio" in table else "Diversity"
+    apply_style(figure, f"{finding} ({count} seeds, 95 % intervals)", height=380, **style)
     return figure.update_layout(margin={"t": 100})

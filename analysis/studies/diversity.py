@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, UniPCMultistepScheduler
 from torch import Tensor, nn
 
 from analysis.metrics.diversity import lpips_matrix, pairwise_without_each, vendi
@@ -20,6 +20,7 @@ from latentcrf import LatentCRF, LatentCRFScheduler
 
 COMPARED = (FULL_RUN, LATENTCRF, ZERO_PARAMETER_BYPASS, EQUAL_CALLS, FEW_STEPS)
 FEW_CALLS = 4  # of `FEW_STEPS`
+MEASURING = 4  # denoiser calls that it takes to decode and measure an image, about
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class MethodImages:
     """One method's images and their metrics.
 
     Attributes:
-        method: of `COMPARED`.
+        method: of `COMPARED`; for `EQUAL_CALLS` the benchmark's name of such a run, "DDIM-34".
         denoiser_calls: of one run.
         network_evaluations: of one image.
         images: uint8 (n, H, W, 3), one a seed.
@@ -43,64 +44,130 @@ class MethodImages:
     vendi: np.ndarray
 
 
-def build_scheduler(
-    method: str, scheduler: Any, crf: LatentCRF | None, steps: int = STEPS, bypass: tuple[int, int] = BYPASS
-) -> tuple[Any, int]:
-    """Build a method's scheduler.
+@dataclass(frozen=True)
+class Sampler:
+    """How a method samples.
+
+    Attributes:
+        scheduler: of the run.
+        steps: of the run; of the full run where a bypass shortens it.
+        denoiser_calls: of one run.
+        guidance_cutoff: share of the calls, the last ones, without guidance; default 0.
+    """
+
+    scheduler: Any
+    steps: int
+    denoiser_calls: int
+    guidance_cutoff: float = 0.0
+
+
+def build_latentcrf(
+    scheduler: Any,
+    crf: LatentCRF | None,
+    *,
+    steps: int = STEPS,
+    bypass: tuple[int, int] = BYPASS,
+    iterations: int = 5,
+    finisher: Any = None,
+    few_steps: int = 0,
+    guidance_cutoff: float = 0.0,
+) -> Sampler:
+    """Build LatentCRF's sampler.
+
+    Args:
+        scheduler: the pipeline's own.
+        crf: the bypass CRF; None: the zero-parameter bypass.
+        steps: of the full run, default 50.
+        bypass: (first, last), in steps of the full run, default (33, 49).
+        iterations: of the bypass CRF's solver, default 5.
+        finisher: corrects the final latents; None (default): there is none.
+        few_steps: 0 (default): the bypass; else a run of so many steps of UniPC, without it.
+        guidance_cutoff: share of the denoiser calls, the last ones, without guidance, default 0.
+    """
+    inner = UniPCMultistepScheduler.from_config(scheduler.config) if few_steps else scheduler
+    own = LatentCRFScheduler(
+        inner, crf, bypass=None if few_steps else bypass, num_iterations=iterations, finisher=finisher
+    )
+    calls = few_steps or steps - (bypass[1] - bypass[0])
+    return Sampler(own, few_steps or steps, calls, guidance_cutoff)
+
+
+def build_sampler(
+    method: str,
+    scheduler: Any,
+    latentcrf: Sampler | None,
+    steps: int = STEPS,
+    bypass: tuple[int, int] = BYPASS,
+) -> Sampler:
+    """Build a method's sampler.
 
     Args:
         method: of `COMPARED`.
         scheduler: the pipeline's own.
-        crf: the bypass CRF; None: there is none, and no method `LATENTCRF`.
+        latentcrf: as of `build_latentcrf`; None: there is no method `LATENTCRF`.
         steps: of the full run, default 50.
-        bypass: (first, last), in steps of the full run, default (33, 49).
-
-    Returns:
-        The scheduler and the number of steps of its full run.
+        bypass: of the zero-parameter bypass, (first, last), in steps of the full run, default (33, 49).
 
     Raises:
         ValueError: another method.
     """
-    accepted = [name for name in COMPARED if crf is not None or name != LATENTCRF]
+    accepted = [name for name in COMPARED if latentcrf is not None or name != LATENTCRF]
     if method not in accepted:
         raise ValueError(f"{method!r} is not compared; accepted are {', '.join(accepted)}.")
     if method == FULL_RUN:
-        return scheduler, steps
-    if method in (LATENTCRF, ZERO_PARAMETER_BYPASS):
-        return LatentCRFScheduler(scheduler, crf if method == LATENTCRF else None, bypass=bypass), steps
-    return build_ddim(scheduler), count_run_calls(method, steps, bypass)
+        return Sampler(scheduler, steps, steps)
+    if method == LATENTCRF and latentcrf is not None:
+        return latentcrf
+    if method == ZERO_PARAMETER_BYPASS:
+        return build_latentcrf(scheduler, None, steps=steps, bypass=bypass)
+    calls = count_run_calls(method, steps, latentcrf.denoiser_calls if latentcrf else steps - bypass[1] + bypass[0])
+    return Sampler(build_ddim(scheduler), calls, calls)
 
 
-def count_run_calls(method: str, steps: int = STEPS, bypass: tuple[int, int] = BYPASS) -> int:
+def count_run_calls(method: str, steps: int, short_calls: int) -> int:
     """Count the denoiser calls of one run of a method.
 
     Args:
         method: of `COMPARED`.
-        steps: as of `build_scheduler`.
-        bypass: as of `build_scheduler`.
+        steps: of the full run.
+        short_calls: of LatentCRF, and so of its baselines.
     """
     if method == FULL_RUN:
         return steps
-    return FEW_CALLS if method == FEW_STEPS else steps - (bypass[1] - bypass[0])
+    return FEW_CALLS if method == FEW_STEPS else short_calls
 
 
 def count_denoiser_calls(
-    methods: Sequence[str], seeds: int, steps: int = STEPS, bypass: tuple[int, int] = BYPASS
+    methods: Sequence[str], seeds: int, steps: int = STEPS, bypass: tuple[int, int] = BYPASS, few_steps: int = 0
 ) -> int:
     """Count the denoiser calls of all images together.
 
     Args:
         methods: of `COMPARED`.
         seeds: images a method.
-        steps: as of `build_scheduler`.
-        bypass: as of `build_scheduler`.
+        steps: of the full run, default 50.
+        bypass: (first, last), in steps of the full run, default (33, 49).
+        few_steps: as of `build_latentcrf`, default 0.
     """
-    return seeds * sum(count_run_calls(method, steps, bypass) for method in methods)
+    short = steps - (bypass[1] - bypass[0])
+    calls = {LATENTCRF: few_steps or short, EQUAL_CALLS: few_steps or short}
+    return seeds * sum(count_run_calls(method, steps, calls.get(method, short)) for method in methods)
+
+
+def count_work(denoiser_calls: int, methods: int, seeds: int) -> int:
+    """Count what `compute` reports in all.
+
+    Args:
+        denoiser_calls: as of `count_denoiser_calls`.
+        methods: how many.
+        seeds: images a method.
+    """
+    return denoiser_calls + MEASURING * methods * seeds
 
 
 def compute(
     pipeline: StableDiffusionPipeline,
-    crf: LatentCRF | None,
+    latentcrf: Sampler | None,
     lpips: nn.Module,
     features: nn.Module,
     prompt: str,
@@ -118,26 +185,26 @@ def compute(
 
     Args:
         pipeline: the LDM.
-        crf: the bypass CRF; None: there is none, and no method `LATENTCRF`.
+        latentcrf: as of `build_latentcrf`; None: there is no method `LATENTCRF`.
         lpips: as from `analysis.metrics.perceptual.load_lpips`.
         features: as from `analysis.metrics.perceptual.load_features`.
         prompt: the same for all seeds.
         seeds: n seeds.
         methods: of `COMPARED`.
         steps: of the full run, default 50.
-        bypass: (first, last), in steps of the full run, default (33, 49).
+        bypass: of the zero-parameter bypass, (first, last), in steps of the full run, default (33, 49).
         guidance: default 3.
         batch_size: images at a time, default 16.
         precision: in which the networks compute, default float32.
-        report: is called with the number of denoiser calls so far (an int; a call on a batch counts once an image), and
-            with each `MethodImages`.
+        report: is called with the work done so far, of `count_work` (an int), after each denoiser call, which counts
+            once an image, and after each method's measuring; and with each `MethodImages`.
 
     Returns:
         One a method, in their order.
     """
     results, done = [], 0
     for method in methods:
-        scheduler, run_steps = build_scheduler(method, pipeline.scheduler, crf, steps, bypass)
+        sampler = build_sampler(method, pipeline.scheduler, latentcrf, steps, bypass)
         pixels = []
         with count_calls(pipeline.unet) as batches:
             for begin in range(0, len(seeds), batch_size):
@@ -150,12 +217,16 @@ def compute(
 
                 latents = run_sampler(
                     pipeline, encode(pipeline, [prompt] * len(batch)), batch,
-                    steps=run_steps, guidance=guidance, scheduler=scheduler, precision=precision, on_step=on_step,
+                    steps=sampler.steps, guidance=guidance, guidance_cutoff=sampler.guidance_cutoff,
+                    scheduler=sampler.scheduler, precision=precision, on_step=on_step,
                 )  # fmt: skip
                 pixels.append(to_pixels(decode(pipeline, latents)))
         calls, evaluations = len(batches) // len(pixels), sum(batches) // len(seeds)
         images = np.concatenate(pixels)
-        results.append(MethodImages(method, calls, evaluations, images, *measure(images, lpips, features)))
+        name = f"DDIM-{calls}" if method == EQUAL_CALLS else method
+        results.append(MethodImages(name, calls, evaluations, images, *measure(images, lpips, features)))
+        done += MEASURING * len(seeds)
+        report(done)
         report(results[-1])
     return results
 

@@ -15,11 +15,12 @@ from app.components.example import DRAW_LIVE, build_example, connect_example, fi
 from app.components.exports import build_export
 from app.components.figures import attach_listener_js, build_figure, show_figures
 from app.components.form import build_number
+from app.components.method_line import build_method_line
 from app.device import DeviceWorker
 from app.examples import DIVERSITY, describe_example
 from app.models import ModelSet
 from app.runs import AT_ONCE, ProgressClock, Run, Update, build_run_controls
-from app.settings import DECLARATIONS, MAX_SEED, Number, SettingsError
+from app.settings import DECLARATIONS, MAX_SEED, METHOD, Number, Settings, SettingsError, name_method
 from app.tabs import COMPARE, TabContext
 from app.text import DIVERSITY_NOTES
 
@@ -71,10 +72,10 @@ def list_first_values(model_set: ModelSet) -> list[Any]:
         model_set: the model.
 
     Returns:
-        Prompt, first seed, number of seeds, and the methods beside the full run.
+        Prompt, first seed, number of seeds, the methods beside the full run, and the settings `METHOD`.
     """
-    selected = SELECTED_WITHOUT_CRF if model_set.crf is None else SELECTED
-    return [model_set.defaults.prompt, model_set.defaults.seed, 8, list(selected)]
+    selected, defaults = SELECTED_WITHOUT_CRF if model_set.crf is None else SELECTED, model_set.defaults
+    return [defaults.prompt, defaults.seed, 8, list(selected), *(getattr(defaults, name) for name in METHOD)]
 
 
 def list_others(model_set: ModelSet) -> list[str]:
@@ -92,7 +93,7 @@ def update_others(model_set: ModelSet) -> Any:
     Args:
         model_set: the model.
     """
-    return gr.update(choices=list_others(model_set), value=list_first_values(model_set)[-1])
+    return gr.update(choices=list_others(model_set), value=list_first_values(model_set)[3])
 
 
 def describe_images(model_set: ModelSet) -> str:
@@ -107,8 +108,8 @@ def describe_images(model_set: ModelSet) -> str:
     defaults = model_set.defaults
     return html.format_note(
         "A row a method, a column a seed: from the same noise. Click an image to look at its seed in the compare tab.",
-        f"{model_set.sampler} with {defaults.steps} steps and guidance {defaults.guidance:g}; LatentCRF's bypass is "
-        f"({defaults.bypass_start}, {defaults.bypass_end}).",
+        f"The full run is {model_set.sampler}, {defaults.steps} steps unless the form says otherwise. Diversity is the "
+        "mean LPIPS (AlexNet) of all pairs of a row's images; its 95 % jackknife interval is over the seeds.",
     )
 
 
@@ -139,7 +140,22 @@ def parse(
     return words, [first + i for i in range(number)], [FULL_RUN, *(name for name in accepted if name in others)]
 
 
-def show_cost(worker: DeviceWorker, count: Any, others: Sequence[str], model: str) -> str:
+def parse_method(worker: DeviceWorker, model: str, prompt: str, values: Sequence[Any]) -> Settings:
+    """Read LatentCRF's setting from the compare tab's form.
+
+    Args:
+        worker: with the models.
+        model: name of the model.
+        prompt: of the run.
+        values: of the settings `METHOD`.
+
+    Raises:
+        SettingsError: as of `Catalog.parse`.
+    """
+    return worker.catalog.parse(name_method(values) | {"prompt": prompt, "model": model})
+
+
+def show_cost(worker: DeviceWorker, count: Any, others: Sequence[str], model: str, *method: Any) -> str:
     """Show what a run will take, before it is started.
 
     Args:
@@ -147,26 +163,22 @@ def show_cost(worker: DeviceWorker, count: Any, others: Sequence[str], model: st
         count: as of `parse`.
         others: as of `parse`.
         model: name of the model.
+        method: of the settings `METHOD`.
 
     Returns:
         HTML.
     """
     try:
-        model_set = worker.catalog.get(model)
-        _, seeds, methods = parse(model_set, "x", 0, count, others)
+        _, seeds, methods = parse(worker.catalog.get(model), "x", 0, count, others)
+        settings = parse_method(worker, model, "x", method)
     except SettingsError as error:
         return html.format_message(str(error), "error")
-    defaults = model_set.defaults
-    calls = worker.call("count_diversity_calls", methods, len(seeds), defaults.steps, defaults.bypass)
-    evaluations = calls * (2 if defaults.guidance > 1 else 1)
-    return (
-        f'<p class="reading">{len(methods)} methods, {len(seeds)} seeds: {evaluations:,} network evaluations, '
-        f"{calls:,} denoiser calls.</p>"
-    )
+    calls = worker.call("count_diversity_calls", methods, len(seeds), settings)
+    return f'<p class="reading">{len(methods)} methods, {len(seeds)} seeds: {calls:,} denoiser calls.</p>'
 
 
 def run_diversity(
-    run: Run, prompt: str, seed: float, count: float, others: list[str], presentation: bool
+    run: Run, prompt: str, seed: float, count: float, others: list[str], *values: Any
 ) -> Iterator[Update]:
     """Run the methods, one after the other.
 
@@ -176,7 +188,7 @@ def run_diversity(
         seed: as of `parse`.
         count: as of `parse`.
         others: as of `parse`.
-        presentation: whether the page is in presentation mode.
+        values: of the settings `METHOD`, then whether the page is in presentation mode.
 
     Yields:
         Updates with the outcome so far, its rows of images and its figures.
@@ -184,16 +196,15 @@ def run_diversity(
     Raises:
         SettingsError: as of `parse`.
     """
-    worker, defaults = run.worker, run.model_set.defaults
+    worker, (*method, presentation) = run.worker, values
     words, seeds, methods = parse(run.model_set, prompt, seed, count, others)
-    calls = worker.call("count_diversity_calls", methods, len(seeds), defaults.steps, defaults.bypass)
-    run.check_work(calls)
+    settings = parse_method(worker, run.model, words, method)
+    run.check_work(worker.call("count_diversity_calls", methods, len(seeds), settings))
     yield Update(run.start_text)
-    clock = ProgressClock(calls, "denoiser calls")
-    options: dict[str, Any] = {"prompt": words, "seeds": len(seeds), "seed": seeds[0], "guidance": defaults.guidance}
-    options |= {"steps": defaults.steps, "bypass": list(defaults.bypass), **run.model_set.export_options}
+    clock = ProgressClock(worker.call("count_diversity_work", methods, len(seeds), settings), "parts of the work")
+    options = {"prompt": words, "seeds": len(seeds), "seed": seeds[0], **list_options(run.model_set, settings)}
     rows: list[Any] = []
-    for report in run.stream("run_diversity", words, seeds, methods, defaults):
+    for report in run.stream("run_diversity", words, seeds, methods, settings):
         if isinstance(report, int):
             yield Update(clock.format(report))
             continue
@@ -202,6 +213,22 @@ def run_diversity(
         is_done = len(rows) == len(methods)
         text = f"“{words}”, {len(seeds)} seeds from {seeds[0]}." if is_done else f"{report.method} is done."
         yield Update(text, [outcome, "", *draw(worker, outcome, presentation)], busy=not is_done)
+
+
+def list_options(model_set: ModelSet, settings: Settings) -> dict[str, Any]:
+    """List the options of the command line that repeat LatentCRF's setting.
+
+    Args:
+        model_set: the model.
+        settings: of the run.
+    """
+    finisher = "none"
+    if settings.finisher:
+        own = None if model_set.finisher is None else model_set.finisher.place
+        finisher = "shipped" if model_set.is_embedded else own or "vae"
+    names = ("guidance", "steps", "iterations", "few_steps", "guidance_cutoff")
+    options = {name: getattr(settings, name) for name in names}
+    return options | {"bypass": list(settings.bypass), "finisher": finisher, **model_set.export_options}
 
 
 def show_example(worker: DeviceWorker, model: str, presentation: bool) -> list[Any]:
@@ -249,25 +276,22 @@ def draw(worker: DeviceWorker, outcome: Outcome | None, presentation: bool) -> l
 
 
 def format_metrics(metrics: pd.Series) -> str:
-    """Format what stands under a method's row.
+    """Format what stands under a method's row: one number, its diversity against the full run's.
 
     Args:
         metrics: a row of the table as of `app.work.tabulate_diversity`.
 
     Returns:
-        HTML: the metrics with their intervals, and their ratios to the full run's.
+        HTML.
     """
-    calls, evaluations = metrics["denoiser_calls"], metrics["network_evaluations"]
-    text = f"<b>{metrics['method']}</b>, {evaluations} network evaluations ({calls} denoiser calls) a seed"
-    for name, (label, form) in {
-        "pairwise_lpips": ("mean pairwise LPIPS", "{:.3f}"),
-        "vendi": ("Vendi score", "{:.2f}"),
-    }.items():
-        value, low, high = (form.format(metrics[name + end]) for end in ("", "_low", "_high"))
-        text += f" · {label} {value} ({low} to {high})"
-        if metrics["method"] != FULL_RUN:
-            text += f", {metrics[name + '_ratio']:.2f} of the full run's"
-    return f'<p class="reading">{text}</p>'
+    value, ratio = metrics["pairwise_lpips"], "pairwise_lpips_ratio"
+    evaluations = f"{metrics['network_evaluations']} network evaluations a seed"
+    if metrics["method"] == FULL_RUN:
+        number = f"diversity {value:.3f} (mean pairwise LPIPS)"
+    else:
+        low, high = metrics[f"{ratio}_low"], metrics[f"{ratio}_high"]
+        number = f"diversity {metrics[ratio]:.2f} of the full run's ({low:.2f} to {high:.2f})"
+    return f'<p class="reading row-number"><b>{metrics["method"]}</b>: {number} · {evaluations}</p>'
 
 
 def open_in_compare(outcome: Outcome | None, event: gr.SelectData) -> list[Any]:
@@ -295,7 +319,7 @@ def build(context: TabContext) -> None:
         context: what the tab is built into.
     """
     worker, menu, model_set = context.worker, context.menu, context.worker.catalog.default
-    first_prompt, first_seed, first_count, selected = list_first_values(model_set)
+    first_prompt, first_seed, first_count, selected, *_ = list_first_values(model_set)
     with gr.Row(elem_classes="controls"):
         prompt = gr.Textbox(first_prompt, label="Prompt", max_lines=1, scale=3, elem_id="diversity-prompt")
         seed = gr.Number(first_seed, label=SEED.label, min_width=100, elem_id="diversity-seed")
@@ -310,6 +334,7 @@ def build(context: TabContext) -> None:
         controls = build_run_controls(
             "diversity", "Draw", "The same noise for all methods; 8 seeds take about 20 seconds on two CPU cores."
         )
+    build_method_line(context, "diversity")
     cost = gr.HTML(elem_id="diversity-cost", padding=False)
     controls.status.render()
     example = build_example("diversity")
@@ -344,7 +369,7 @@ def build(context: TabContext) -> None:
         build_export(
             worker, "diversity", outcome, lambda last: ["export_diversity", last.rows, last.seeds, last.options]
         )
-    inputs = [prompt, seed, count, others, context.presentation]
+    inputs = [prompt, seed, count, others, *context.form.method, context.presentation]
     menu.follow_default(prompt, "prompt")
     menu.follow(others, update_others)
     menu.follow(note, describe_images)
@@ -352,7 +377,8 @@ def build(context: TabContext) -> None:
     controls.connect(worker, menu.dropdown, run_diversity, inputs, all_outputs)
     connect_example(context, partial(show_example, worker), all_outputs)
     context.presentation.change(partial(draw, worker), [outcome, context.presentation], outputs, **AT_ONCE)
-    gr.on([count.change, others.change], partial(show_cost, worker), [count, others, menu.dropdown], cost, **AT_ONCE)
+    cost_inputs = [count, others, menu.dropdown, *context.form.method]
+    gr.on([count.change, others.change], partial(show_cost, worker), cost_inputs, cost, **AT_ONCE)
     form = context.form
     for gallery in galleries:
         gallery.select(

@@ -50,7 +50,7 @@ DIVERSITY_NOTES = {
     "measures": format_note(
         "Each mark is a method's diversity over the seeds. Where it stands as far right as the full run's, nothing is "
         "lost. Point at it for the ratio. LPIPS: how different two images look, 0 for the same. Vendi score: the "
-        "effective number of different images, 1 if all are alike. “Few steps” is a run of four steps, far too few.",
+        "effective number of different images, 1 if all are alike. DDIM-4 is a run of four steps, far too few.",
         "Mean LPIPS (AlexNet) of all pairs of images. Vendi score with the cosine kernel on EfficientNet-Lite0 "
         "features. 95 % jackknife intervals over the seeds.",
     ),

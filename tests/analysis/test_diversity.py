@@ -64,19 +64,24 @@ def test_figures() -> None:
     assert list(figures["images"].layout.yaxis.ticktext) == [FULL_RUN, "LatentCRF"]
     assert [trace.type for trace in figures["pairs"].data] == ["heatmap", "heatmap"]
     assert figures["pairs"].data[0].zmax == figures["pairs"].data[1].zmax
-    assert "4 seeds" in figures["measures"].layout.title.text
+    title = figures["measures"].layout.title.text
+    kept = diversity.tabulate(results)["pairwise_lpips_ratio"][1]
+    assert title == f"Diversity kept: LatentCRF {kept:.0%} (4 seeds, 95 % intervals)"
+    large = draw_figures(results, diversity.tabulate(results), SEEDS, presentation=True)
+    assert all(note.font.size >= 18 for figure in large.values() for note in figure.layout.annotations)
 
 
 def test_methods_share_their_noise_and_their_calls_are_counted(tiny_pipeline: StableDiffusionPipeline) -> None:
     crf = LatentCRF(channels=8, coarse_channels=8, num_coarse_blocks=1, num_experts=2, pairwise_rank=2).eval()
     events: list[object] = []
-    methods = [FULL_RUN, "LatentCRF", "zero-parameter bypass", "few steps"]
+    methods = [FULL_RUN, "LatentCRF", "zero-parameter bypass", "DDIM-4"]
+    latentcrf = diversity.build_latentcrf(tiny_pipeline.scheduler, crf)
     large = torch.nn.Upsample(64)  # AlexNet's and EfficientNet's strides are too long for images of 16 px
     lpips, features = load_lpips(), torch.nn.Sequential(large, load_features())
     lpips.net = torch.nn.Sequential(large, lpips.net)
     rows = diversity.compute(
         tiny_pipeline,
-        crf,
+        latentcrf,
         lpips,
         features,
         "red apple",
@@ -88,10 +93,10 @@ def test_methods_share_their_noise_and_their_calls_are_counted(tiny_pipeline: St
     assert [row.denoiser_calls for row in rows] == [50, 34, 34, 4]
     assert [row.network_evaluations for row in rows] == [100, 68, 68, 8]  # guided
     counts = [event for event in events if isinstance(event, int)]
-    assert counts == sorted(counts) and counts[-1] == diversity.count_denoiser_calls(methods, len(SEEDS)) == 4 * (
-        50 + 34 + 34 + 4
-    )
-    again = diversity.compute(tiny_pipeline, crf, lpips, features, "red apple", SEEDS[:2], [FULL_RUN])
+    calls = diversity.count_denoiser_calls(methods, len(SEEDS))
+    assert calls == 4 * (50 + 34 + 34 + 4)
+    assert counts == sorted(counts) and counts[-1] == diversity.count_work(calls, len(methods), len(SEEDS))
+    again = diversity.compute(tiny_pipeline, None, lpips, features, "red apple", SEEDS[:2], [FULL_RUN])
     assert np.abs(again[0].images.astype(int) - rows[0].images[:2]).max() <= 1
     assert (rows[0].images != rows[3].images).any()
 
@@ -104,4 +109,19 @@ def test_wrong_options_are_met_with_a_sentence(capsys: pytest.CaptureFixture[str
         main(["--out", str(tmp_path), "--methods", "magic"])
     assert "invalid choice: 'magic'" in capsys.readouterr().err
     with pytest.raises(ValueError, match="'magic' is not compared; accepted are full run, LatentCRF"):
-        diversity.build_scheduler("magic", None, LatentCRF())
+        diversity.build_sampler("magic", None, diversity.Sampler(None, 50, 34))
+
+
+def test_each_few_step_run_is_named_as_in_the_benchmark(tiny_pipeline: StableDiffusionPipeline) -> None:
+    nothing = torch.nn.Conv2d(3, 1, 1)
+    few = diversity.build_latentcrf(tiny_pipeline.scheduler, None, few_steps=3, guidance_cutoff=0.33)
+    assert (few.steps, few.denoiser_calls, few.scheduler.bypass) == (3, 3, None)
+    measured = (np.zeros((1, 1)), np.ones(2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diversity, "measure", lambda *_: measured)  # a row of one image has no pairs
+        rows = diversity.compute(
+            tiny_pipeline, few, nothing, nothing, "red apple", SEEDS[:1],
+            ["LatentCRF", "DDIM, equal calls", "DDIM-4"], steps=6, bypass=(2, 4),
+        )  # fmt: skip
+    assert [(row.method, row.denoiser_calls) for row in rows] == [("LatentCRF", 3), ("DDIM-3", 3), ("DDIM-4", 4)]
+    assert rows[0].network_evaluations == 5  # the last call without guidance

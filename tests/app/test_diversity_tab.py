@@ -1,5 +1,6 @@
 """The diversity tab: a row of images with its metrics for each method."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,9 +8,11 @@ import gradio as gr
 
 from analysis.studies import FULL_RUN, diversity
 from app.device import DeviceWorker
+from app.settings import METHOD
 from app.tabs import diversity as tab
 from app.text import DIVERSITY_NOTES
 from tests.analysis.test_diversity import SEEDS, made_up
+from tests.app.driving import EMOJI
 
 
 def test_the_tab_shows_each_methods_row_with_its_metrics() -> None:
@@ -21,9 +24,10 @@ def test_the_tab_shows_each_methods_row_with_its_metrics() -> None:
     assert [gallery["visible"] for gallery in galleries] == [True, True, False, False, False]
     assert [label for _, label in galleries[1]["value"]] == [f"seed {seed}" for seed in SEEDS]
     table = diversity.tabulate(rows).set_index("method")
-    assert "of the full run's" not in texts[0] and f"Vendi score {table.loc[FULL_RUN, 'vendi']:.2f} (" in texts[0]
-    assert f"{table.loc['LatentCRF', 'pairwise_lpips_ratio']:.2f} of the full run's" in texts[1] and texts[2] == ""
-    assert f"{table.loc[FULL_RUN, 'network_evaluations']} network evaluations (" in texts[0]
+    assert "of the full run's" not in texts[0] and texts[2] == ""
+    assert f"diversity {table.loc[FULL_RUN, 'pairwise_lpips']:.3f} (mean pairwise LPIPS)" in texts[0]
+    assert f"diversity {table.loc['LatentCRF', 'pairwise_lpips_ratio']:.2f} of the full run's (" in texts[1]
+    assert f"{table.loc[FULL_RUN, 'network_evaluations']} network evaluations a seed" in texts[0]
     event: Any = SimpleNamespace(index=2)
     prompt, seed, random, tabs = tab.open_in_compare(outcome, event)
     assert (prompt, seed, random, tabs.selected) == ("red apple", SEEDS[2], False, "compare")
@@ -31,6 +35,17 @@ def test_the_tab_shows_each_methods_row_with_its_metrics() -> None:
 
 
 def test_the_cost_is_stated_before_a_run() -> None:
-    text = tab.show_cost(DeviceWorker(), 8, ["LatentCRF", "few steps"], "emoji")
-    assert "3 methods, 8 seeds: 1,408 network evaluations, 704 denoiser calls" in text
-    assert "Seeds must be" in tab.show_cost(DeviceWorker(), 3, [], "emoji")
+    method = [getattr(EMOJI.defaults, name) for name in METHOD]
+    text = tab.show_cost(DeviceWorker(), 8, ["LatentCRF", "DDIM-4"], "emoji", *method)
+    assert "3 methods, 8 seeds: 704 denoiser calls" in text
+    few = dict(zip(METHOD, method, strict=True)) | {"few_steps": 12, "finisher": True}
+    text = tab.show_cost(DeviceWorker(), 8, ["LatentCRF", "DDIM-4"], "emoji", *few.values())
+    assert "3 methods, 8 seeds: 528 denoiser calls" in text
+    assert "Seeds must be" in tab.show_cost(DeviceWorker(), 3, [], "emoji", *method)
+
+
+def test_the_export_repeats_latentcrfs_setting() -> None:
+    defaults = EMOJI.defaults
+    options = tab.list_options(EMOJI, replace(defaults, finisher=True))
+    assert (options["finisher"], options["bypass"]) == ("shipped", list(defaults.bypass))
+    assert tab.list_options(EMOJI, replace(defaults, finisher=False))["finisher"] == "none"

@@ -60,7 +60,7 @@ def test_the_examples_have_the_settings_that_the_command_gives_them() -> None:
     assert outcome.settings == replace(EMOJI.defaults, prompt=prompt, seed=seed)
     assert [getattr(outcome.settings, name) for name in METHOD] == values
     assert outcome.found.seeds == [seed + i for i in range(count)]
-    prompt, seed, count, others = diversity.list_first_values(EMOJI)
+    prompt, seed, count, others, *_ = diversity.list_first_values(EMOJI)
     outcome = examples.read_example(examples.DIVERSITY)
     assert (outcome.prompt, outcome.seeds) == (prompt, [seed + i for i in range(count)])
     assert [row.method for row in outcome.rows] == [FULL_RUN, *others]

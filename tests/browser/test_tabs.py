@@ -81,7 +81,7 @@ def test_a_cell_of_the_heat_map_shows_its_two_images(page: Page, url: str) -> No
     expect(page.locator("#diversity-cancel")).to_be_enabled(timeout=PATIENCE)
     expect(page.locator("#diversity-start")).to_be_enabled(timeout=PATIENCE)
     under = page.locator("#diversity-tab .reading", has_text="of the full run's")
-    expect(under).to_have_count(2)  # LatentCRF and few steps
+    expect(under).to_have_count(2)  # LatentCRF and DDIM-4
     page.wait_for_timeout(1500)
     measured = saved_rows(page, "diversity-measures")
     methods = [FULL_RUN, LATENTCRF, FEW_STEPS]
