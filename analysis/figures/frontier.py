@@ -163,13 +163,15 @@ def _add_axes(figure: go.Figure, metric: str, column: str, title: str, **style: 
         tickvals=[0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0],
         tickangle=0,
     )
-    text = f"{words}<br>{direction}" if column == metric else f"{words}<br>difference to the full run; {direction}"
+    name = f"{SHORT[metric]} less the full run's" if column != metric else words
+    text = f"{name}; {direction}"
     figure.update_yaxes(title={"text": text, "font": {"size": 18 if large else 15}})
     figure.update_xaxes(title_font_size=20 if large else 16)
     size = PRESENTATION_FONT_SIZE if large else FONT_SIZE
     apply_style(figure, title, height=535 if large else 580, **style)
     # as much of the screen for the plot as the type leaves
-    return figure.update_layout(margin={"l": 3 * size, "r": size // 2, "t": round(2.4 * size), "b": 3 * size})
+    margin = {"l": 3 * size, "r": size // 2, "t": round(2.4 * size), "b": round(2.6 * size)}
+    return figure.update_layout(margin=margin, meta={"keeps_height": bool(large)})  # read by the page
 
 
 def _error_bars(rows: pd.DataFrame, name: str, factor: float, colour: str) -> dict[str, Any]:

@@ -93,6 +93,7 @@ def draw_quantity(
     rest = f"{share:.0%} of {words}" if quantity in CHANGES else f"{words} by {share:.0%} of its range"
     # full numbers on a log axis too, where Plotly would write 2, 5, ... between the powers of ten
     figure.update_yaxes(title=axis, type="log" if log_y else "linear", tickformat=".2~g" if log_y else None)
+    figure.update_yaxes(title_font_size=18)
     figure.update_layout(legend=BELOW)
     title = f"Steps {first} to {last - 1} of {int(summary['step'].max())} {verb} {rest}"
     return apply_style(figure, f"{title} (mean of {int(summary['n'].max()):,} runs)", **style)

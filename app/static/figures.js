@@ -69,7 +69,8 @@
         const top = plot.getBoundingClientRect().top + window.scrollY, free = window.innerHeight - top - 8;
         const hasPictures = data.some(({ type }) => type === 'image');
         let height = was.height;
-        if (!narrow && top < window.innerHeight / 2 && !hasPictures) height = Math.min(height, Math.max(380, free));
+        const keeps = hasPictures || (was.meta && was.meta.keeps_height);
+        if (!narrow && top < window.innerHeight / 2 && !keeps) height = Math.min(height, Math.max(380, free));
         // Pictures are as high as a phone's width lets them be (meta: height over width).
         if (narrow && was.meta && was.meta.aspect) {
             height = Math.min(height, Math.round((width - 100) * was.meta.aspect + above + 60));

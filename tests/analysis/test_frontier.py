@@ -78,7 +78,7 @@ def test_figure_has_intervals_front_and_each_points_settings(table: pd.DataFrame
     assert figure.layout.title.text == (
         "DDIM-50 LatentCRF (33, 49): KID x 1000 -50 against the full run, in 0.68 of its time"
     )
-    assert "difference to the full run" in figure.layout.yaxis.title.text
+    assert figure.layout.yaxis.title.text == "KID x 1000 less the full run's; lower is better"
     assert figure.layout.hoverlabel.bgcolor == "#1e293b" and figure.layout.hoverlabel.font.color == "#ffffff"
     assert figure.layout.xaxis.type == "log" and "lower is better" in figure.layout.yaxis.title.text
     assert figure.layout.shapes[0].y0 == 0  # the full run
