@@ -12,6 +12,7 @@ from analysis.figures.diversity import draw_figures
 from analysis.metrics.diversity import pairwise_without_each
 from analysis.metrics.intervals import jackknife
 from analysis.metrics.perceptual import load_features, load_lpips
+from analysis.metrics.pixels import to_images
 from analysis.studies import FULL_RUN, diversity
 from analysis.studies.diversity import MethodImages
 from latentcrf import LatentCRF
@@ -71,14 +72,16 @@ def test_figures() -> None:
     assert all(note.font.size >= 18 for figure in large.values() for note in figure.layout.annotations)
 
 
-def test_methods_share_their_noise_and_their_calls_are_counted(tiny_pipeline: StableDiffusionPipeline) -> None:
+def test_methods_share_their_noise_and_their_calls_are_counted(
+    tiny_pipeline: StableDiffusionPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
     crf = LatentCRF(channels=8, coarse_channels=8, num_coarse_blocks=1, num_experts=2, pairwise_rank=2).eval()
     events: list[object] = []
     methods = [FULL_RUN, "LatentCRF", "zero-parameter bypass", "DDIM-4"]
     latentcrf = diversity.build_latentcrf(tiny_pipeline.scheduler, crf)
-    large = torch.nn.Upsample(64)  # AlexNet's and EfficientNet's strides are too long for images of 16 px
-    lpips, features = load_lpips(), torch.nn.Sequential(large, load_features())
-    lpips.net = torch.nn.Sequential(large, lpips.net)
+    # AlexNet's and EfficientNet's strides are too long for images of 16 px
+    monkeypatch.setattr(diversity, "to_images", lambda images: torch.nn.Upsample(64)(to_images(images)))
+    lpips, features = load_lpips(), load_features()
     rows = diversity.compute(
         tiny_pipeline,
         latentcrf,
