@@ -2,19 +2,22 @@
 
     python -m analysis.overhead --out results/overhead --threads 2 --rounds 5
 
-torch.profiler records the full run and the bypass (33, 49) with the finisher: DDIM, 50 steps, guidance 3, batch 1, from
-the prompt to the image. Each part's time is without the parts that it calls. "outside" sums what is neither U-Net nor
-CRF nor autoencoder. Written to --out: overhead.csv and, of each method's last round, a trace for https://ui.perfetto.dev.
-On a busy machine take --threads 1: with more, the networks wait for each other's threads and seem slower.
+The full run and the bypass (33, 49) with the finisher: DDIM, 50 steps, guidance 3, batch 1, from the prompt to the
+image. Each part's time is without the parts that it calls. "outside" sums what is neither U-Net nor CRF nor
+autoencoder; "outside, prompt known" leaves text encoder and tokenizer out of the run, as for a prompt whose states
+are kept (`analysis.sampling.encode`). The rounds are timed by the clock; --profiled times them in torch.profiler, which
+adds to each small operation. Written to --out: overhead.csv and, of a last run of each method in torch.profiler, a
+trace for https://ui.perfetto.dev. On a busy machine take --threads 1: with more, the networks wait for each other's
+threads and seem slower.
 """
 
 import contextlib
 import gzip
-import json
 import sys
 import tempfile
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -37,25 +40,59 @@ from latentcrf.utils.weights import MODELS
 
 RUN = "the pipeline's own loop"  # the whole run, less all other parts
 NETWORKS = ("U-Net", "bypass CRF", "finisher", "autoencoder")
-OUTSIDE = ("text encoder", "tokenizer", "set_timesteps", "scheduler's steps", "image from tensor", RUN)
+PROMPT = ("text encoder", "tokenizer")
+OUTSIDE = (*PROMPT, "set_timesteps", "scheduler's steps", "image from tensor", RUN)
+
+
+class Times:
+    """The labelled parts of a run by the clock; torch.profiler sees the labels too.
+
+    Args:
+        labels: of the parts.
+
+    Attributes:
+        own: milliseconds of each part without the parts inside it.
+    """
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        self.own = dict.fromkeys(labels, 0.0)
+        self._open: list[tuple[str, float, record_function]] = []
+
+    def begin(self, label: str) -> None:
+        """Begin a part.
+
+        Args:
+            label: of the part.
+        """
+        label_in_trace = record_function(label)
+        label_in_trace.__enter__()
+        self._open.append((label, time.perf_counter(), label_in_trace))
+
+    def end(self) -> None:
+        """End the part that began last."""
+        label, began, label_in_trace = self._open.pop()
+        milliseconds = 1000 * (time.perf_counter() - began)
+        label_in_trace.__exit__(None, None, None)
+        self.own[label] += milliseconds
+        if self._open:
+            self.own[self._open[-1][0]] -= milliseconds
 
 
 @contextlib.contextmanager
-def label_module(module: nn.Module, label: str) -> Iterator[None]:
-    """Let the profiler see a module's calls under a label within the context.
+def label_module(module: nn.Module, label: str, times: Times) -> Iterator[None]:
+    """Time a module's calls under a label within the context.
 
     Args:
         module: the module.
-        label: in the trace.
+        label: of the part.
+        times: where to.
     """
-    running: list[Any] = []
 
     def begin(*_: Any) -> None:
-        running.append(record_function(label))
-        running[-1].__enter__()
+        times.begin(label)
 
     def end(*_: Any) -> None:
-        running.pop().__exit__(None, None, None)
+        times.end()
 
     handles = [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
     try:
@@ -66,20 +103,24 @@ def label_module(module: nn.Module, label: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def label_method(instance: Any, name: str, label: str) -> Iterator[None]:
-    """Let the profiler see the calls of an instance's method under a label within the context.
+def label_method(instance: Any, name: str, label: str, times: Times) -> Iterator[None]:
+    """Time the calls of an instance's method under a label within the context.
 
     Args:
         instance: whose method it is; others of its class are left alone.
         name: of the method.
-        label: in the trace.
+        label: of the part.
+        times: where to.
     """
     method = getattr(instance, name)
 
     @wraps(method)  # pipelines look at a scheduler's signatures
     def labelled(*args: Any, **kwargs: Any) -> Any:
-        with record_function(label):
+        times.begin(label)
+        try:
             return method(*args, **kwargs)
+        finally:
+            times.end()
 
     object.__setattr__(instance, name, labelled)  # past LatentCRFScheduler's, which hands attributes on
     try:
@@ -89,12 +130,13 @@ def label_method(instance: Any, name: str, label: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def label_parts(pipeline: StableDiffusionPipeline, scheduler: Any) -> Iterator[None]:
-    """Label the parts of a run within the context.
+def label_parts(pipeline: StableDiffusionPipeline, scheduler: Any, times: Times) -> Iterator[None]:
+    """Time the parts of a run within the context.
 
     Args:
         pipeline: the LDM.
         scheduler: of the run.
+        times: where to.
     """
     modules: dict[str, nn.Module | None] = {"U-Net": pipeline.unet, "text encoder": pipeline.text_encoder}
     if isinstance(scheduler, LatentCRFScheduler):
@@ -110,83 +152,62 @@ def label_parts(pipeline: StableDiffusionPipeline, scheduler: Any) -> Iterator[N
     with contextlib.ExitStack() as stack:
         for label, module in modules.items():
             if module is not None:
-                stack.enter_context(label_module(module, label))
+                stack.enter_context(label_module(module, label, times))
         for instance, name, label in methods:
-            stack.enter_context(label_method(instance, name, label))
+            stack.enter_context(label_method(instance, name, label, times))
         yield
 
 
-def compute_own_times(trace: dict[str, Any], labels: tuple[str, ...]) -> dict[str, float]:
-    """Compute each label's time without the labels inside it.
+def time_run(pipeline: StableDiffusionPipeline, scheduler: Any, trace: Path | None = None) -> dict[str, float]:
+    """Time the parts of a run.
 
     Args:
-        trace: as of `torch.profiler.profile.export_chrome_trace`.
-        labels: of `record_function`.
-
-    Returns:
-        Milliseconds by label; 0 where a label does not occur.
-    """
-    own: dict[str, float] = dict.fromkeys(labels, 0.0)
-    found = [event for event in trace["traceEvents"] if event.get("cat") == "user_annotation"]
-    open_ones: list[tuple[float, str]] = []  # end and label of the events around the next one
-    for event in sorted((event for event in found if event["name"] in own), key=lambda event: event["ts"]):
-        while open_ones and open_ones[-1][0] <= event["ts"]:
-            open_ones.pop()
-        own[event["name"]] += event["dur"] / 1000
-        if open_ones:
-            own[open_ones[-1][1]] -= event["dur"] / 1000
-        open_ones.append((event["ts"] + event["dur"], event["name"]))
-    return own
-
-
-def profile_run(run: Callable[[], Any], keep: Path | None = None) -> dict[str, float]:
-    """Profile a run.
-
-    Args:
-        run: of one image.
-        keep: file for the trace, compressed; None (default): it is not kept.
+        pipeline: the LDM.
+        scheduler: of the run.
+        trace: file for the trace of torch.profiler, compressed; None (default): the run is not profiled.
 
     Returns:
         Milliseconds of each part.
     """
-    with profile(activities=[ProfilerActivity.CPU]) as profiler, record_function(RUN):
-        run()
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "trace.json")
-        profiler.export_chrome_trace(str(file))
-        text = file.read_text(encoding="utf-8")
-    if keep is not None:
-        with replace_file(keep) as temporary:
-            temporary.write_bytes(gzip.compress(text.encode(), compresslevel=3))
-    return compute_own_times(json.loads(text), (*NETWORKS, *OUTSIDE))
+    times, noise = Times((*NETWORKS, *OUTSIDE)), torch.Generator().manual_seed(0)
+    with use_scheduler(pipeline, scheduler), label_parts(pipeline, scheduler, times), contextlib.ExitStack() as stack:
+        profiler = None if trace is None else stack.enter_context(profile(activities=[ProfilerActivity.CPU]))
+        times.begin(RUN)
+        pipeline("red apple", num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=noise)
+        times.end()
+    if profiler is not None and trace is not None:
+        with tempfile.TemporaryDirectory() as folder, replace_file(trace) as temporary:
+            file = Path(folder, "trace.json")
+            profiler.export_chrome_trace(str(file))
+            temporary.write_bytes(gzip.compress(file.read_bytes(), compresslevel=3))
+    return times.own
 
 
-def measure_parts(pipeline: StableDiffusionPipeline, methods: dict[str, Any], rounds: int, out: Path) -> pd.DataFrame:
+def measure_parts(
+    pipeline: StableDiffusionPipeline, methods: dict[str, Any], rounds: int, out: Path, is_profiled: bool = False
+) -> pd.DataFrame:
     """Measure the parts of each method's run, interleaved.
 
     Args:
         pipeline: the LDM.
         methods: schedulers by name.
-        rounds: how often each is profiled, after a warm-up.
+        rounds: how often each is timed, after a warm-up.
         out: folder of the traces.
+        is_profiled: whether the rounds run in torch.profiler, default False.
 
     Returns:
         Columns method, part, milliseconds (median of the rounds), share (of the median rounds' sum), is_outside.
     """
     times: dict[str, list[dict[str, float]]] = defaultdict(list)
+    traces = {method: out / f"{method.replace(' ', '-')}.json.gz" for method in methods}
     for number in tqdm(range(-1, rounds), desc="rounds", unit="round", disable=None):
         for method, scheduler in methods.items():
-
-            def run() -> Any:
-                noise = torch.Generator().manual_seed(0)
-                return pipeline("red apple", num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=noise)
-
-            keep = out / f"{method.replace(' ', '-')}.json.gz" if number == rounds - 1 else None
-            with use_scheduler(pipeline, scheduler), label_parts(pipeline, scheduler):
-                if number < 0:
-                    run()
-                else:
-                    times[method].append(profile_run(run, keep))
+            found = time_run(pipeline, scheduler, traces[method] if is_profiled and number >= 0 else None)
+            if number >= 0:
+                times[method].append(found)
+    if not is_profiled:
+        for method, scheduler in methods.items():
+            time_run(pipeline, scheduler, traces[method])
     tables = []
     for method, rows in times.items():
         median = pd.DataFrame(rows).median()
@@ -197,16 +218,20 @@ def measure_parts(pipeline: StableDiffusionPipeline, methods: dict[str, Any], ro
 
 
 def format_parts(table: pd.DataFrame) -> str:
-    """Format the table of `measure_parts` in Markdown, with the sum of what is outside the networks.
+    """Format the table of `measure_parts` in Markdown, with the sums of what is outside the networks.
 
     Args:
         table: as of `measure_parts`.
     """
     methods = list(dict.fromkeys(table["method"]))
     outside = table[table["is_outside"]].groupby("method")[["milliseconds", "share"]].sum().reset_index()
-    shown = pd.concat([table, outside.assign(part="outside")]).set_index(["part", "method"])
+    known = table[~table["part"].isin(PROMPT)]
+    after = known[known["is_outside"]].groupby("method")[["milliseconds"]].sum()
+    after["share"] = after["milliseconds"] / known.groupby("method")["milliseconds"].sum()
+    sums = {"outside": outside, "outside, prompt known": after.reset_index()}
+    shown = pd.concat([table, *(each.assign(part=part) for part, each in sums.items())]).set_index(["part", "method"])
     rows = []
-    for part in [*NETWORKS, *OUTSIDE, "outside"]:
+    for part in [*NETWORKS, *OUTSIDE, *sums]:
         cells = [shown.loc[(part, method)] for method in methods]
         texts = [[f"{cell['milliseconds']:.1f}", f"{100 * cell['share']:.2f} %"] for cell in cells]
         rows.append([part, *(text for pair in texts for text in pair)])
@@ -231,7 +256,10 @@ def main(arguments: list[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("--threads", type=int_between(1, 256), default=2, help="CPU threads, 1 to 256 (default 2)")
     parser.add_argument(
-        "--rounds", type=int_between(1, 100), default=3, help="profiled runs of each method, 1 to 100 (default 3)"
+        "--rounds", type=int_between(1, 100), default=3, help="timed runs of each method, 1 to 100 (default 3)"
+    )
+    parser.add_argument(
+        "--profiled", dest="is_profiled", action="store_true", help="time the rounds in torch.profiler (default: not)"
     )
     options = parser.parse_args(arguments)
     before = torch.get_num_threads()
@@ -241,7 +269,7 @@ def main(arguments: list[str] | None = None) -> int:
         crf, finisher = (LatentCRF.from_pretrained(path).float().eval() for path in (options.crf, options.finisher))
         bypass = LatentCRFScheduler(pipeline.scheduler, crf, bypass=BYPASS, finisher=Finisher(finisher))
         methods = {FULL_RUN: pipeline.scheduler, LATENTCRF: bypass}
-        table = measure_parts(pipeline, methods, options.rounds, options.out)
+        table = measure_parts(pipeline, methods, options.rounds, options.out, options.is_profiled)
         with replace_file(options.out / "overhead.csv") as temporary:
             table.to_csv(temporary, index=False, float_format="%.6g")
     except (OSError, ValueError) as error:

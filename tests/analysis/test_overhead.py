@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from analysis.overhead import NETWORKS, OUTSIDE, RUN, compute_own_times, label_parts, main
+from analysis.overhead import NETWORKS, OUTSIDE, PROMPT, RUN, Times, label_parts, main
 from latentcrf import Finisher, LatentCRF, LatentCRFScheduler
 
 
@@ -18,18 +18,15 @@ def build(**settings: bool) -> LatentCRF:
     return LatentCRF(channels=8, coarse_channels=8, **settings).eval()
 
 
-def event(name: str, ts: float, dur: float, cat: str = "user_annotation") -> dict[str, str | float]:
-    return {"name": name, "ts": ts, "dur": dur, "cat": cat}
-
-
-def test_a_parts_own_time_is_without_the_parts_inside() -> None:
-    """Microseconds in the trace. A label within a label within a label, two after each other, and others' events."""
-    events = [
-        event("step", 2000, 5000), event("run", 0, 10000), event("network", 3000, 1000), event("network", 4000, 2000),
-        event("network", 8000, 1000), event("aten::mm", 3000, 900, "cpu_op"), event("other", 0, 9000), {"ph": "M"},
-    ]  # fmt: skip
-    own = compute_own_times({"traceEvents": events}, ("run", "step", "network", "never"))
-    assert own == {"run": 10 - 5 - 1, "step": 5 - 1 - 2, "network": 1 + 2 + 1, "never": 0}
+def test_a_parts_own_time_is_without_the_parts_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A label within a label within a label, two after each other, and a label that never occurs."""
+    clock = iter(range(100))  # a second from one look to the next
+    monkeypatch.setattr("time.perf_counter", lambda: float(next(clock)))
+    times = Times(("run", "step", "network", "never"))
+    for label in ("run", "step", "network", "", "network", "", "", "network", "", ""):
+        times.begin(label) if label else times.end()
+    # looks: run 0, step 1, network 2 to 3 and 4 to 5, step's end 6, network 7 to 8, run's end 9
+    assert times.own == {"run": 1000 * (9 - 5 - 1), "step": 1000 * (5 - 2), "network": 3000, "never": 0}
 
 
 def test_labels_change_no_image_and_are_taken_off_again(tiny_pipeline: StableDiffusionPipeline) -> None:
@@ -44,12 +41,15 @@ def test_labels_change_no_image_and_are_taken_off_again(tiny_pipeline: StableDif
     tiny_pipeline.scheduler = scheduler
     try:
         before = draw()
-        with label_parts(tiny_pipeline, scheduler):
+        times = Times((*NETWORKS, *OUTSIDE))
+        times.begin(RUN)
+        with label_parts(tiny_pipeline, scheduler, times):
             labelled = draw()
             assert scheduler.num_denoiser_calls == 4
     finally:
         tiny_pipeline.scheduler = own
-    assert np.array_equal(labelled, before)
+    times.end()
+    assert np.array_equal(labelled, before) and all(value > 0 for value in times.own.values())
     for instance in (scheduler, own, tiny_pipeline, tiny_pipeline.vae, tiny_pipeline.image_processor):
         assert not {"step", "set_timesteps", "encode_prompt", "decode", "postprocess"} & set(vars(instance))
     for module in (tiny_pipeline.unet, tiny_pipeline.text_encoder, scheduler.crf, finisher.crf):
@@ -57,8 +57,9 @@ def test_labels_change_no_image_and_are_taken_off_again(tiny_pipeline: StableDif
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("is_profiled", [False, True])
 def test_the_command_writes_a_table_and_traces(
-    tiny_pipeline: StableDiffusionPipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_pipeline: StableDiffusionPipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str], is_profiled: bool
 ) -> None:
     tiny_pipeline.save_pretrained(tmp_path / "ldm")
     build().save_pretrained(tmp_path / "crf")
@@ -66,7 +67,7 @@ def test_the_command_writes_a_table_and_traces(
     out, threads = tmp_path / "out", torch.get_num_threads()
     folders = [f"--{name}={tmp_path / folder}" for name, folder in (("model", "ldm"), ("crf", "crf"))]
     folders.append(f"--finisher={tmp_path / 'finisher'}")
-    assert main([*folders, f"--out={out}", "--threads=1", "--rounds=1"]) == 0
+    assert main([*folders, f"--out={out}", "--threads=1", "--rounds=1", *["--profiled"] * is_profiled]) == 0
     assert torch.get_num_threads() == threads
     table = pd.read_csv(out / "overhead.csv")
     times = table.pivot(index="part", columns="method", values="milliseconds")
@@ -78,10 +79,14 @@ def test_the_command_writes_a_table_and_traces(
     names = [each["name"] for each in trace["traceEvents"] if each.get("cat") == "user_annotation"]
     assert (names.count("U-Net"), names.count("scheduler's steps"), names.count(RUN)) == (34, 34, 1)
     (total,) = [each["dur"] for each in trace["traceEvents"] if each.get("name") == RUN and "dur" in each][:1]
-    assert times["LatentCRF"].sum() == pytest.approx(total / 1000, rel=1e-3)
+    if is_profiled:  # the run of the trace is the one that was timed
+        assert times["LatentCRF"].sum() == pytest.approx(total / 1000, rel=1e-2)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "| part | full run, ms | share | LatentCRF, ms | share |"
-    assert lines[-1].startswith("| outside | ")
+    assert lines[-2].startswith("| outside | ") and lines[-1].startswith("| outside, prompt known | ")
+    known, column = times["full run"].drop([*PROMPT]), 2
+    expected = known[[part for part in OUTSIDE if part not in PROMPT]].sum() / known.sum()
+    assert lines[-1].split("|")[column + 1].strip() == f"{100 * expected:.2f} %"
 
 
 def test_a_missing_model_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
