@@ -46,6 +46,12 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help='path under which a proxy serves the page, such as "/latentcrf" (default: none)',
     )
+    parser.add_argument(
+        "--compile",
+        dest="compiles",
+        action="store_true",
+        help="let torch.compile make the U-Nets faster; needs a GPU with CUDA, and the first run takes minutes",
+    )
     return parser
 
 

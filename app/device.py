@@ -90,11 +90,18 @@ class DeviceWorker:
     Args:
         catalog: the models that the page offers, each loaded when first needed; None: those of app/models.json.
         most_calls: denoiser calls that one request may ask for, each image's counted; default `MOST_CALLS`.
+        compiles: whether the models' U-Nets are compiled, default False.
+
+    Raises:
+        ModelsError: as of `app.loaded_models.check_compile`.
     """
 
-    def __init__(self, catalog: Catalog | None = None, most_calls: int = MOST_CALLS) -> None:
+    def __init__(self, catalog: Catalog | None = None, most_calls: int = MOST_CALLS, compiles: bool = False) -> None:
         self.most_calls = most_calls
         self.catalog = read_catalog() if catalog is None else catalog
+        self.compiles = compiles
+        if compiles:
+            self.call("check_compile")
         self._loaded: dict[str, LoadedModels] = {}
         self._device = threading.Lock()  # held while anything computes
         self._loading = threading.Lock()
@@ -143,7 +150,7 @@ class DeviceWorker:
             if model_set.name not in self._loaded:
                 model_set.check()
                 try:
-                    self._loaded[model_set.name] = import_work().load_models(model_set)
+                    self._loaded[model_set.name] = import_work().load_models(model_set, self.compiles)
                 except (OSError, ValueError, KeyError, RuntimeError) as error:
                     log.exception("loading failed")
                     raise ModelsError(f"The model {model_set.model} does not load: {error}") from error

@@ -17,7 +17,7 @@ from analysis.metrics.perceptual import load_features, load_lpips
 from analysis.sampling import load_pipeline
 from app.call_memory import Memories
 from app.models import CRF_FILES, ModelSet, find_file
-from app.models_file import Source
+from app.models_file import ModelsError, Source
 from app.previews import load_preview
 from app.settings import Settings
 from latentcrf import LatentCRF
@@ -43,6 +43,7 @@ class LoadedModels:
         origin: what made an image: weights, device, precision.
         memories: what the visitors' last comparisons computed.
         is_offloaded: whether the pipeline's networks come to the GPU one at a time, as its memory is short.
+        device: on which all networks lie, or to which they come one at a time.
     """
 
     model_set: ModelSet
@@ -56,6 +57,7 @@ class LoadedModels:
     origin: dict[str, str] = field(default_factory=dict)
     memories: Memories = field(default_factory=Memories)
     is_offloaded: bool = False
+    device: torch.device = torch.device("cpu")
 
     @property
     def precision_name(self) -> str:
@@ -101,6 +103,7 @@ class LoadedModels:
         """
         if device.type != "cpu" and free_bytes is not None and self.count_bytes() > ROOM * free_bytes:
             self.is_offloaded = True
+        self.device = device
         for network in self.networks:
             network.to(device)
         if device.type == "cpu":
@@ -126,11 +129,32 @@ def find_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load_models(model_set: ModelSet) -> LoadedModels:
+def check_compile() -> None:
+    """Check that the device is one for which U-Nets are compiled.
+
+    Raises:
+        ModelsError: it is a CPU, or a GPU that is lent to each call (ZeroGPU).
+    """
+    if find_device().type != "cuda" or os.environ.get("SPACES_ZERO_GPU"):
+        raise ModelsError("--compile needs a GPU with CUDA of the page's own, and none is here. Start without it.")
+
+
+def compile_unet(pipeline: StableDiffusionPipeline) -> None:
+    """Let `torch.compile` make the U-Net's work at its next call, which takes minutes for a large one.
+
+    Args:
+        pipeline: the LDM.
+    """
+    # its `forward` alone: hooks that count calls stay outside, as each new one would compile it again
+    pipeline.unet.forward = torch.compile(pipeline.unet.forward)
+
+
+def load_models(model_set: ModelSet, compiles: bool = False) -> LoadedModels:
     """Load a model set into the CPU's memory, in the type in which the device computes; `use_device` moves it there.
 
     Args:
         model_set: its files were checked (`ModelSet.check`).
+        compiles: whether the U-Net is compiled, default False; see `check_compile`.
 
     Returns:
         The models.
@@ -159,24 +183,31 @@ def load_models(model_set: ModelSet) -> LoadedModels:
     weights = precision if device.type != "cpu" else torch.float32  # half as much of the GPU's memory
     pipeline = load_pipeline(folders["ldm"], precision=weights)
     preview = load_preview(folders["ldm"], pipeline.vae)
+    if compiles:
+        compile_unet(pipeline)
+        origin["compiled"] = "U-Net"
+    if device.type == "cpu":  # decoding takes 0.87 of the time there; not measured on a GPU
+        pipeline.vae.to(memory_format=torch.channels_last)
     return LoadedModels(model_set, pipeline, crf, finisher, load_lpips(), load_features(), precision, preview, origin)
 
 
 def use_device(models: LoadedModels, others: list[LoadedModels]) -> None:
-    """Move models to the GPU; the other ones make room. Without a GPU nothing is moved.
+    """Move models to the GPU, unless they are there; the other ones make room. Without a GPU nothing is moved.
 
     Args:
         models: to compute with.
         others: loaded ones.
     """
     device = find_device()
-    if device.type == "cpu":
+    # those that come one at a time are moved again: what computed last may be there still
+    if device.type == "cpu" or (models.device == device and not models.is_offloaded):
         return
     if os.environ.get("SPACES_ZERO_GPU"):  # the GPU is lent to a call: weights are put there once, before any
         models.move_to(device)
         return
     for other in others:
-        other.move_to(torch.device("cpu"))
+        if other.device.type != "cpu":
+            other.move_to(torch.device("cpu"))
     free_device_memory()
     models.move_to(device, torch.cuda.mem_get_info(device)[0] + models.count_bytes(device.type))
 

@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         catalog.default.check()
         for name, reason in catalog.refused.items():
             print(f"{name} is not offered: {reason}", file=sys.stderr)
-        worker = DeviceWorker(catalog, MOST_CALLS_PUBLIC if options.is_public else MOST_CALLS)
+        worker = DeviceWorker(catalog, MOST_CALLS_PUBLIC if options.is_public else MOST_CALLS, options.compiles)
         if is_on_zero_gpu():  # each run is a fork of this process: it must have the models, and hold no lock
             worker.warm_up()
         page = build_app(worker)

@@ -28,7 +28,14 @@ from analysis.sampling import choose_batch_size, get_latent_shape
 from analysis.studies import LATENTCRF, convergence, diversity, variance, walkthrough
 from app.comparison import build_scheduler, compare
 from app.examples import read_example
-from app.loaded_models import LoadedModels, find_damaged_results, load_models, save_memory, use_device
+from app.loaded_models import (
+    LoadedModels,
+    check_compile,
+    find_damaged_results,
+    load_models,
+    save_memory,
+    use_device,
+)
 from app.models_file import ModelsError
 from app.settings import Settings
 from latentcrf.precision import precision_name
@@ -37,8 +44,8 @@ from latentcrf.utils.manifest import write_manifest
 
 # the others are defined here
 __all__ = [
-    "OutOfMemoryError", "compare", "find_damaged_results", "get_num_threads", "load_models", "read_example",
-    "replace_folder", "save_memory", "use_device", "write_manifest",
+    "OutOfMemoryError", "check_compile", "compare", "find_damaged_results", "get_num_threads", "load_models",
+    "read_example", "replace_folder", "save_memory", "use_device", "write_manifest",
 ]  # fmt: skip
 Figures = dict[str, tuple[go.Figure, pd.DataFrame | None]]
 Report = Callable[[Any], None]

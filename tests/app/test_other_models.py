@@ -2,6 +2,8 @@
 
 import base64
 import io
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,11 @@ from analysis.sampling import (
     run_sampler,
 )
 from app import work
+from app.arguments import build_parser
 from app.device import DeviceMemoryError, DeviceWorker
-from app.models import read_catalog
+from app.loaded_models import LoadedModels, compile_unet
+from app.models import Catalog, read_catalog
+from app.models_file import ModelsError
 from app.results import Comparison
 from app.settings import Settings
 from app.tabs import compare, convergence, diversity, frontier, method, variance
@@ -292,5 +297,55 @@ def test_models_that_do_not_fit_are_offloaded(
     models.move_to(torch.device("cuda"), free_bytes=2 * size)  # as one of its runs had no room
     assert moved == ["to", "enable_model_cpu_offload", "enable_model_cpu_offload"] and models.is_offloaded
     monkeypatch.undo()
-    models.is_offloaded = False
+    models.is_offloaded, models.device = False, torch.device("cpu")
     assert work.OutOfMemoryError is torch.cuda.OutOfMemoryError
+
+
+@pytest.mark.slow
+def test_models_are_moved_to_the_gpu_once(workers: dict[str, DeviceWorker], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decision alone: no GPU is here."""
+    first, second = (replace(worker.load()) for worker in (workers["tiny-sd"], workers["tiny-xl"]))
+    moved: list[tuple[str, str]] = []
+
+    def note(models: LoadedModels, device: torch.device, free_bytes: int | None = None) -> None:
+        moved.append((models.model_set.name, device.type))
+        models.device = device
+
+    monkeypatch.setattr(LoadedModels, "move_to", note)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**40, 2**40))
+    monkeypatch.setattr("app.loaded_models.find_device", lambda: torch.device("cuda"))
+    for models, other in ((first, second), (first, second), (second, first)):
+        work.use_device(models, [other])
+    assert moved == [("tiny-sd", "cuda"), ("tiny-sd", "cpu"), ("tiny-xl", "cuda")]
+    second.is_offloaded = True
+    work.use_device(second, [first])
+    assert moved[3:] == [("tiny-xl", "cuda")]
+    monkeypatch.undo()
+
+
+@pytest.mark.slow
+def test_a_compiled_unet_gives_the_same_latents(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU, where the page refuses it, and without generated code: guided and unguided calls, counted by hooks."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    pipeline = load_pipeline(folders["tiny-sd"])
+    embeds = encode(pipeline, ["red apple"])
+
+    def draw() -> tuple[list[int], torch.Tensor]:
+        with count_calls(pipeline.unet) as sizes:
+            return sizes, run_sampler(pipeline, embeds, [0], steps=4, guidance=2.0, guidance_cutoff=0.5)
+
+    sizes, expected = draw()
+    plain = pipeline.unet.forward
+    compile_unet(pipeline)
+    assert pipeline.unet.forward != plain
+    for _ in range(2):
+        found_sizes, found = draw()
+        assert found_sizes == sizes == [2, 2, 1, 1] and torch.allclose(found, expected, atol=1e-4)
+
+
+def test_compiling_is_refused_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    catalog = Catalog({}, {})
+    assert not DeviceWorker(catalog, compiles=build_parser().parse_args([]).compiles).compiles
+    with pytest.raises(ModelsError, match="^--compile needs a GPU with CUDA of the page's own, and none is here"):
+        DeviceWorker(catalog, compiles=build_parser().parse_args(["--compile"]).compiles)
