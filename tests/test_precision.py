@@ -108,4 +108,7 @@ def test_float16_on_a_cpu_is_refused_by_the_command_lines(capsys: pytest.Capture
 
 def test_the_shipped_tables_tell_their_precision() -> None:
     tables = sorted((ROOT / "assets" / "results").glob("*/*.csv"))
-    assert tables and all(set(pd.read_csv(path)["precision"]) == {"bfloat16"} for path in tables)
+    found = {path.parent.name: set(pd.read_csv(path)["precision"]) for path in tables}
+    # bfloat16 rounds the small changes of the clean estimate in late steps
+    assert found.pop("variance") == {"float32"}
+    assert found and all(precisions == {"bfloat16"} for precisions in found.values())

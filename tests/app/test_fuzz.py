@@ -124,7 +124,7 @@ def check_alive(page: gr.Blocks) -> None:
 
 def serve_held(worker: DeviceWorker) -> Iterator[gr.Blocks]:
     """Serve the page whose device is held."""
-    worker.call("count_diversity_calls", [], 1, 50, (33, 49))  # imports the libraries
+    worker.call("count_diversity_calls", [], 1, worker.catalog.default.defaults)  # imports the libraries
     with serve(worker) as page, worker._device:
         ask(page, "/")
         yield page

@@ -30,7 +30,8 @@ def test_two_threads_never_see_half_a_library() -> None:
         worker, found = DeviceWorker(), []
         def ask():
             try:
-                found.append(worker.call("count_diversity_calls", ["full run"], 1, 50, (33, 49)))
+                settings = worker.catalog.default.defaults
+                found.append(worker.call("count_diversity_calls", ["full run"], 1, settings))
             except Exception as error:
                 found.append(error)
         threads = [threading.Thread(target=ask) for _ in range(4)]

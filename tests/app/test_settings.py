@@ -166,11 +166,11 @@ def test_the_guidance_cutoff_counts_as_the_library_does() -> None:
 def test_api_and_link_follow_the_declarations() -> None:
     """Each setting has its parameter with default, range and description, and its name in a link."""
     from app.api import OF_AN_IMAGE, list_settings
-    from app.components.form import COPY_LINK_JS
+    from app.components.form import WRITE_ADDRESS_JS
 
     parameters = list_settings(EMOJI, OF_AN_IMAGE)
     assert set(NAMES) - set(parameters) == {"images"}
     for name, parameter in parameters.items():
-        assert f"'{name}'" in COPY_LINK_JS and parameter.text == DECLARATIONS[name].info
+        assert f"'{name}'" in WRITE_ADDRESS_JS and parameter.text == DECLARATIONS[name].info
         assert parameter.default == getattr(EMOJI.defaults, name)
     assert parameters["steps"].text == "2 to 200: denoiser calls of the full run"

@@ -44,6 +44,7 @@ from analysis.sampling import load_pipeline
 from app.comparison import compare
 from app.loaded_models import LoadedModels
 from app.models import read_catalog
+from app.previews import load_preview
 from app.results import Comparison
 from latentcrf import Finisher, LatentCRF, LatentCRFScheduler, Observation, hand_over
 from latentcrf.training import loop, train, train_finisher
@@ -384,14 +385,16 @@ MODES = {"bypass": BYPASS_MODE, "few-steps": FEW_STEPS_MODE}
 def page_models() -> LoadedModels:
     """The shipped models as the page holds them, in float32."""
     crf, finisher = shipped("emoji-latentcrf"), shipped("emoji-latentcrf-finisher")
-    return LoadedModels(EMOJI, load_pipeline(), crf, finisher, load_lpips(), load_features(), torch.float32)
+    pipeline, networks = load_pipeline(), (load_lpips(), load_features())
+    preview = load_preview(MODELS / "emoji-ldm", pipeline.vae)
+    return LoadedModels(EMOJI, pipeline, crf, finisher, *networks, torch.float32, preview)
 
 
 def page_result(mode: str, seed: int = 3, crf: bool = True) -> Comparison:
     """One comparison of the page; `crf=False`: without the bypass CRF."""
     models = page_models() if crf else replace(page_models(), crf=None)
     reports: list[Any] = []
-    compare(models, replace(MODES[mode], seed=seed), False, reports.append)
+    compare(models, replace(MODES[mode], seed=seed), False, None, reports.append)
     return reports[-1]
 
 
