@@ -376,8 +376,9 @@ def old_scheduler(crf: bool = True, finisher: bool = True, bypass: bool = True) 
 # --- 7. the page ------------------------------------------------------------------------------------------------------
 
 EMOJI = read_catalog().models["emoji"]
-BYPASS_MODE = replace(EMOJI.defaults, prompt="red heart", seed=3, steps=8, iterations=3, bypass_start=4, bypass_end=7)
-FEW_STEPS_MODE = replace(EMOJI.defaults, prompt="red heart", seed=3, steps=8, few_steps=4)
+FINISHED = replace(EMOJI.defaults, prompt="red heart", seed=3, steps=8, finisher=True)
+BYPASS_MODE = replace(FINISHED, iterations=3, bypass_start=4, bypass_end=7)
+FEW_STEPS_MODE = replace(FINISHED, few_steps=4)
 MODES = {"bypass": BYPASS_MODE, "few-steps": FEW_STEPS_MODE}
 
 
