@@ -33,6 +33,9 @@ WRITE_ADDRESS_JS = f"(...values) => window.latentcrf.writeSettings({list(NAMES)}
 DRAW_LINK_JS = "(prompt) => window.latentcrf.drawLink(prompt)"
 # Copies the address, which makes this comparison again, and shows it where the browser does not let us copy.
 COPY_LINK_JS = "() => window.latentcrf.copyAddress()"
+# gradio's own check meets an empty box with a traceback, and "1" on the way to "12" with an error that names no field.
+# Of the class, as any update builds a visitor's slider anew; a subclass would make gradio write a .pyi file beside us.
+gr.Slider.preprocess = lambda _, payload: payload  # type: ignore[method-assign, assignment]
 
 
 @dataclass(frozen=True)
@@ -259,7 +262,7 @@ def build_slider(number: Number, value: float, elem_id: str) -> gr.Slider:
     Returns:
         The slider.
     """
-    slider = gr.Slider(
+    return gr.Slider(
         number.low,
         number.high,
         value,
@@ -270,9 +273,6 @@ def build_slider(number: Number, value: float, elem_id: str) -> gr.Slider:
         min_width=200,
         elem_id=elem_id,
     )
-    # gradio refuses an empty box with a traceback; a subclass would make it write a .pyi file beside this module
-    slider.preprocess = lambda payload: payload  # type: ignore[method-assign]
-    return slider
 
 
 def build_number(number: Number, value: float, elem_id: str, *, min_width: int = 130) -> gr.Number:

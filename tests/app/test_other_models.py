@@ -30,7 +30,7 @@ from app.loaded_models import LoadedModels, compile_unet
 from app.models import Catalog, read_catalog
 from app.models_file import ModelsError
 from app.results import Comparison
-from app.settings import Settings
+from app.settings import METHOD, Settings
 from app.tabs import compare, convergence, diversity, frontier, method, variance
 from app.text import read_method
 from tests.app.driving import ask_api, run_tab
@@ -110,19 +110,19 @@ def test_the_sampler_gives_the_pipelines_own_latents(folders: dict[str, Path], n
 
 @pytest.mark.slow
 def test_both_modes_run_and_the_finisher_is_a_vae_round_trip(worker: DeviceWorker) -> None:
-    bypass = compared(worker)
+    bypass = compared(worker, finisher=True)
     assert (bypass.full.network_evaluations, bypass.latentcrf.network_evaluations) == (12, 8)
     assert bypass.full.image.size == (64, 64) and differ(bypass.before, bypass.after)
     assert not differ(bypass.after, bypass.latentcrf.image)
     plain = compared(worker, finisher=False)
     assert differ(plain.latentcrf.image, bypass.latentcrf.image) and not differ(plain.before, plain.after)
-    few = compared(worker, few_steps=3, guidance_cutoff=0.34)
+    few = compared(worker, few_steps=3, guidance_cutoff=0.34, finisher=True)
     assert few.latentcrf.network_evaluations == 5 and not differ(few.full.image, bypass.full.image)
     assert bypass.origin["finisher"] == "VAE round trip" and "crf" not in bypass.origin
-    text = compare.summarize_comparison(few, worker.catalog.default)
-    assert "with a VAE round trip" in text and "CRF iterations" not in text
+    text = compare.summarize_comparison([few], worker.catalog.default)
+    assert "UniPC, VAE round trip" in text and "CRF iterations" not in text
     long = compared(worker, prompt="red apple and a lot more")
-    assert "reads 10 tokens: it did not see" in compare.summarize_comparison(long, worker.catalog.default)
+    assert "reads 10 tokens: it did not see" in compare.summarize_comparison([long], worker.catalog.default)
 
 
 @pytest.mark.slow
@@ -145,12 +145,13 @@ def test_every_tab_answers(worker: DeviceWorker, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("analysis.export.draw_png", lambda figure, name: None)
     model_set = worker.catalog.default
     name = model_set.name
+    setting = [getattr(model_set.defaults, each) for each in METHOD]
 
     def last(handler: Any, values: list[Any], width: int) -> list[Any]:
         return list(run_tab(handler, worker, values, width, model=name))[-1]
 
     look = ["Latents' variance", "Step", False, 2, False, name]
-    outcome, figure, _, _, note = last(variance.run_variance, ["red apple\npizza", 2, 0, *look], 5)[3:]
+    outcome, figure, _, _, note = last(variance.run_variance, ["red apple\npizza", 2, 0, *setting, *look], 5)[3:]
     assert "2 runs" in figure.layout.title.text and model_set.sampler in note
     assert set(outcome.summary["method"]) == {"full run", "zero-parameter bypass"}
     assert outcome.options["crf"] == "none" and outcome.options["model"] == model_set.model.place
@@ -159,14 +160,14 @@ def test_every_tab_answers(worker: DeviceWorker, tmp_path: Path, monkeypatch: py
 
     width = 2 + 2 * diversity.ROWS + 2 * len(diversity.DIVERSITY_NOTES)
     assert "LatentCRF" not in diversity.list_others(model_set)
-    shown = last(diversity.run_diversity, ["red apple", 0, 4, ["zero-parameter bypass"], False], width)
+    shown = last(diversity.run_diversity, ["red apple", 0, 4, ["zero-parameter bypass"], *setting, False], width)
     assert f"{model_set.title}: “red apple”, 4 seeds" in shown[0]
     assert [row.denoiser_calls for row in shown[3].rows] == [50, 34]
-    refused = last(diversity.run_diversity, ["red apple", 0, 4, ["LatentCRF"], False], width)
+    refused = last(diversity.run_diversity, ["red apple", 0, 4, ["LatentCRF"], *setting, False], width)
     assert "Methods must be among" in refused[0]
 
     names = method.list_visuals(model_set)
-    shown = last(method.run_walkthrough, ["red apple", 0], 2 + len(names))
+    shown = last(method.run_walkthrough, ["red apple", 0, *setting], 2 + len(names))
     places = dict(zip(names, shown[5:], strict=True))
     assert all("sprite" in places[each] for each in ("steps", "redundancy", "hand-over", "finisher", "balance"))
     assert all("No LatentCRF is trained" in places[each] for each in ("energy", "weights", "descent"))
@@ -175,7 +176,7 @@ def test_every_tab_answers(worker: DeviceWorker, tmp_path: Path, monkeypatch: py
     assert path.is_file()
 
     width = 2 + 2 * len(convergence.CONVERGENCE_NOTES)
-    shown = last(convergence.run_convergence, ["red apple", 0, 2, 6, 2, 3, 5, False], width)
+    shown = last(convergence.run_convergence, ["red apple", 0, 2, *setting, "Clean estimate", False], width)
     assert "no LatentCRF is trained for this model yet" in shown[0] and "alert" not in shown[0]
     assert "embedded emoji model, not with" in frontier.describe_table_model(model_set)
 
@@ -203,8 +204,8 @@ def test_a_blocked_image_is_a_sentence(workers: dict[str, DeviceWorker]) -> None
     pixels = np.asarray(blocked.full.image)
     assert pixels.max() > 200 and differ(blocked.full.image, unblocked.full.image)  # not black
     assert np.array_equal(pixels, np.asarray(blocked.latentcrf.image))
-    text = compare.summarize_comparison(blocked, worker.catalog.default)
-    assert "safety checker blocked the image of: Full run and LatentCRF." in text and "safety checker" in BLOCKED
+    text = compare.summarize_comparison([blocked], worker.catalog.default)
+    assert "safety checker blocked an image of: Full run and LatentCRF." in text and "safety checker" in BLOCKED
     assert answer["full"]["is_blocked"] and answer["lpips"] is None
     assert (rows[0].images == pixels).all()
     assert not compared(worker).full.is_blocked

@@ -10,7 +10,7 @@ from PIL import Image
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -r requirements-dev.txt")
 
-from playwright.sync_api import Browser, Page  # noqa: E402
+from playwright.sync_api import Browser, Page, expect  # noqa: E402
 
 from tests.app.tiny_models import save_stable_diffusion  # noqa: E402
 from tests.browser.driving import PATIENCE, ask, served, wait_until_done  # noqa: E402
@@ -96,7 +96,8 @@ def test_the_history_restores_pictures_and_settings(page: Page, url: str) -> Non
     move(page, "images", 2)
     page.press(PROMPT, "Enter")
     wait_until_done(page)
-    assert page.locator("#pairs img").count() == 4 and "seeds 3 to 4" in page.inner_text("#compare-status")
+    expect(page.locator("#pairs img")).to_have_count(4, timeout=PATIENCE)
+    assert "seeds 3 to 4" in page.inner_text("#compare-status")
     page.locator("#pairs button:has(img)").nth(3).click()
     page.wait_for_function("document.querySelector('#latentcrf img').src.includes('-4-latentcrf')")
     assert not np.array_equal(shown(page, "#latentcrf"), first)

@@ -14,7 +14,7 @@ from tests.browser.driving import PATIENCE  # noqa: E402
 from tests.browser.test_compare import QUICK, visit  # noqa: E402
 
 pytestmark = pytest.mark.browser
-LONG = "steps=200&bypass_start=150&bypass_end=199&seed=1"
+LONG = "steps=200&bypass_start=150&bypass_end=199&seed=1&images=4"
 
 
 def post(url: str, path: str, body: dict[str, object]) -> None:
