@@ -63,7 +63,7 @@ def test_a_presentation_is_read_from_the_back_of_the_room(page: Page, url: str) 
     page.goto(url)
     page.click("#presentation input")
     for title in TITLES:
-        open_tab(page, title)
+        page.get_by_role("tab", name=title, exact=True).click()  # a tab may have no button then
         page.wait_for_timeout(2500)
         assert page.evaluate(SMALL_TEXTS, [LEAST, LEAST_IN_FIGURES]) == [], title
     assert "presentation=1" in page.url and f"tab={TABS[-1][0]}" in page.url
@@ -90,9 +90,11 @@ def test_each_control_shows_where_the_keyboard_is(page: Page, url: str) -> None:
             const { activeElement: element } = document, { outlineStyle, outlineWidth } = getComputedStyle(element);
             return [element.id || element.outerHTML.slice(0, 80), outlineStyle, parseFloat(outlineWidth)];
         }""")
+        if name.startswith("<body"):  # after the last control
+            break
         assert outline != "none" and width >= 2, name
         seen.add(name)
-    assert {"compare-start", "frontier-tab-button"} <= seen
+    assert {"compare-start", "compare-tab-button"} <= seen  # arrow keys go on to the other tabs
 
 
 def test_escape_cancels_a_run(page: Page, url: str) -> None:
