@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote
 
 from fastapi.responses import JSONResponse, Response
+from gradio.route_utils import FnIndexInferError
 from starlette.requests import ClientDisconnect
 
 from app.visitor_files import remove_upload_parts
@@ -31,6 +32,8 @@ HEADERS = {
 }
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+# What gradio and starlette raise for a request that they cannot read.
+UNREADABLE = (KeyError, IndexError, ValueError, TypeError, AttributeError, AssertionError, FnIndexInferError)
 log = logging.getLogger(__name__)
 
 
@@ -126,7 +129,7 @@ class RequestGuard:
             log.info("%s %s was broken off", scope["method"], scope["path"][:200])
         except RequestError as error:
             await refuse(scope, error.status, str(error), is_begun, send_with_headers)
-        except (KeyError, IndexError, ValueError, TypeError, AttributeError, AssertionError) as error:
+        except UNREADABLE as error:
             log.warning("%s %s: %r", scope["method"], scope["path"][:200], error)
             await refuse(scope, 400, "The server cannot read this request.", is_begun, send_with_headers)
         except RuntimeError as error:

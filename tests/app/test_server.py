@@ -308,6 +308,12 @@ def test_unknown_input_gets_an_answer_and_no_traceback(
     assert "Traceback" not in capfd.readouterr().err
 
 
+def test_a_request_that_names_no_function_is_refused(page: gr.Blocks, capfd: pytest.CaptureFixture[str]) -> None:
+    status, text, _ = ask(page, "/gradio_api/run/predict", {"data": [None], "fn_index": None, "session_hash": "a"})
+    assert status == 400 and "cannot read this request" in text
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_an_upload_without_a_file_name_is_refused(page: gr.Blocks, capfd: pytest.CaptureFixture[str]) -> None:
     body = b'--b\r\nContent-Disposition: form-data; name="files"\r\n\r\nabc\r\n--b--\r\n'
     status, text, _ = ask(page, "/gradio_api/upload", body, Content_Type="multipart/form-data; boundary=b")
