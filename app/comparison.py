@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline, UniPCMultistepScheduler
+from diffusers import StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
 from analysis.metrics.perceptual import lpips
 from analysis.metrics.pixels import to_images, to_pixels
 from analysis.sampling import count_calls, decode_and_check, encode, get_device, initial_noise, run_sampler
+from analysis.studies.diversity import Sampler, build_latentcrf
 from app.call_memory import Memory, hash_call, remember_calls
 from app.loaded_models import LoadedModels
 from app.previews import draw_preview
@@ -132,17 +133,18 @@ def _compare_seed(models: LoadedModels, settings: Settings, watch: Watch) -> Com
     def run_full() -> tuple[Generated, int]:
         scheduler: Any = pipeline.scheduler
         if settings.full_finisher:
-            scheduler = LatentCRFScheduler(scheduler, bypass=None, finisher=_build_finisher(models, settings))
-        full = _generate(models, settings, "full", scheduler, prompt, noise, watch)
+            scheduler = LatentCRFScheduler(scheduler, bypass=None, finisher=build_finisher(models, settings))
+        sampler = Sampler(scheduler, settings.steps, settings.steps)
+        full = _generate(models, settings, "full", sampler, prompt, noise, watch)
         return full, _count_bytes(full.image)
 
     full_run = (settings.prompt, settings.seed, settings.steps, settings.guidance, settings.full_finisher)
     full = watch.recall((*full_run, settings.iterations if settings.full_finisher else None), run_full)
     watch.report(full)
-    scheduler = build_scheduler(models, settings)
-    latentcrf = _generate(models, settings, "latentcrf", scheduler, prompt, noise, watch)
+    sampler = build_sampler(models, settings)
+    latentcrf = _generate(models, settings, "latentcrf", sampler, prompt, noise, watch)
     watch.report(latentcrf)
-    finish, bypass = scheduler.last_finish, scheduler.last_bypass
+    finish, bypass = sampler.scheduler.last_finish, sampler.scheduler.last_bypass
     # In a run of few steps, and without a bypass CRF, the finisher's is all of LatentCRF's work.
     if finish is not None and (settings.few_steps or models.crf is None):
         before, after = _decode_image(pipeline, finish.before, watch)[0], latentcrf.image
@@ -163,27 +165,35 @@ def _compare_seed(models: LoadedModels, settings: Settings, watch: Watch) -> Com
     )
 
 
-def build_scheduler(models: LoadedModels, settings: Settings) -> LatentCRFScheduler:
-    """Build LatentCRF's scheduler: the pipeline's own with the bypass, or UniPC for few steps.
+def build_sampler(models: LoadedModels, settings: Settings) -> Sampler:
+    """Build LatentCRF's sampler: the pipeline's own with the bypass, or UniPC for few steps.
 
     Args:
         models: what computes.
         settings: of the comparison.
 
     Returns:
-        The scheduler, with the finisher where the settings have it on.
+        The sampler, with the finisher where the settings have it on.
     """
-    own = models.pipeline.scheduler
-    return LatentCRFScheduler(
-        UniPCMultistepScheduler.from_config(own.config) if settings.few_steps else own,
+    return build_latentcrf(
+        models.pipeline.scheduler,
         models.crf,
-        bypass=None if settings.few_steps else settings.bypass,
-        num_iterations=settings.iterations,
-        finisher=_build_finisher(models, settings) if settings.finisher else None,
+        steps=settings.steps,
+        bypass=settings.bypass,
+        iterations=settings.iterations,
+        finisher=build_finisher(models, settings) if settings.finisher else None,
+        few_steps=settings.few_steps,
+        guidance_cutoff=settings.guidance_cutoff,
     )
 
 
-def _build_finisher(models: LoadedModels, settings: Settings) -> Finisher | VAERoundTrip:
+def build_finisher(models: LoadedModels, settings: Settings) -> Finisher | VAERoundTrip:
+    """Build what corrects final latents: the model's finisher, or a VAE round trip where it has none.
+
+    Args:
+        models: what computes.
+        settings: of the comparison.
+    """
     if models.finisher is None:
         return VAERoundTrip(models.pipeline.vae)
     return Finisher(models.finisher, settings.iterations)
@@ -193,12 +203,12 @@ def _generate(
     models: LoadedModels,
     settings: Settings,
     method: str,
-    scheduler: Any,
+    sampler: Sampler,
     prompt: dict[str, Tensor],
     noise: Tensor,
     watch: Watch,
 ) -> Generated:
-    pipeline = models.pipeline
+    pipeline, scheduler = models.pipeline, sampler.scheduler
     latents, last_preview = noise, time.monotonic()
 
     def on_step(index: int, following: Tensor) -> None:
@@ -225,9 +235,9 @@ def _generate(
             pipeline,
             prompt,
             noise,
-            steps=settings.few_steps if method == "latentcrf" and settings.few_steps else settings.steps,
+            steps=sampler.steps,
             guidance=settings.guidance,
-            guidance_cutoff=settings.guidance_cutoff if method == "latentcrf" else 0.0,
+            guidance_cutoff=sampler.guidance_cutoff,
             scheduler=scheduler,
             precision=models.precision,
             on_step=on_step,

@@ -26,7 +26,7 @@ from analysis.figures import diversity as diversity_figures
 from analysis.figures.variance import draw_quantity
 from analysis.sampling import choose_batch_size, get_latent_shape
 from analysis.studies import LATENTCRF, convergence, diversity, variance, walkthrough
-from app.comparison import build_scheduler, compare
+from app.comparison import build_finisher, build_sampler, compare
 from app.examples import read_example
 from app.loaded_models import (
     LoadedModels,
@@ -187,17 +187,9 @@ def run_diversity(
     models: LoadedModels, prompt: str, seeds: list[int], methods: list[str], settings: Settings, report: Report
 ) -> None:
     """Report the work done so far, of `count_diversity_work`, and a `MethodImages` a method."""
-    own = None
-    if models.crf is not None:
-        own = diversity.Sampler(
-            build_scheduler(models, settings),
-            settings.few_steps or settings.steps,
-            settings.denoiser_calls["latentcrf"],
-            settings.guidance_cutoff,
-        )
     diversity.compute(
         models.pipeline,
-        own if LATENTCRF in methods else None,
+        build_sampler(models, settings) if LATENTCRF in methods and models.crf is not None else None,
         models.lpips,
         models.features,
         prompt,
@@ -242,7 +234,6 @@ def export_frontier(table: pd.DataFrame, metric: str, all_methods: bool, folder:
 
 def run_walkthrough(models: LoadedModels, settings: Settings, report: Report) -> None:
     """Report the number of denoiser calls so far after each, `walkthrough.DECODING`, and at last a `Walkthrough`."""
-    finished = replace(settings, few_steps=0, finisher=True)  # the tab shows both, with the finisher and without
     report(
         walkthrough.compute(
             models.pipeline,
@@ -253,7 +244,7 @@ def run_walkthrough(models: LoadedModels, settings: Settings, report: Report) ->
             steps=settings.steps,
             guidance=settings.guidance,
             iterations=settings.iterations,
-            finisher=build_scheduler(models, finished).finisher,
+            finisher=build_finisher(models, settings),  # the tab shows both, with it and without
             precision=models.precision,
             report=report,
         )
