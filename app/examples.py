@@ -24,6 +24,7 @@ from safetensors.numpy import load_file, save_file
 from app.models import ModelSet
 from app.results import Comparison
 from app.settings import Settings
+from app.sheets import arrange_sheet
 
 FOLDER = Path(__file__).parents[1] / "assets" / "examples"
 COMMAND = "python -m app.make_examples --out assets/examples"
@@ -46,8 +47,6 @@ CLASSES = {
     "Experts": "latentcrf.potentials",
 }
 PER_ROW = 8  # pictures in a row of the WebP
-# Pictures of floats have 8 bits up to so many times their 99 % quantile: where they are drawn, what is above is white.
-HEADROOM = 2.5
 log = logging.getLogger(__name__)
 
 
@@ -101,13 +100,9 @@ class Writer:
         raise TypeError(f"a {type(value).__name__} cannot be stored in an example.")
 
     def _encode_array(self, array: np.ndarray) -> Any:
-        if array.ndim < 4 or array.shape[-1] != 3:
+        if array.ndim < 4 or array.shape[-1] != 3 or array.dtype != np.uint8:
             return {"array": self._add_array(array)}
-        if array.dtype == np.uint8:
-            return {"pictures": self._add_pictures(array)[0], "shape": array.shape}
-        tops = [HEADROOM * float(np.quantile(each, 0.99)) for each in array]
-        scaled = np.stack([(each / top * 255).round().clip(0, 255) for each, top in zip(array, tops, strict=True)])
-        return {"pictures": self._add_pictures(scaled.astype(np.uint8))[0], "shape": array.shape, "tops": tops}
+        return {"pictures": self._add_pictures(array)[0], "shape": array.shape}
 
     def _add_array(self, array: np.ndarray) -> str:
         key = str(next(self._keys))
@@ -140,13 +135,9 @@ def write_example(folder: Path, name: str, value: Any, quality: int | None = Non
         if len({picture.shape for picture in writer.pictures}) > 1:
             raise ValueError(f"the pictures of {name} are of several sizes.")
         pictures = np.stack(writer.pictures)
-        rows = -(-len(pictures) // PER_ROW)
         height, width = pictures.shape[1:3]
         record["picture_size"] = [width, height]
-        sheet = np.zeros((rows * PER_ROW, height, width, 3), np.uint8)
-        sheet[: len(pictures)] = pictures
-        in_rows = sheet.reshape(rows, PER_ROW, height, width, 3).swapaxes(1, 2)
-        Image.fromarray(in_rows.reshape(rows * height, PER_ROW * width, 3)).save(
+        Image.fromarray(arrange_sheet(pictures, PER_ROW, ground=0)).save(
             folder / f"{name}.webp", lossless=quality is None, quality=100 if quality is None else quality, method=6
         )
     if writer.arrays:
@@ -201,11 +192,7 @@ def _decode(value: Any, pictures: list[np.ndarray], arrays: dict[str, np.ndarray
     if "pictures" in value:
         shape = tuple(value["shape"])
         begin = value["pictures"]
-        array = np.stack(pictures[begin : begin + int(np.prod(shape[:-3]))]).reshape(shape)
-        if "tops" not in value:
-            return array
-        tops = np.asarray(value["tops"], np.float32).reshape(-1, *[1] * (len(shape) - 1))
-        return array.astype(np.float32) * (tops / 255)
+        return np.stack(pictures[begin : begin + int(np.prod(shape[:-3]))]).reshape(shape)
     (kind, content), *others = value.items()
     if not others and kind == "table":
         return pd.read_csv(io.StringIO(content))

@@ -26,6 +26,7 @@ from PIL import Image
 
 from analysis.studies import FINISHED, TERMS
 from app.components.html import format_message
+from app.sheets import arrange_sheet
 
 if TYPE_CHECKING:  # the page starts without torch
     from analysis.studies.walkthrough import Walkthrough
@@ -94,15 +95,11 @@ def encode_sheet(images: np.ndarray) -> str:
     Returns:
         "data:image/webp;base64,...".
     """
-    columns, rows = measure_sheet(len(images))
-    height, width = images.shape[1:3]
-    sheet = np.full((rows * columns, height, width, 3), 255, np.uint8)
-    sheet[: len(images)] = images
-    in_rows = sheet.reshape(rows, columns, height, width, 3).swapaxes(1, 2)
-    image = Image.fromarray(in_rows.reshape(rows * height, columns * width, 3))
-    if max(height, width) > MAX_SIDE:
-        scale = MAX_SIDE / max(height, width)
-        image = image.resize((round(columns * width * scale), round(rows * height * scale)))
+    columns, _ = measure_sheet(len(images))
+    image = Image.fromarray(arrange_sheet(images, columns, ground=255))
+    largest = max(images.shape[1:3])
+    if largest > MAX_SIDE:
+        image = image.resize([round(side * (MAX_SIDE / largest)) for side in image.size])
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=QUALITY)
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
