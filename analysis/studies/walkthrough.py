@@ -48,8 +48,7 @@ class Walkthrough:
     """What `compute` returns. Images are uint8 (..., H, W, 3). What needs a CRF is None without one.
 
     Attributes:
-        steps: of the full run: columns as of `variance.tabulate_run`, and estimate_change, the root mean square change
-            of x0_hat from this step to the next.
+        steps: of the full run, as of `variance.tabulate_run`.
         shown_steps: the steps of which `frames` has images.
         frames: of the full run (2, n, H, W, 3): the noisy latents x, decoded as they are, and the clean estimates
             x0_hat.
@@ -354,9 +353,6 @@ def compute(
 
     final, whole = run(full, list(range(steps)))
     table = tabulate_run(whole.path, full, FULL_RUN, 0)
-    estimates = whole.estimates
-    changes = [float((b - a).square().mean().sqrt()) for a, b in zip(estimates, estimates[1:], strict=False)]
-    table["estimate_change"] = [*changes, np.nan, np.nan]
     bypassed_final, rest = run(bypassed, [*range(first), *range(last, steps)])
     record, finish = bypassed.last_bypass, bypassed.last_finish
     assert record is not None
