@@ -8,7 +8,7 @@ from torch import nn
 
 from analysis.metrics.perceptual import EfficientNetLite0, load_features, load_lpips
 from analysis.sampling import BYPASS, GUIDANCE
-from latentcrf import LatentCRF
+from latentcrf import Finisher, LatentCRF
 from latentcrf.precision import add_precision_argument
 from latentcrf.utils.arguments import float_between, int_between, output_folder
 from latentcrf.utils.weights import MODELS
@@ -115,6 +115,21 @@ def load_crf_argument(options: argparse.Namespace) -> LatentCRF | None:
     if str(options.crf) == "none":
         return None
     return LatentCRF.from_pretrained(options.crf, use_safetensors=True).eval()
+
+
+def load_finisher(folder: str | Path | None, iterations: int) -> Finisher | None:
+    """Load a finisher.
+
+    Args:
+        folder: its CRF's; None or "none": there is none.
+        iterations: of its solver.
+
+    Raises:
+        OSError: it is not there.
+    """
+    if folder is None or str(folder) == "none":
+        return None
+    return Finisher(LatentCRF.from_pretrained(folder, use_safetensors=True).eval(), iterations)
 
 
 def load_features_argument(options: argparse.Namespace) -> EfficientNetLite0:

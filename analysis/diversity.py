@@ -17,6 +17,7 @@ from analysis.arguments import (
     build_parser,
     load_crf_argument,
     load_features_argument,
+    load_finisher,
     load_lpips_argument,
     parse_prompt,
 )
@@ -25,7 +26,7 @@ from analysis.figures.diversity import draw_figures
 from analysis.sampling import STEPS, load_pipeline
 from analysis.studies import FULL_RUN, LATENTCRF
 from analysis.studies.diversity import COMPARED, MethodImages, build_latentcrf, compute, tabulate, tabulate_pairs
-from latentcrf import Finisher, LatentCRF, VAERoundTrip
+from latentcrf import Finisher, VAERoundTrip
 from latentcrf.precision import choose_precision, precision_name
 from latentcrf.utils.arguments import float_between, int_between, run_command
 from latentcrf.utils.files import claim_folder
@@ -51,8 +52,8 @@ def build_results(results: Sequence[MethodImages], seeds: Sequence[int], options
     return Results("diversity", options, tables, draw_figures(results, table, seeds), images)
 
 
-def load_finisher(name: str, iterations: int, pipeline: Any) -> Any:
-    """Load what corrects LatentCRF's final latents.
+def choose_finisher(name: str, iterations: int, pipeline: Any) -> Finisher | VAERoundTrip | None:
+    """Choose what corrects LatentCRF's final latents.
 
     Args:
         name: "none", "shipped", "vae", or a folder.
@@ -65,12 +66,9 @@ def load_finisher(name: str, iterations: int, pipeline: Any) -> Any:
     Raises:
         OSError: there is no such folder.
     """
-    if name == "none":
-        return None
     if name == "vae":
         return VAERoundTrip(pipeline.vae)
-    folder = MODELS / "emoji-latentcrf-finisher" if name == "shipped" else name
-    return Finisher(LatentCRF.from_pretrained(folder, use_safetensors=True).eval(), iterations)
+    return load_finisher(MODELS / "emoji-latentcrf-finisher" if name == "shipped" else name, iterations)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -121,7 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
         pipeline, crf = load_pipeline(options.model), load_crf_argument(options)
         latentcrf = None if crf is None else build_latentcrf(
             pipeline.scheduler, crf, steps=options.steps, bypass=tuple(options.bypass), iterations=options.iterations,
-            finisher=load_finisher(options.finisher, options.iterations, pipeline), few_steps=options.few_steps,
+            finisher=choose_finisher(options.finisher, options.iterations, pipeline), few_steps=options.few_steps,
             guidance_cutoff=options.guidance_cutoff,
         )  # fmt: skip
         claim_folder(options.out)

@@ -8,16 +8,14 @@ minimum and what its image is like, for other weights of each), descent.csv (ene
 and the figures of them as HTML and PNG.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
-from analysis.arguments import add_arguments, build_parser, find_network, load_crf_argument, parse_prompt
+from analysis.arguments import add_arguments, build_parser, find_network, load_crf_argument, load_finisher, parse_prompt
 from analysis.export import Results, parse, write_results
 from analysis.figures.walkthrough import COLUMNS, draw_figures
 from analysis.sampling import STEPS, load_pipeline
 from analysis.studies.walkthrough import PROMPT, SOLVED, Walkthrough, compute
-from latentcrf import Finisher, LatentCRF
 from latentcrf.precision import choose_precision
 from latentcrf.utils.arguments import int_between, run_command
 from latentcrf.utils.files import claim_folder
@@ -34,21 +32,6 @@ def build_results(walkthrough: Walkthrough) -> Results:
         if getattr(walkthrough, name) is not None:  # without a CRF there is no energy
             tables[name] = getattr(walkthrough, name)
     return Results("method", walkthrough.options, tables, draw_figures(walkthrough))
-
-
-def load_finisher(options: argparse.Namespace) -> Finisher | None:
-    """Load the finisher of the command line.
-
-    Args:
-        options: of the command line.
-
-    Raises:
-        OSError: it is not there.
-    """
-    folder = find_network(options, "finisher", "emoji-latentcrf-finisher")
-    if folder is None or str(folder) == "none":
-        return None
-    return Finisher(LatentCRF.from_pretrained(folder, use_safetensors=True).eval(), options.iterations)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -76,11 +59,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         precision = choose_precision(options.precision, "cpu")
         pipeline, crf = load_pipeline(options.model), load_crf_argument(options)
+        folder = find_network(options, "finisher", "emoji-latentcrf-finisher")
         claim_folder(options.out)
         walkthrough = compute(
             pipeline, crf, options.prompt, options.seed,
             bypass=tuple(options.bypass), steps=options.steps, guidance=options.guidance,
-            iterations=options.iterations, finisher=load_finisher(options), precision=precision,
+            iterations=options.iterations, finisher=load_finisher(folder, options.iterations), precision=precision,
         )  # fmt: skip
         names = write_results(build_results(walkthrough), options.out)
     except (OSError, ValueError) as error:

@@ -152,7 +152,7 @@ def test_the_command_line_writes_what_its_settings_make_again(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(method, "load_pipeline", lambda folder: tiny_pipeline)
     monkeypatch.setattr(method, "load_crf_argument", lambda options: crf)
-    monkeypatch.setattr(method, "load_finisher", lambda options: finisher)
+    monkeypatch.setattr(method, "load_finisher", lambda folder, iterations: finisher)
     monkeypatch.setattr("analysis.export.draw_png", lambda figure, name: None)  # Chrome is tested elsewhere
     record = {"analysis": "method", "options": method.build_results(result).options}
     (tmp_path / "settings.json").write_text(json.dumps(record))
