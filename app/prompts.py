@@ -8,12 +8,14 @@ import json
 import logging
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from app.settings import LONGEST_PROMPT
+
 SUBJECTS = "subjects.json"
-LONGEST = 300  # characters of a prompt
 SHOWN = 40  # characters of a word that a note repeats
 WORDS_SHOWN = 3  # unread words that a note repeats
 # variation selectors and skin tones, which the table does without
@@ -22,7 +24,7 @@ NEGATION = re.compile(r"\b(no|not|without|never|none)\b", re.IGNORECASE)
 COUNT = re.compile(
     r"\b(two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|dozens?|several|many|[2-9]|\d\d+) (?=[\w\0])"
 )
-JOINT = re.compile(r"\b(?:and|with|next to|beside|between)\b|[&+,]", re.IGNORECASE)
+JOINERS = r"\b(?:and|with|next to|beside|between)\b|[&+]"  # between subjects, in lower case
 MASK = "\0"  # stands for a subject's label within a prompt
 SMALL_WORDS = (
     "the", "and", "with", "for", "from", "that", "this", "are", "was", "its", "his", "her", "their", "one", "some",
@@ -95,16 +97,16 @@ def read_subjects(folder: Path) -> tuple[Subject, ...]:
         return ()
 
 
-def list_subjects(folder: Path) -> list[str]:
+def list_subjects(subjects: Sequence[Subject]) -> list[str]:
     """List what a model learned to draw, for a searchable list.
 
     Args:
-        folder: of the model.
+        subjects: of the model.
 
     Returns:
-        Labels, in the order of the emoji keyboard; none where the model ships without a table.
+        Labels, in the order of the emoji keyboard.
     """
-    return [subject.label for subject in read_subjects(folder) if subject.is_learned]
+    return [subject.label for subject in subjects if subject.is_learned]
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ def _replace_emoji(typed: str, index: _Index) -> tuple[str, dict[str, Subject]]:
     if not found:
         return typed, found
     text = re.sub(r" (?=[,.;:!?])", "", " ".join(text.split()))
-    return (text if len(text) <= LONGEST else text[:LONGEST].rsplit(" ", 1)[0]), found
+    return (text if len(text) <= LONGEST_PROMPT else text[:LONGEST_PROMPT].rsplit(" ", 1)[0]), found
 
 
 def _is_unread(word: str) -> bool:
@@ -237,8 +239,9 @@ def _describe_limits(typed: str, text: str, index: _Index) -> list[str]:
     matches = [re.sub(MODIFIERS, "", match[0]) for match in index.emoji.finditer(typed)]
     if COUNT.search(masked) or len(set(matches)) < len(matches):
         notes.append("The model draws one subject and does not count.")
-    parts = [part for part in JOINT.split(masked) if MASK in part or any(w in index.heads for w in part.split())]
-    has_joint = re.search(r"\b(?:and|with|next to|beside|between)\b|[&+]", masked) is not None
-    if masked.count(MASK) > 1 or (has_joint and len(parts) > 1):
+    parts = [
+        part for part in re.split(f"{JOINERS}|,", masked) if MASK in part or any(w in index.heads for w in part.split())
+    ]
+    if masked.count(MASK) > 1 or (re.search(JOINERS, masked) and len(parts) > 1):
         notes.append("The model learned pictures of one subject; two in a prompt mix.")
     return notes

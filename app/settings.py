@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, Any, get_type_hints
 
 MAX_SEED = 2**32 - 1
+LONGEST_PROMPT = 300  # characters
 FILLERS = "\u115f\u1160\u2800\u3164\uffa0"  # letters and a symbol by their category, drawn as nothing
 
 
@@ -215,7 +216,7 @@ class Settings:
         model: name of the base model, as `app.models.ModelSet.name`.
     """
 
-    prompt: Annotated[str, Text("Prompt", 300, "what to draw")]
+    prompt: Annotated[str, Text("Prompt", LONGEST_PROMPT, "what to draw")]
     seed: Annotated[int, Number("Seed", 0, MAX_SEED, help="of the initial noise")]
     steps: Annotated[int, Number("Steps", 2, 200, help="denoiser calls of the full run")]
     guidance: Annotated[float, Number("Guidance", 1.0, 15.0, 0.1, "how closely the image follows the prompt")]

@@ -62,7 +62,7 @@ def test_subjects_and_captions_have_no_note() -> None:
         prompt = read_prompt(typed, SUBJECTS)
         assert not prompt.notes and prompt.text == typed and prompt.is_readable
     assert {"two hearts", "fork and knife", "snowman without snow"} <= {each.label for each in learned}
-    assert list_subjects(EMOJI.model.folder) == [each.label for each in learned] and len(learned) > 1000
+    assert list_subjects(read_subjects(EMOJI.model.folder)) == [each.label for each in learned] and len(learned) > 1000
 
 
 def test_a_prompt_of_many_emoji_stays_within_the_length() -> None:
