@@ -2,7 +2,6 @@
 
 import gc
 import hashlib
-import os
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 from analysis.metrics.perceptual import load_features, load_lpips
 from analysis.sampling import load_pipeline
 from app.call_memory import Memories
+from app.device import is_on_zero_gpu
 from app.models import CRF_FILES, ModelSet, find_file
 from app.models_file import ModelsError, Source
 from app.previews import load_preview
@@ -135,7 +135,7 @@ def check_compile() -> None:
     Raises:
         ModelsError: it is a CPU, or a GPU that is lent to each call (ZeroGPU).
     """
-    if find_device().type != "cuda" or os.environ.get("SPACES_ZERO_GPU"):
+    if find_device().type != "cuda" or is_on_zero_gpu():
         raise ModelsError("--compile needs a GPU with CUDA of the page's own, and none is here. Start without it.")
 
 
@@ -202,7 +202,7 @@ def use_device(models: LoadedModels, others: list[LoadedModels]) -> None:
     # those that come one at a time are moved again: what computed last may be there still
     if device.type == "cpu" or (models.device == device and not models.is_offloaded):
         return
-    if os.environ.get("SPACES_ZERO_GPU"):  # the GPU is lent to a call: weights are put there once, before any
+    if is_on_zero_gpu():  # the GPU is lent to a call: weights are put there once, before any
         models.move_to(device)
         return
     for other in others:
@@ -226,7 +226,7 @@ def save_memory(models: LoadedModels) -> None:
         models: that computed.
     """
     free_device_memory()
-    if find_device().type != "cpu" and not os.environ.get("SPACES_ZERO_GPU"):
+    if find_device().type != "cpu" and not is_on_zero_gpu():
         models.is_offloaded = True
         models.move_to(torch.device("cpu"))
         free_device_memory()

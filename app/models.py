@@ -148,6 +148,11 @@ class ModelSet:
         return f"accelerate launch -m latentcrf.training.train --base {self.model} --data FOLDER --out runs/{self.name}"
 
     @property
+    def finisher_name(self) -> str:
+        """What corrects final latents, in words."""
+        return "VAE round trip" if self.finisher is None else "finisher"
+
+    @property
     def subjects(self) -> tuple[Subject, ...]:
         """What the model learned to draw; none where it ships without a table."""
         return () if self.model.on_hub else read_subjects(self.model.folder)

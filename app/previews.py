@@ -38,14 +38,18 @@ def fit_preview(latents: Tensor, images: Tensor) -> Tensor:
     Returns:
         (C + 1, 3): a row a channel, then the constant.
     """
-    pixels = interpolate(images.float().cpu(), size=latents.shape[-2:], mode="area").permute(0, 2, 3, 1)
-    return torch.linalg.lstsq(_list_sites(latents), pixels.flatten(0, 2)).solution
+    return torch.linalg.lstsq(_list_sites(latents), _list_pixels(images, latents)).solution
 
 
 def _list_sites(latents: Tensor) -> Tensor:
     """List the sites of latents (B, C, h, w) with a constant 1 after the channels: (B h w, C + 1)."""
     sites = latents.float().cpu().permute(0, 2, 3, 1).flatten(0, 2)
     return torch.cat([sites, torch.ones(len(sites), 1)], 1)
+
+
+def _list_pixels(images: Tensor, latents: Tensor) -> Tensor:
+    """List the mean colours of images (B, 3, H, W) at each site of their latents (B, C, h, w): (B h w, 3)."""
+    return interpolate(images.float().cpu(), size=latents.shape[-2:], mode="area").permute(0, 2, 3, 1).flatten(0, 2)
 
 
 def draw_preview(matrix: Tensor, latents: Tensor, size: tuple[int, int]) -> Image.Image:
@@ -106,7 +110,7 @@ def fit_model(model_set: ModelSet) -> tuple[Tensor, float]:
     latents = sample(pipeline, prompts * SEEDS, seeds, steps=STEPS, guidance=model_set.defaults.guidance)
     images, kept = decode(pipeline, latents), torch.arange(len(seeds)) % len(prompts) == len(prompts) - 1
     matrix = fit_preview(latents[~kept], images[~kept])
-    pixels = interpolate(images[kept], size=latents.shape[-2:], mode="area").permute(0, 2, 3, 1).flatten(0, 2)
+    pixels = _list_pixels(images[kept], latents)
     error = (_list_sites(latents[kept]) @ matrix).clamp(-1, 1) - pixels
     return matrix, 1 - float(error.var() / pixels.var())
 

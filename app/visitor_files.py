@@ -52,9 +52,8 @@ def make_folder() -> Path:
 
 def remove_upload_parts() -> None:
     """Delete what broken uploads left; call it while no upload is under way."""
-    for path in Path(os.environ.get("GRADIO_TEMP_DIR", choose_gradio_folder())).glob(
-        "tmp*"
-    ):  # a whole upload lies in a folder of its own
+    folder = Path(os.environ.get("GRADIO_TEMP_DIR", choose_gradio_folder()))
+    for path in folder.glob("tmp*"):  # a whole upload lies in a folder of its own
         with contextlib.suppress(OSError):
             path.unlink()
 

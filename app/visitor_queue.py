@@ -227,22 +227,22 @@ class VisitorQueue(Queue):
             waiting = self.event_queue_per_concurrency_id[name]
             self._drop_unheard(waiting.queue)
             if waiting.concurrency_limit is None or waiting.current_concurrency < waiting.concurrency_limit:
-                event = next((event for event in waiting.queue if self._is_heard(event)), None)
+                event = next((event for event in waiting.queue if self._find_messages(event).is_heard), None)
                 if event is not None:
                     waiting.queue.remove(event)
                     return [event], False, name
         return None
 
-    def _is_heard(self, event: Event) -> bool:
+    def _find_messages(self, event: Event) -> HeardMessages:
+        """Find the messages of an event's session; where there are none, ones that nobody has heard."""
         messages = self.pending_messages_per_session.get(event.session_hash)
-        return isinstance(messages, HeardMessages) and messages.is_heard
+        return messages if isinstance(messages, HeardMessages) else HeardMessages()
 
     def _drop_unheard(self, events: Iterable[Event]) -> None:
         now = time.monotonic()
         for event in list(events):
-            messages = self.pending_messages_per_session.get(event.session_hash)
-            heard = messages.last_heard if isinstance(messages, HeardMessages) else float("-inf")
-            if not self._is_heard(event) and now - max(heard, event.enqueue_time) > UNHEARD_SECONDS:
+            messages = self._find_messages(event)
+            if not messages.is_heard and now - max(messages.last_heard, event.enqueue_time) > UNHEARD_SECONDS:
                 log.info("a run that nobody waits for is dropped")
                 self._drop(event)
                 self.pending_event_ids_session.get(event.session_hash, set()).discard(event._id)

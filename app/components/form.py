@@ -26,6 +26,7 @@ LIMIT_BYPASS_JS = """(steps) => {
 PLANNED = (*METHOD, "full_finisher", "model")  # what the plan and the lines of the analysis tabs show
 MAX_SHOWN = 60  # characters of what a foreign file says
 KEPT = ("prompt", "seed")  # when another model is chosen
+FILLED = (*NAMES, "random_seed", "status", "strip")  # what `Form.filled` lists
 # What a person types is followed in the browser (form.js): an answer of the server would come too late.
 MOVE_BYPASS_JS = "(...numbers) => window.latentcrf.moveBypass(...numbers)"
 KEEP_TYPED_JS = f"(...values) => window.latentcrf.keepTyped({list(NAMES)}, values)"
@@ -143,9 +144,8 @@ def load_link(catalog: Catalog, request: gr.Request) -> list[Any]:
         filled = fill(catalog, catalog.parse({"prompt": "-", **values}), "Settings taken from the link.")
     except SettingsError as error:
         return leave_unchanged(html.format_message(f"This link's settings cannot be used.\n{error}", "error"))
-    kept = [NAMES.index(name) for name in KEPT if name not in values]
-    kept += [] if "seed" in values else [len(NAMES)]  # the random switch
-    return [gr.skip() if index in kept else value for index, value in enumerate(filled)]
+    kept = [name for name in KEPT if name not in values]
+    return leave(filled, *kept, *(["random_seed"] if "seed" in kept else []))
 
 
 def choose_model(catalog: Catalog, model_set: ModelSet) -> list[Any]:
@@ -158,10 +158,7 @@ def choose_model(catalog: Catalog, model_set: ModelSet) -> list[Any]:
     Returns:
         Values for `Form.filled`.
     """
-    values = fill(catalog, model_set.defaults, "")
-    kept = [NAMES.index(name) for name in KEPT]
-    kept += [len(NAMES), len(NAMES) + 1]  # the random switch and the status
-    return [gr.skip() if index in kept else value for index, value in enumerate(values)]
+    return leave(fill(catalog, model_set.defaults, ""), *KEPT, "random_seed", "status")
 
 
 def fill(catalog: Catalog, settings: Settings, text: str) -> list[Any]:
@@ -181,6 +178,19 @@ def fill(catalog: Catalog, settings: Settings, text: str) -> list[Any]:
         html.format_message(text),
         html.format_plan(catalog.get(settings.model), settings),
     ]
+
+
+def leave(values: list[Any], *names: str) -> list[Any]:
+    """Leave some of the controls that are filled in as they are.
+
+    Args:
+        values: for `Form.filled`.
+        names: of `FILLED`.
+
+    Returns:
+        The values, of these controls `gr.skip()`.
+    """
+    return [gr.skip() if name in names else value for name, value in zip(FILLED, values, strict=True)]
 
 
 def leave_unchanged(status: Any = None) -> list[Any]:

@@ -9,7 +9,7 @@ from app.models import ModelSet
 from app.results import METHODS, Comparison
 from app.settings import METHOD, Settings
 
-UNKNOWN = "—"  # in place of a figure that is not measured yet
+UNKNOWN = "—"  # in place of a distance that is not measured
 DRAWN = (*METHOD, "full_finisher")  # settings whose change draws a comparison again
 CRF = "a small conditional random field (CRF)"
 
@@ -85,7 +85,7 @@ def describe_method(model_set: ModelSet, settings: Settings) -> str:
         parts = [f"{kind} {settings.bypass_start}–{settings.bypass_end} of {settings.steps}"]
     if model_set.crf is not None or model_set.finisher is not None:
         parts.append(f"{settings.iterations} iteration{'s' * (settings.iterations != 1)}")
-    finisher = "finisher" if model_set.finisher is not None else "VAE round trip"
+    finisher = model_set.finisher_name
     parts.append(finisher if settings.finisher else f"no {finisher}")
     parts.append(f"guidance {settings.guidance:g}" if settings.guidance > 1 else "no guidance")
     if settings.guidance > 1 and settings.guidance_cutoff:
@@ -208,36 +208,29 @@ def format_cards(results: Sequence[Comparison], model_set: ModelSet, measured: s
     the machine does. For settings that the shipped benchmark measured, its time ratio stands beside it.
 
     Args:
-        results: one a seed; none: dashes instead.
+        results: one a seed, at least one.
         model_set: what drew them.
         measured: when and on what the times were measured; empty: now and here.
 
     Returns:
         HTML; its attribute data-drawn holds the settings `DRAWN` of the comparison.
     """
-    evaluations: dict[str, float | None] = {"full": None, "latentcrf": None}
-    seconds = dict(evaluations)
-    ratio = distance = time_ratio = UNKNOWN
-    drawn, calls, of_several = "", "a guided denoiser call is two", ""
-    if results:
-        first, n = results[0], len(results)
-        of_several = f", mean of {n} seeds" if n > 1 else ""
-        for method in evaluations:
-            runs = [getattr(result, method) for result in results]
-            evaluations[method] = runs[0].network_evaluations
-            seconds[method] = sum(run.seconds for run in runs) / n
-        ratio = f"{first.full.network_evaluations / first.latentcrf.network_evaluations:.2f}×"
-        distances = [result.lpips for result in results if result.lpips is not None]
-        distance = f"{sum(distances) / len(distances):.3f}" if distances else UNKNOWN
-        calls = f"denoiser calls: {first.full.denoiser_calls} and {first.latentcrf.denoiser_calls}"
-        benchmark = find_time_ratio(model_set, first.settings)
-        time_ratio = "not in the benchmark: see the seconds below"
-        if benchmark is not None:
-            time_ratio = "<b>{:.2f}×</b> in time ({:.2f} to {:.2f}), benchmark".format(*benchmark)
-        values = first.settings.as_dict()
-        drawn = f" data-drawn='{json.dumps([values[name] for name in DRAWN])}'"
+    first, n = results[0], len(results)
+    of_several = f", mean of {n} seeds" if n > 1 else ""
+    evaluations: dict[str, float] = {one.method: one.network_evaluations for one in (first.full, first.latentcrf)}
+    seconds = {method: sum(getattr(result, method).seconds for result in results) / n for method in METHODS}
+    ratio = f"{first.full.network_evaluations / first.latentcrf.network_evaluations:.2f}×"
+    distances = [result.lpips for result in results if result.lpips is not None]
+    distance = f"{sum(distances) / len(distances):.3f}" if distances else UNKNOWN
+    calls = f"denoiser calls: {first.full.denoiser_calls} and {first.latentcrf.denoiser_calls}"
+    benchmark = find_time_ratio(model_set, first.settings)
+    time_ratio = "not in the benchmark: see the seconds below"
+    if benchmark is not None:
+        time_ratio = "<b>{:.2f}×</b> in time ({:.2f} to {:.2f}), benchmark".format(*benchmark)
+    values = first.settings.as_dict()
+    drawn = json.dumps([values[name] for name in DRAWN])
     return (
-        f'<div class="cards"{drawn}>'
+        f"<div class=\"cards\" data-drawn='{drawn}'>"
         + _format_card("Fewer network evaluations", f'<output id="speed-up">{ratio}</output>', time_ratio)
         + _format_card("Network evaluations", _format_bars(evaluations, "{:.0f}"), calls)
         + _format_card(
@@ -254,13 +247,10 @@ def _format_card(title: str, body: str, text: str) -> str:
     return f'<section class="card"><h3>{title}</h3>{body}<p>{text}</p></section>'
 
 
-def _format_bars(values: dict[str, float | None], form: str) -> str:
-    longest = max((value for value in values.values() if value is not None), default=1)
-    rows = []
-    for method, value in values.items():
-        text, width = (UNKNOWN, 0.0) if value is None else (form.format(value), 100 * value / longest)
-        rows.append(
-            f'<div class="bar {method}"><span>{METHODS[method]}</span>'
-            f'<i><i style="width:{width:.1f}%"></i></i><output>{text}</output></div>'
-        )
-    return "".join(rows)
+def _format_bars(values: dict[str, float], form: str) -> str:
+    longest = max(values.values())
+    return "".join(
+        f'<div class="bar {method}"><span>{METHODS[method]}</span>'
+        f'<i><i style="width:{100 * value / longest:.1f}%"></i></i><output>{form.format(value)}</output></div>'
+        for method, value in values.items()
+    )

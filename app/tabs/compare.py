@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+from app import prompts
 from app.components import html
 from app.components.form import Form, build_form, build_prompt, write_placeholder
 from app.components.model_menu import ModelMenu
@@ -272,15 +273,23 @@ def restore_comparison(shown: dict[str, Any]) -> list[Any]:
         shown: as of `save_comparison`.
 
     Returns:
-        Values for the form, the random switch, status, start, cancel, and a `View` but for the
-        seed.
+        Values for the form, the random switch, status, start, cancel, and a `View` but for the seed.
     """
-    fields = [gr.skip() if name == "model" else value for name, value in shown["settings"].items()]
+    fields = list_fields(shown)
     if not has_files(shown):  # swept: the settings are left to draw it again
         text = "The images of this comparison are no longer kept; press Compare to draw them again."
         return [*fields, False, *show_status(text, busy=False), *drop_seed(View())]
     status = show_status(shown["text"], busy=False)
     return [*fields, False, *status, *drop_seed(show_comparison(shown))]
+
+
+def list_fields(shown: dict[str, Any]) -> list[Any]:
+    """List a comparison's settings for the form; the model stays.
+
+    Args:
+        shown: as of `save_comparison`.
+    """
+    return [gr.skip() if name == "model" else value for name, value in shown["settings"].items()]
 
 
 def drop_seed(view: View) -> list[Any]:
@@ -334,7 +343,7 @@ def fill_from_example(shown: dict[str, Any] | None) -> list[Any]:
     """
     if shown is None or "example_note" not in shown:
         return [gr.skip()] * (len(NAMES) + 1)
-    return [*[gr.skip() if name == "model" else value for name, value in shown["settings"].items()], False]
+    return [*list_fields(shown), False]
 
 
 def take_file(update: Any) -> dict[str, Any]:
@@ -381,9 +390,8 @@ def summarize_comparison(results: Sequence[Comparison], model_set: ModelSet) -> 
         text += " The full run is finished too."
     if first.unread:
         text += f" The model reads {model_set.prompt_tokens} tokens: it did not see “{first.unread}”."
-    blocked = {
-        METHODS[one.method]: 1 for result in results for one in (result.full, result.latentcrf) if one.is_blocked
-    }
+    runs = [one for result in results for one in (result.full, result.latentcrf)]
+    blocked = dict.fromkeys(METHODS[one.method] for one in runs if one.is_blocked)
     if blocked:
         text += f" The model's safety checker blocked an image of: {' and '.join(blocked)}."
     return text
@@ -400,10 +408,9 @@ def label_modes(model_set: ModelSet) -> list[tuple[str, str]]:
     """
     defaults = model_set.defaults
     bypass = f"bypass {defaults.bypass_start}–{defaults.bypass_end} of {defaults.steps}"
-    finisher = "finisher" if model_set.finisher is not None else "VAE round trip"
     return [
         (f"Paper: {bypass}" if model_set.crf is not None else f"Zero-parameter {bypass}", PAPER),
-        (f"Fast: UniPC {model_set.few_steps} + {finisher}", FAST),
+        (f"Fast: UniPC {model_set.few_steps} + {model_set.finisher_name}", FAST),
         ("Custom", CUSTOM),
     ]
 
@@ -450,7 +457,7 @@ def list_subjects(model_set: ModelSet) -> dict[str, Any]:
     Returns:
         Keyword arguments of the list; it is not seen where the model ships without a table of subjects.
     """
-    labels = [subject.label for subject in model_set.subjects if subject.is_learned]
+    labels = prompts.list_subjects(model_set.subjects)
     return {
         "choices": labels,
         "label": f"What {model_set.title} can draw",
@@ -596,7 +603,6 @@ def build(worker: DeviceWorker, menu: ModelMenu) -> Form:
         example_note, pairs, previous,
     )  # fmt: skip
     drawn = [form[name] for name in html.DRAWN]
-    in_browser: dict[str, Any] = {"queue": False, "api_visibility": "private"}
 
     def switch(mode: str, model: str, previous: dict[str, Any] | None) -> list[Any]:
         return switch_mode(catalog.get(model), previous, mode)
@@ -608,13 +614,13 @@ def build(worker: DeviceWorker, menu: ModelMenu) -> Form:
         **AT_ONCE,
     )
     form.follow_fill(switched)
-    switched.then(None, drawn, None, js=REDRAW_JS, **in_browser)
+    switched.then(None, drawn, None, js=REDRAW_JS, **AT_ONCE)
     # Released sliders, and numbers that were typed: what is shown is drawn again.
     listeners = [form[name].input for name in ("bypass_start", "bypass_end", "iterations", "finisher", "full_finisher")]
     listeners += [
         getattr(form[name], event) for name in ("few_steps", "guidance_cutoff") for event in ("blur", "submit")
     ]
-    gr.on(listeners, None, drawn, None, js=REDRAW_JS, **in_browser)
+    gr.on(listeners, None, drawn, None, js=REDRAW_JS, **AT_ONCE)
     menu.dropdown.change(lambda model: show_first_example(catalog.get(model)), menu.dropdown, list(outputs), **AT_ONCE)
 
     restored = [*form.values, form.random_seed, *controls.outputs, *drop_seed(outputs)]
@@ -628,7 +634,7 @@ def build(worker: DeviceWorker, menu: ModelMenu) -> Form:
         return values
 
     chosen = examples.click(choose, [examples, mode, menu.dropdown, controls.counter], restored, **AT_ONCE)
-    chosen.then(None, menu.dropdown, None, js=write_run_js(catalog), **in_browser)
+    chosen.then(None, menu.dropdown, None, js=write_run_js(catalog), **AT_ONCE)
 
     def restore(past: list[dict[str, Any]], counter: RunCounter, event: gr.SelectData) -> list[Any]:
         controls.reset(counter)
@@ -654,10 +660,7 @@ def build(worker: DeviceWorker, menu: ModelMenu) -> Form:
         run_comparison,
         [*form.values, form.random_seed, form.previews],
         list(outputs),
-        triggers=[
-            partial(gr.on, [controls.start.click, prompt.submit]),
-            filled.then,
-        ],
+        triggers=[partial(gr.on, [controls.start.click, prompt.submit]), filled.then],
         redraws=[redraw.click],
         previous=previous,
         restore=show_comparison,

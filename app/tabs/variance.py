@@ -116,8 +116,7 @@ def run_variance(run: Run, text: str, runs: float, seed: float, *values: Any) ->
     own = name_method(method) | {"prompt": prompts[0], "few_steps": 0, "model": run.model}
     settings = worker.catalog.parse(own)
     tables: list[pd.DataFrame] = []
-    first, last = settings.bypass
-    calls = 2 * settings.steps - (last - first)  # of a run, by both methods
+    calls = sum(settings.denoiser_calls.values())  # of a run, by both methods
     run.check_work(len(prompts) * calls)
     clock = ProgressClock(len(prompts) * calls, "denoiser calls")
     yield Update(run.start_text)
