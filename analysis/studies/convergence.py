@@ -12,6 +12,7 @@ from torch import Tensor
 from analysis.metrics.pixels import to_pixels
 from analysis.sampling import BYPASS, GUIDANCE, STEPS, decode, encode, run_sampler
 from analysis.studies import TERMS
+from analysis.studies.variance import compute_size
 from latentcrf import LatentCRF, LatentCRFScheduler
 from latentcrf.potentials import Potentials, apply_filters, degree, messages
 from latentcrf.precision import precision_name
@@ -222,6 +223,6 @@ def compute(
         images=images.reshape(len(SHOWN_STARTS), len(SOLVERS), len(SHOWN), *images.shape[1:]),
         ends=end_images.reshape(3, len(seeds), *images.shape[1:]),
         maps={name: torch.stack([sites[name] for sites in maps]).cpu().numpy() for name in ("total", *TERMS)},
-        spread=max(float((y - last[0]).square().flatten(1).mean(1).sqrt().max()) for y in last),
+        spread=max(float(compute_size(y - last[0]).max()) for y in last),
         precision=precision_name(precision),
     )
