@@ -44,7 +44,7 @@ class VAERoundTrip:
             )
 
     def __call__(self, latents: Tensor, prompt_embeds: Tensor | None = None) -> Tensor:
-        """Make the round trip; see `round_trip`.
+        """Make the VAE round trip; see `round_trip`.
 
         Args:
             latents: the final latents of a run (B, C, H, W).
@@ -57,7 +57,7 @@ class VAERoundTrip:
 
 
 def check_autoencoder(vae: Any) -> None:
-    """Check that latents can make a round trip through `vae`.
+    """Check that latents can make a VAE round trip through `vae`.
 
     Args:
         vae: a diffusers autoencoder.
