@@ -254,7 +254,10 @@ class RunControls:
             counter.state = ""
             shown, arguments = values[: len(remembered)], values[len(remembered) :]
             this = Run(worker, int(run_id), counter, model_name)
-            yield from drive(handler, this, arguments, lambda: restore_outputs(*shown), len(outputs))
+            updates = drive(handler, this, arguments, lambda: restore_outputs(*shown), len(outputs))
+            # a run that was cancelled before it began yields nothing, of which gradio would empty all outputs
+            yield next(updates, [gr.skip()] * len([*controls, *outputs]))
+            yield from updates
 
         def cancel(request: gr.Request, counter: RunCounter, *shown: Any) -> list[Any]:
             drop_waiting(counter, request)

@@ -470,6 +470,20 @@ def test_a_run_cancelled_while_it_waited_never_starts_and_the_next_one_does() ->
     assert next(drive(worker, VALUES, None, second, counter)).cancel["interactive"]
 
 
+def test_a_run_that_never_started_leaves_the_tab_as_it_is() -> None:
+    """gradio empties the outputs of a handler that yields nothing."""
+    worker = Endless()
+    with gr.Blocks() as page:
+        controls = runs.build_run_controls("x", "Run", "Ready.")
+        controls.status.render()
+        model, output = gr.Dropdown(["emoji"]), gr.HTML()
+        controls.connect(worker, model, compare.run_comparison, [], [output])  # type: ignore[arg-type]
+    (event,) = (each for each in page.fns.values() if output in each.outputs and controls.run_id in each.inputs)
+    assert event.fn is not None
+    updates = list(event.fn(1, RunCounter(last=1, cancelled=1), "emoji"))
+    assert updates == [[gr.skip()] * 4] and worker.steps == 0
+
+
 def test_a_cancelled_run_leaves_the_buttons_to_a_later_one() -> None:
     worker, counter = Endless(), RunCounter()
     *_, first, _ = runs.begin_run(counter, gr.Request())

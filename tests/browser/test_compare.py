@@ -229,7 +229,7 @@ def test_the_menu_brings_another_models_settings_and_examples(browser: Browser, 
         visit(page, own_url)
         assert "VAE round trip" in page.inner_text("#model-note") and "PNDMScheduler" in page.inner_text("#model-note")
         page.click("button:has-text('Train a LatentCRF')")
-        page.wait_for_function("document.querySelector('#training-command').innerText.includes('latentcrf.training')")
+        page.wait_for_function("document.querySelector('#training-command')?.innerText.includes('latentcrf.training')")
         ask(page, "red apple")
         wait_until_done(page)
         assert shown(page, "#full").shape == (64, 64, 3) and "tiny-sd: " in page.inner_text("#compare-status")
