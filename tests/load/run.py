@@ -9,15 +9,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import numpy as np
 
 from tests.load.visitors import IDLE_TABS, VISITORS, Found, Visitor, choose_runs, hold_tab, raise_file_limit
+
+T = TypeVar("T")
 
 ROOT = Path(__file__).parents[2]
 WARM_UP_RUNS = 12
@@ -220,10 +223,16 @@ async def repeat(url: str, pid: int, count: int) -> tuple[float, float]:
         return before, read_rss(pid)
 
 
+def run_apart(measurement: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine in a thread of its own: Playwright's synchronous tests leave a loop running in theirs."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, measurement).result()
+
+
 def run_repeatedly(count: int) -> tuple[float, float]:
     """Measure the memory of many generations; returns as of `repeat`."""
     with tempfile.TemporaryDirectory() as name, serve_apart(Path(name)) as (url, pid):
-        return asyncio.run(repeat(url, pid, count))
+        return run_apart(repeat(url, pid, count))
 
 
 def run(seconds: float) -> tuple[str, list[str], Found, str]:
@@ -236,6 +245,6 @@ def run(seconds: float) -> tuple[str, list[str], Found, str]:
         As of `tabulate`, what the visitors found, and the page's log.
     """
     with tempfile.TemporaryDirectory() as name, serve_apart(Path(name)) as (url, pid):
-        measured = asyncio.run(measure(url, pid, Path(name), seconds))
+        measured = run_apart(measure(url, pid, Path(name), seconds))
     table, missed = tabulate(measured)
     return table, missed, measured["found"], measured["log"]
