@@ -26,7 +26,7 @@ TABS: tuple[tuple[str, str, Callable[[TabContext], None]], ...] = (
     ("method", "Method", method.build),
 )
 STATIC = Path(__file__).with_name("static")
-SCRIPTS = ("form.js", "page.js", "figures.js", "talk.js")  # each is a function that is run once
+SCRIPTS = ("form.js", "page.js", "viewer.js", "figures.js", "talk.js")  # each is a function that is run once
 GLOSSARY = Path(__file__).parents[1] / "docs" / "glossary.md"  # shown at the page's foot
 MAX_QUEUE = 2 * MAX_WAITING  # events of all kinds; computations alone are `MAX_WAITING`
 # Larger type, and no controls (page.css); figures are drawn again by their own tabs.

@@ -13,6 +13,7 @@ from app import prompts
 from app.components import html
 from app.components.form import Form, build_form, build_prompt, write_placeholder
 from app.components.model_menu import ModelMenu
+from app.components.viewer import build_viewer
 from app.device import DeviceWorker
 from app.examples import describe_example, find_comparison, read_about
 from app.models import CUSTOM, FAST, PAPER, Catalog, ModelSet
@@ -60,7 +61,6 @@ class View(NamedTuple):
     strip: Any = gr.skip()
     full: Any = gr.skip()
     latentcrf: Any = gr.skip()
-    slider: Any = gr.skip()
     before: Any = gr.skip()
     after: Any = gr.skip()
     cards: Any = gr.skip()
@@ -179,7 +179,7 @@ def show_comparison(shown: dict[str, Any] | None, index: int = 0) -> View:
     if shown is None or not has_files(shown):
         nothing = gr.update(value=None, interactive=False)
         return View(
-            full=None, latentcrf=None, slider=None, before=None, after=None, cards="", full_file=nothing,
+            full=None, latentcrf=None, before=None, after=None, cards="", full_file=nothing,
             latentcrf_file=nothing, example=gr.update(visible=False), pairs=gr.update(value=None, visible=False),
             previous=None,
         )  # fmt: skip
@@ -195,7 +195,6 @@ def show_comparison(shown: dict[str, Any] | None, index: int = 0) -> View:
         example_note=shown.get("example_note", gr.skip()),
         pairs=gr.update(value=None if is_one else rows, visible=not is_one),
         previous=shown,
-        slider=(pair["full"], pair["latentcrf"]),
         full_file=gr.update(value=pair["full"], interactive=True),
         latentcrf_file=gr.update(value=pair["latentcrf"], interactive=True),
     )
@@ -558,16 +557,7 @@ def build(worker: DeviceWorker, menu: ModelMenu) -> Form:
                 DOWNLOAD, size="sm", elem_id="latentcrf-file", **take_file(first.latentcrf_file)
             )
         with gr.Column(min_width=150, elem_id="slide"):
-            gr.HTML(html.format_heading("Drag to compare", "full left, CRF right"), padding=False)
-            slider = gr.ImageSlider(
-                first.slider,
-                format="png",
-                interactive=False,
-                show_label=False,
-                buttons=["fullscreen"],
-                elem_id="slider",
-                max_height=2000,
-            )
+            build_viewer()
         with gr.Column(min_width=150, elem_id="figures"):
             cards = gr.HTML(first.cards, padding=False)
 
@@ -599,7 +589,7 @@ def build(worker: DeviceWorker, menu: ModelMenu) -> Form:
         **AT_ONCE,
     )
     outputs = View(
-        strip, full, latentcrf, slider, before, after, cards, full_file, latentcrf_file, form["seed"], example,
+        strip, full, latentcrf, before, after, cards, full_file, latentcrf_file, form["seed"], example,
         example_note, pairs, previous,
     )  # fmt: skip
     drawn = [form[name] for name in html.DRAWN]

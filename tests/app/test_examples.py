@@ -107,7 +107,7 @@ def test_the_compare_tab_opens_with_its_first_example() -> None:
     assert result.settings == EMOJI.defaults and view.example["visible"] is True
     for key, image in {"full": result.full.image, "latentcrf": result.latentcrf.image, "after": result.after}.items():
         assert np.array_equal(np.asarray(Image.open(getattr(view, key))), np.asarray(image)), key
-    assert view.slider == (view.full, view.latentcrf) and view.full_file["interactive"] is True
+    assert view.full_file["interactive"] is True
     settings, origin = read_png(view.latentcrf, CATALOG)
     assert settings == result.settings and origin["ldm"] == examples.read_about()["origin"]["ldm"]
     about = examples.read_about()
@@ -159,7 +159,7 @@ def test_another_mode_shows_the_same_prompt_and_leaves_a_live_result(tmp_path: P
 
 def test_a_model_of_its_own_has_no_examples(worker: DeviceWorker) -> None:
     view = compare.show_first_example(OTHER)
-    assert (view.full, view.slider, view.before, view.previous) == (None, None, None, None)
+    assert (view.full, view.latentcrf, view.before, view.previous) == (None, None, None, None)
     assert view.example["visible"] is False and view.full_file["interactive"] is False
     for tab in (convergence.show_example, diversity.show_example, method.show_stored):
         values = tab(worker, "other", False)

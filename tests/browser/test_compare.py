@@ -109,6 +109,61 @@ def test_the_history_restores_pictures_and_settings(page: Page, url: str) -> Non
     assert page.input_value("#images input[type=number]") == "1" and "seed 3" in page.inner_text("#compare-status")
 
 
+PLACES = """() => ['#full img', '#latentcrf img', '#slider .over img'].map((each) => {
+    const { a, e } = new DOMMatrix(getComputedStyle(document.querySelector(each)).transform);
+    return { zoom: a, x: e / document.querySelector(each).clientWidth };
+})"""  # zoom, and place in widths of the image
+
+
+def test_all_images_are_zoomed_and_moved_together(page: Page, url: str) -> None:
+    page.goto(url)
+    page.wait_for_function("document.querySelector('#slider .over img')?.naturalWidth")
+    assert page.evaluate(PLACES) == [{"zoom": 1, "x": 0}] * 3
+    page.click("[data-act=in]")
+    page.click("[data-act=in]")
+    box = page.locator("#full").bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + box["width"] / 4, y, steps=4)
+    page.mouse.up()
+    for place in page.evaluate(PLACES):
+        assert (place["zoom"], place["x"]) == (2.25, pytest.approx(-0.625 + 0.25, abs=0.01))
+    page.keyboard.down("Control")
+    page.mouse.wheel(0, 100)
+    page.keyboard.up("Control")
+    zoom = 2.25 * np.exp(-100 / 200)
+    page.wait_for_function("getComputedStyle(document.querySelector('#stage')).getPropertyValue('--zoom') < 2")
+    assert [each["zoom"] for each in page.evaluate(PLACES)] == pytest.approx([zoom] * 3, abs=1e-3)
+    page.click("[data-act=one]")
+    width = page.evaluate("document.querySelector('#slider').clientWidth")
+    assert [each["zoom"] for each in page.evaluate(PLACES)] == pytest.approx([128 / width] * 3, abs=1e-3)
+
+
+def test_the_divider_has_keys_and_the_difference_a_factor(page: Page, url: str) -> None:
+    page.goto(url)
+    page.wait_for_function("document.querySelector('#slider .over img')?.naturalWidth")
+    divider = page.locator("#slider input")
+    divider.focus()
+    for _ in range(10):
+        page.keyboard.press("ArrowRight")
+    assert divider.input_value() == "60"
+    assert page.evaluate("getComputedStyle(document.querySelector('#slider .over')).clipPath").endswith("60%)")
+    page.select_option("[data-role=view]", "difference")
+    full, latentcrf = (shown(page, where).astype(int) for where in ("#full", "#latentcrf"))
+    for factor in (8, 32):
+        page.select_option("[data-role=factor]", str(factor))
+        drawn = page.evaluate("""() => [...document.querySelector('#slider canvas').getContext('2d').getImageData(
+            0, 0, 128, 128).data]""")
+        expected = np.minimum(factor * np.abs(full - latentcrf), 255)
+        assert np.array_equal(np.reshape(drawn, (128, 128, 4))[..., :3], expected) and expected.max() > 0
+    page.click("[data-act=fill]")
+    page.wait_for_function("document.querySelector('#slider').clientHeight > 0.8 * innerHeight")
+    page.keyboard.press("Escape")
+    page.wait_for_function("document.querySelector('#slider').clientHeight < 0.6 * innerHeight")
+
+
 def test_a_stored_example_is_drawn_live_at_a_click(page: Page, url: str) -> None:
     visit(page, url)
     page.click("#examples button:has-text('pizza')")
