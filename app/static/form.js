@@ -24,9 +24,10 @@
     document.addEventListener('input', ({ target }) => {
         typed.set(target.closest('.block')?.id, target.type === 'checkbox' ? target.checked : target.value);
     }, true);
-    const keepTyped = (names, values) => values.map((value, i) => {
+    const keepTyped = (names, values) => values.map((value, i) => {  // undefined: gradio leaves the field as it is
         const own = typed.get(names[i].replaceAll('_', '-'));
-        return own === undefined ? value : typeof value === 'number' ? parseFloat(own) : own;
+        const kept = typeof value === 'number' ? parseFloat(own) : own;
+        return own === undefined || kept === value ? undefined : kept;
     });
     const drawLink = (prompt) => {
         const wanted = new URLSearchParams(window.location.search).get('prompt');

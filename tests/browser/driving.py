@@ -23,7 +23,7 @@ FLAGS = (
     "--disable-sync",
     "--no-first-run",
 )
-PATIENCE = 600_000  # milliseconds: a busy machine is slow, not broken
+PATIENCE = 150_000  # milliseconds: a busy machine is slow, not broken
 
 
 def chromium() -> str | None:
