@@ -251,7 +251,7 @@ def describe_example(shown: str, end: str = "") -> str:
     """
     about = read_about()
     made = f"Made by <code>{escape(about['command'])}</code> on {about['date']}."
-    return f'<p class="example"><b>Stored example: {escape(shown)}.</b> {made} {end}</p>'
+    return f'<p class="example"><b>Stored example: {escape(shown)}.</b> <span>{made} {end}</span></p>'
 
 
 def plan_comparisons(model_set: ModelSet) -> list[Settings]:

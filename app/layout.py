@@ -59,21 +59,21 @@ def build_app(worker: DeviceWorker) -> gr.Blocks:
         presentation.change(None, presentation, None, js=PRESENT_JS, queue=False, api_visibility="private")
         build_model_note(menu)
         with gr.Tabs() as tabs:
+            opened = app.load(read_view, None, [tabs, presentation], **AT_ONCE)
             with gr.Tab("Compare", id=COMPARE, elem_id=f"{COMPARE}-tab") as compare_tab:
                 form = compare.build(worker, menu)
             follow_tab(compare_tab)
             for name, title, build in TABS:
                 with gr.Tab(title, id=name, elem_id=f"{name}-tab") as tab:
-                    build(TabContext(worker, menu, tabs, tab, form, presentation))
+                    build(TabContext(worker, menu, tabs, tab, form, presentation, opened))
                 follow_tab(tab)
         build_training_command(menu)
         menu.connect()
         connect_form(worker.catalog, form)
         with gr.Accordion("Glossary", open=False, elem_id="glossary") as glossary:
             gr.Markdown(GLOSSARY.read_text(encoding="utf-8").removeprefix("# Glossary\n"))
-        opened = glossary_button.click(lambda: gr.update(open=True), None, glossary, **AT_ONCE)
-        opened.then(None, None, None, js=SHOW_GLOSSARY_JS, queue=False, api_visibility="private")
-        app.load(read_view, None, [tabs, presentation], **AT_ONCE)
+        shown = glossary_button.click(lambda: gr.update(open=True), None, glossary, **AT_ONCE)
+        shown.then(None, None, None, js=SHOW_GLOSSARY_JS, queue=False, api_visibility="private")
         api.build(worker)
     return guard_queue(app.queue(max_size=MAX_QUEUE, api_open=False))
 

@@ -293,7 +293,7 @@ class RunControls:
         """
         counter.last += 1
         counter.cancelled = counter.last
-        return show_status(self.ready_text, busy=False)
+        return show_status(self.ready_text, busy=False, kind="hint")
 
 
 def begin_run(counter: RunCounter, request: gr.Request) -> list[Any]:
@@ -449,7 +449,7 @@ def show_status(text: str, *, busy: bool, kind: str = "info") -> list[Any]:
     Args:
         text: the status.
         busy: whether a run goes on: then it can be cancelled, else one can be started.
-        kind: "info" or "error".
+        kind: as of `html.format_message`.
 
     Returns:
         Three values.
@@ -470,7 +470,7 @@ def build_run_controls(name: str, label: str, ready_text: str) -> RunControls:
     """
     start = gr.Button(label, variant="primary", scale=1, min_width=110, elem_id=f"{name}-start")
     cancel = gr.Button("Cancel", variant="stop", interactive=False, scale=1, min_width=90, elem_id=f"{name}-cancel")
-    status = gr.HTML(html.format_message(ready_text), elem_id=f"{name}-status", padding=False, render=False)
+    status = gr.HTML(html.format_message(ready_text, "hint"), elem_id=f"{name}-status", padding=False, render=False)
     counter: gr.State = gr.State(RunCounter())
     return RunControls(
         status, ready_text, start, cancel, counter, gr.Number(0, visible="hidden"), gr.Timer(TICK_SECONDS, active=False)

@@ -168,10 +168,10 @@ def _add_axes(figure: go.Figure, metric: str, column: str, title: str, **style: 
     figure.update_yaxes(title={"text": text, "font": {"size": 18 if large else 15}})
     figure.update_xaxes(title_font_size=20 if large else 16)
     size = PRESENTATION_FONT_SIZE if large else FONT_SIZE
-    apply_style(figure, title, height=535 if large else 580, **style)
+    apply_style(figure, title, height=580, **style)
     # as much of the screen for the plot as the type leaves
-    margin = {"l": 3 * size, "r": size // 2, "t": round(2.4 * size), "b": round(2.6 * size)}
-    return figure.update_layout(margin=margin, meta={"keeps_height": bool(large)})  # read by the page
+    margin = {"l": 3 * size, "r": size // 2, "t": round(2.1 * size), "b": round(2.6 * size)}
+    return figure.update_layout(margin=margin)
 
 
 def _error_bars(rows: pd.DataFrame, name: str, factor: float, colour: str) -> dict[str, Any]:

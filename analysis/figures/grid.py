@@ -83,7 +83,8 @@ def draw_image_grid(
     if not style.get("on_page"):  # a file is as wide as its images, and its title
         figure.update_layout(width=max(850, 180 + side * len(columns)))
     aspect = len(rows) * (height + GAP) / (len(columns) * (width + GAP))
-    return figure.update_layout(margin={"t": 110, "b": 20}, meta={"aspect": aspect})
+    top = 95 if style.get("presentation") else 110
+    return figure.update_layout(margin={"t": top, "b": 20}, meta={"aspect": aspect})
 
 
 def draw_captioned_sheet(pixels: np.ndarray, captions: Sequence[str], columns: int = 8) -> Image.Image:

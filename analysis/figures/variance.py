@@ -38,7 +38,7 @@ def draw_quantity(
         bypass: (first, last), in steps of the full run.
         x: the horizontal axis, a key of `AXES`, default "step".
         log_y: whether the vertical axis is logarithmic, default False.
-        proposal: steps to mark as proposed for a bypass, by a bar on the axis; None (default): none.
+        proposal: steps to mark as proposed for a bypass, by a bar; None (default): none.
         style: presentation and on_page, as of `apply_style`.
 
     Raises:
@@ -84,7 +84,7 @@ def draw_quantity(
     )  # fmt: skip
     if proposal is not None:
         figure.add_shape(
-            **place(proposal), yref="paper", y0=0, y1=0.02, fillcolor=PROPOSED, line_width=0,
+            **place(proposal), yref="paper", y0=0.84, y1=0.86, fillcolor=PROPOSED, line_width=0,
             label={"text": "proposed", "textposition": "top left", "yanchor": "bottom", "font": {"color": PROPOSED}},
         )  # fmt: skip
     figure.update_xaxes(title=AXES[x], autorange="reversed" if x == "timestep" else True)
@@ -94,7 +94,7 @@ def draw_quantity(
     # full numbers on a log axis too, where Plotly would write 2, 5, ... between the powers of ten
     figure.update_yaxes(title=axis, type="log" if log_y else "linear", tickformat=".2~g" if log_y else None)
     figure.update_yaxes(title_font_size=18)
-    figure.update_layout(legend=BELOW)
+    figure.update_layout(legend=BELOW, showlegend=len(shown) > 1)
     title = f"Steps {first} to {last - 1} of {int(summary['step'].max())} {verb} {rest}"
     return apply_style(figure, f"{title} (mean of {int(summary['n'].max()):,} runs)", **style)
 

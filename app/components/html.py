@@ -19,7 +19,7 @@ def format_message(text: str, kind: str = "info") -> str:
 
     Args:
         text: the line; line breaks are kept.
-        kind: "info" or "error".
+        kind: "info", "error", or "hint": about controls, not shown without them in presentation.
 
     Returns:
         HTML.

@@ -39,9 +39,15 @@
         const { layout, data } = plot, width = plot.clientWidth;
         if (!layout || !layout.margin || !data || !width || !window.Plotly) return;
         if (!plot.querySelector('.main-svg')) return;  // not drawn yet
-        if (!drawings.has(layout)) drawings.set(layout, { was: structuredClone(layout) });
+        // A figure that gradio puts into a new element has a copy of the changed layout: `was` is in it, too.
+        if (!drawings.has(layout)) {
+            const was = layout.meta && layout.meta.was || structuredClone(layout);
+            layout.meta = { ...layout.meta, was };
+            drawings.set(layout, { was });
+        }
         const drawing = drawings.get(layout), { was } = drawing;
-        const size = `${width} ${window.innerHeight}`;
+        const top = Math.round(plot.getBoundingClientRect().top + window.scrollY);
+        const size = `${width} ${window.innerHeight} ${top}`;
         if (drawing.size === size) return;
         drawing.size = size;
         const narrow = width < NARROW, changes = {};
@@ -49,33 +55,43 @@
         const change = (name, now, before) => { if (now !== before) changes[name] = now; };
         const base = was.font.size, font = narrow ? SMALL : base;
         change('font.size', font, layout.font.size);
-        const margin = narrow ? { l: 8, r: 8, b: 40 } : { l: was.margin.l, r: was.margin.r, b: was.margin.b };
+        // On a phone a legend inside the plot would cover marks: it goes below the axis' title, two names a row.
+        const inside = Boolean(narrow && was.legend && was.legend.orientation !== 'h' && was.xaxis.title);
+        const below = { orientation: 'h', yref: 'container', yanchor: 'bottom', y: 0, xanchor: 'left', x: 0 };
+        const names = data.filter(({ showlegend, name }) => showlegend !== false && name).length;
+        for (const [name, value] of inside ? Object.entries(below) : []) changes[`legend.${name}`] = value;
+        const titleLines = inside ? countLines(wrap(was.xaxis.title.text, font, width - 60)) : 0;
+        const b = inside ? Math.round(30 + 1.6 * font * (titleLines + Math.ceil(names / 2))) : 40;
+        const margin = narrow ? { l: 8, r: 8, b } : { l: was.margin.l, r: was.margin.r, b: was.margin.b };
         for (const side of ['l', 'r', 'b']) change(`margin.${side}`, margin[side], layout.margin[side]);
         const titleFont = shrink(was.title.font.size);
         const title = wrap(was.title.text, titleFont, width - 2 * titleFont);
         let more = 1.3 * titleFont * (countLines(title) - countLines(was.title.text));
-        const names = was.xaxis && was.xaxis.side === 'top' && was.xaxis.ticktext;  // of an image grid's columns
-        if (names) {
-            const room = (width - 100) / names.length;
-            const now = names.map((name) => narrow ? wrap(name, font, room) : name);
+        const columns = was.xaxis && was.xaxis.side === 'top' && was.xaxis.ticktext;  // of an image grid's columns
+        if (columns) {
+            const room = (width - 100) / columns.length;
+            const now = columns.map((name) => narrow ? wrap(name, font, room) : name);
             if (now.join() !== layout.xaxis.ticktext.join()) changes['xaxis.ticktext'] = now;
-            more += 1.3 * font * (Math.max(...now.map(countLines)) - Math.max(...names.map(countLines)));
+            more += 1.3 * font * (Math.max(...now.map(countLines)) - Math.max(...columns.map(countLines)));
         }
         change('title.text', title, layout.title.text);
         change('title.font.size', titleFont, layout.title.font.size);
         const above = Math.round(was.margin.t + more);
         change('margin.t', above, layout.margin.t);
-        // A figure at the top of the page is no higher than the screen, its axis in sight; images keep their size.
-        const top = plot.getBoundingClientRect().top + window.scrollY, free = window.innerHeight - top - 8;
+        // A figure at the top of the page is no higher than the screen, its axis in sight; images keep their size. In
+        // presentation it fills the screen, and those below it are no higher than the screen.
+        const isFirst = top < window.innerHeight / 2, free = window.innerHeight - (isFirst ? top : 0) - 8;
         const hasPictures = data.some(({ type }) => type === 'image');
         let height = was.height;
-        const keeps = hasPictures || (was.meta && was.meta.keeps_height);
-        if (!narrow && top < window.innerHeight / 2 && !keeps) height = Math.min(height, Math.max(380, free));
+        if (!narrow && document.body.classList.contains('presentation')) {
+            height = isFirst ? Math.max(380, free) : Math.min(height, free);
+        } else if (!narrow && isFirst && !hasPictures) height = Math.min(height, Math.max(380, free));
         // Pictures are as high as a phone's width lets them be (meta: height over width).
         if (narrow && was.meta && was.meta.aspect) {
             height = Math.min(height, Math.round((width - 100) * was.meta.aspect + above + 60));
         }
-        const room = { x: width - margin.l - margin.r - 4 * font, y: height - above - margin.b - 3 * font };
+        if (inside) height += b - 40;
+        const room = { x: width - margin.l - margin.r - 4 * font, y: height - above - margin.b - 3 * font - 60 * inside };
         for (const name of Object.keys(was).filter((each) => /^[xy]axis\d*$/.test(each))) {
             const wanted = was[name].title;
             if (!wanted || !wanted.text) continue;
@@ -87,7 +103,7 @@
         const notes = was.annotations || [], rows = {};
         for (const note of notes) rows[note.y] = (rows[note.y] || 0) + 1;
         notes.forEach((note, k) => {  // the titles of subplots, side by side
-            if (note.xref !== 'paper' && note.yref !== 'paper') {  // labels of marks: a phone has no room for them
+            if (note.xref !== 'paper' && !/paper|domain/.test(note.yref)) {  // labels of marks: a phone has no room for them
                 change(`annotations[${k}].visible`, !narrow, layout.annotations[k].visible !== false);
                 return;
             }

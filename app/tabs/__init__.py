@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import gradio as gr
+from gradio.events import Dependency
 
 from app.components.form import Form
 from app.components.model_menu import ModelMenu
@@ -20,6 +21,7 @@ class TabContext:
         tab: the tab itself.
         form: the compare tab's, to fill it.
         presentation: the switch of the presentation mode.
+        opened: the event that the page was opened and `presentation` is as its address says.
     """
 
     worker: DeviceWorker
@@ -28,6 +30,7 @@ class TabContext:
     tab: gr.Tab
     form: Form
     presentation: gr.Checkbox
+    opened: Dependency
 
 
 COMPARE = "compare"  # the compare tab's id

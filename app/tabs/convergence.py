@@ -167,11 +167,9 @@ def build(context: TabContext) -> None:
             "Draw",
             "One run of the LDM for all seeds, up to the CRF; then the CRF's iterations from there.",
         )
-    build_method_line(context, "convergence")
     with gr.Row(elem_classes="filters"):
-        start = gr.Radio(
-            list(STARTS), value=next(iter(STARTS)), label="The solver starts from", elem_id="convergence-start-from"
-        )
+        build_method_line(context, "convergence")
+        start = gr.Radio(list(STARTS), value=next(iter(STARTS)), label="Start from", elem_id="convergence-start-from")
     controls.status.render()
     example = build_example("convergence")
     places: list[Any] = []

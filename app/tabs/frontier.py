@@ -260,7 +260,7 @@ def build(context: TabContext) -> None:
     choices: list[Any] = [metric, all_methods, context.presentation]
     outputs = [status, *place.outputs, rows, outcome]
     # `input` and not `change`: what `list_choices` fills in is drawn once, after it.
-    ready = gr.on(None, list_choices, None, [metric, method], **AT_ONCE)
+    ready = context.opened.then(list_choices, None, [metric, method], **AT_ONCE)
     ready.then(draw, choices, outputs, **AT_ONCE).then(show_samples, method, [images, sentence], **AT_ONCE)
     changes = [metric.input, all_methods.input, context.presentation.change]
     gr.on(changes, draw, choices, outputs, trigger_mode="always_last", **AT_ONCE)

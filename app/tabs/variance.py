@@ -304,8 +304,10 @@ def build(context: TabContext) -> None:
     worker, menu = context.worker, context.menu
     first = worker.catalog.default
     with gr.Row(elem_classes="controls"):
-        quantity = gr.Radio(list(QUANTITIES), value=next(iter(QUANTITIES)), label="Show", elem_id="variance-quantity")
-        axis = gr.Radio(list(AXES), value="Step", label="Horizontal axis", elem_id="variance-axis")
+        quantity = gr.Dropdown(
+            list(QUANTITIES), value=next(iter(QUANTITIES)), label="Show", elem_id="variance-quantity"
+        )
+        axis = gr.Dropdown(list(AXES), value="Step", label="Horizontal axis", elem_id="variance-axis")
         is_log = gr.Checkbox(False, label="Logarithmic", min_width=120, elem_id="variance-log")
         threshold = gr.Slider(
             THRESHOLD.low,
@@ -354,8 +356,7 @@ def build(context: TabContext) -> None:
         [prompts, runs, seed, *context.form.method, *choices, menu.dropdown],
         [outcome, *drawing_outputs],
     )
-    # Without inputs, once the page is there; with them it would come back at every change.
-    ready = gr.on(None, partial(read_shipped, first), None, outcome, **AT_ONCE)
+    ready = context.opened.then(partial(read_shipped, first), None, outcome, **AT_ONCE)
     other = menu.dropdown.change(
         lambda model: read_shipped(worker.catalog.get(model)), menu.dropdown, outcome, **AT_ONCE
     )

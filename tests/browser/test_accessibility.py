@@ -31,6 +31,25 @@ SMALL_TEXTS = """([least, leastInFigures]) => {
     return small;
 }"""
 
+SCREEN = {"width": 1280, "height": 720}
+# What each tab shows first: all of it is on the first screen of a presentation.
+FIRST = {
+    "compare": "#full, #latentcrf, #slider, #figures",
+    "variance": "#variance-figure .main-svg",
+    "convergence": "#convergence-images .main-svg",
+    "diversity": ".diversity-row, .row-number",
+    "frontier": "#frontier-figure .main-svg, #frontier-metric, #frontier-all",
+    "method": "#method-steps, .talk-nav",
+}
+BOTTOMS = """(selector) => [...document.querySelectorAll(selector)].filter(
+    (each) => each.getClientRects().length
+).map((each) => each.getBoundingClientRect().bottom + window.scrollY)"""
+HEIGHTS = """() => [...document.querySelectorAll('.js-plotly-plot')].map((plot) => plot.clientHeight)"""
+PLOT_SHARE = """() => {
+    const { width, height } = document.querySelector('#frontier-figure .nsewdrag').getBoundingClientRect();
+    return width * height / (window.innerWidth * window.innerHeight);
+}"""
+
 
 def find_serious(page: Page) -> list[str]:
     """Find what axe calls serious or critical: rule and element."""
@@ -59,13 +78,17 @@ def test_axe_finds_nothing_serious_on_any_tab(page: Page, url: str) -> None:
 
 
 def test_a_presentation_is_read_from_the_back_of_the_room(page: Page, url: str) -> None:
-    page.set_viewport_size({"width": 1280, "height": 720})
+    page.set_viewport_size(SCREEN)
     page.goto(url)
     page.click("#presentation input")
-    for title in TITLES:
+    for title, (name, first) in zip(TITLES, FIRST.items(), strict=True):
         page.get_by_role("tab", name=title, exact=True).click()  # a tab may have no button then
         page.wait_for_timeout(2500)
         assert page.evaluate(SMALL_TEXTS, [LEAST, LEAST_IN_FIGURES]) == [], title
+        bottoms = page.evaluate(BOTTOMS, first)
+        assert bottoms and max(bottoms) <= SCREEN["height"], (name, bottoms)
+        assert max(page.evaluate(HEIGHTS), default=0) <= SCREEN["height"], name
+        assert name != "frontier" or page.evaluate(PLOT_SHARE) >= 0.6
     assert "presentation=1" in page.url and f"tab={TABS[-1][0]}" in page.url
     assert not page.locator("footer").is_visible()
     page.keyboard.press("Escape")
@@ -78,6 +101,11 @@ def test_an_address_opens_its_tab_in_presentation(page: Page, url: str) -> None:
     page.goto(f"{url}?tab=frontier&presentation=1")
     page.locator("#frontier-figure .main-svg").first.wait_for()
     page.wait_for_function("document.body.classList.contains('presentation')")
+    page.wait_for_timeout(1500)
+    for _, title, _ in TABS[:1] + TABS[3:4]:  # the figures that are drawn when the page is opened
+        page.get_by_role("tab", name=title, exact=True).click()
+        page.wait_for_timeout(1000)
+        assert page.evaluate(SMALL_TEXTS, [LEAST, LEAST_IN_FIGURES]) == [], title
 
 
 def test_each_control_shows_where_the_keyboard_is(page: Page, url: str) -> None:
