@@ -1,5 +1,8 @@
 """The training command lines: killed at any moment they go on; bad options are refused by name."""
 
+import contextlib
+import importlib
+import io
 import json
 import signal
 import subprocess
@@ -17,6 +20,7 @@ from latentcrf.training import train, train_finisher
 from latentcrf.training.checkpoints import build_crf
 from latentcrf.training.loop import COMPONENTS, find_checkpoints
 from latentcrf.training.presets import PRESETS
+from tests.training.tiny import build_sd
 
 ROOT = Path(__file__).parents[2]
 LDM = ROOT / "assets" / "models" / "emoji-ldm"
@@ -25,26 +29,41 @@ CRF = ["--data", "x", "--base", "x"]
 FINISHER = [*CRF, "--static", "x"]
 
 
-def start(module: str, *arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-W", "ignore", "-m", module, "--precision", "float32", *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+@pytest.fixture(scope="module")
+def tiny_ldm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny LDM: latents (4, 16, 16), images of 32 px."""
+    folder = tmp_path_factory.mktemp("tiny") / "ldm"
+    build_sd("v_prediction", sample_size=16).save_pretrained(folder)
+    return folder
 
 
 def kill_and_resume(module: str, out: Path, *arguments: object) -> str:
-    """Start a long run, kill it (SIGKILL) after its first checkpoint, go on with a budget that is used up."""
-    run = start(module, "--out", out, "--minutes", 30, "--checkpoint-seconds", 1, *arguments)
+    """Start a long run, kill it (SIGKILL) after its first checkpoint, go on with a budget that is used up.
+
+    The killed run is a process of its own. The resumed one runs in this process, which knows nothing of it.
+
+    Returns:
+        What the resumed run prints.
+    """
+    common = ["--precision", "float32", "--out", out, *arguments]
+    long = [*common, "--minutes", 30, "--checkpoint-seconds", 1]
+    run = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", module, *map(str, long)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
     deadline = time.monotonic() + 240
     while not find_checkpoints(out):
         assert run.poll() is None, run.stdout.read()
         assert time.monotonic() < deadline, "no checkpoint within four minutes"
         time.sleep(0.2)
-    time.sleep(3)  # somewhere in the middle of a step, or of the next checkpoint
+    time.sleep(1)  # somewhere in the middle of a step, or of the next checkpoint
     run.send_signal(signal.SIGKILL)
     run.communicate()
-    again = start(module, "--out", out, "--minutes", 0.001, "--resume", *arguments)
-    printed, _ = again.communicate(timeout=300)
-    assert again.returncode == 0, printed
-    return printed
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        status = importlib.import_module(module).main([*map(str, common), "--minutes", "0.001", "--resume"])
+    assert status == 0, printed.getvalue()
+    return printed.getvalue()
 
 
 def assert_refused(
@@ -63,17 +82,17 @@ def assert_refused(
 
 
 @pytest.mark.slow
-def test_the_crf_resumes_after_a_kill(small_data: Path, tmp_path: Path) -> None:
-    arguments = ("--base", LDM, "--data", small_data, "--runs", 16, "--stage1-until", 0, "--stage3-from", 0)
-    arguments += ("--discriminator", "alexnet")
+def test_the_crf_resumes_after_a_kill(small_data: Path, tiny_ldm: Path, tmp_path: Path) -> None:
+    arguments = ("--base", tiny_ldm, "--data", small_data, "--runs", 16, "--stage1-until", 0, "--stage3-from", 0)
+    arguments += ("--discriminator", "alexnet", "--batch-size", 4)
     printed = kill_and_resume("latentcrf.training.train", tmp_path / "crf", *arguments)
     assert "resumed" in printed and "at step 0," not in printed
     LatentCRF.from_pretrained(tmp_path / "crf" / "latentcrf")
 
 
 @pytest.mark.slow
-def test_the_finisher_resumes_after_a_kill(small_data: Path, tmp_path: Path) -> None:
-    arguments = ("--base", LDM, "--static", STATIC, "--data", small_data, "--runs", 32)
+def test_the_finisher_resumes_after_a_kill(small_data: Path, tiny_ldm: Path, tmp_path: Path) -> None:
+    arguments = ("--base", tiny_ldm, "--static", STATIC, "--data", small_data, "--runs", 32, "--batch-size", 4)
     printed = kill_and_resume("latentcrf.training.train_finisher", tmp_path / "run", *arguments)
     assert "resumed" in printed and "at step 0," not in printed
     finisher = LatentCRF.from_pretrained(tmp_path / "run" / "finisher")
@@ -88,9 +107,10 @@ def test_the_finisher_resumes_after_a_kill(small_data: Path, tmp_path: Path) -> 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_second_steps")
 def test_the_crf_goes_through_its_three_stages(
-    small_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_data: Path, tiny_ldm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    common = ["--base", LDM, "--data", small_data, "--runs", "16", "--recordings", tmp_path / "runs"]
+    common = ["--base", tiny_ldm, "--data", small_data, "--runs", "16", "--recordings", tmp_path / "runs"]
+    common += ["--batch-size", 4]
     stages = ["--minutes", 10 / 60, "--stage1-until", "0.4", "--stage3-from", "0.6", "--out", tmp_path / "crf"]
     stages += ["--discriminator", "alexnet"]
     assert train.main([str(word) for word in (*common, *stages)]) == 0
