@@ -15,7 +15,8 @@ LDM = MODELS / "emoji-ldm"
 
 
 @pytest.mark.slow
-def test_the_unet_resumes_after_a_kill(small_data: Path, tmp_path: Path) -> None:
+def test_the_unet_resumes_after_a_kill(small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_unet, "SAMPLE_PROMPTS", train_unet.SAMPLE_PROMPTS[:2])  # images for the reader
     arguments = ("--data", small_data, "--vae", LDM / "vae", "--init-from", LDM, "--batch-size", 4)
     arguments += ("--min-snr", "inf", "--detail-share", 0.5)
     printed = kill_and_resume("recipes.emoji.train_unet", tmp_path / "unet", *arguments)

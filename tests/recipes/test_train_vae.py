@@ -17,7 +17,7 @@ LDM = MODELS / "emoji-ldm"
 
 @pytest.mark.slow
 def test_the_autoencoder_resumes_after_a_kill(small_data: Path, tmp_path: Path) -> None:
-    printed = kill_and_resume("recipes.emoji.train_vae", tmp_path / "vae", "--data", small_data)
+    printed = kill_and_resume("recipes.emoji.train_vae", tmp_path / "vae", "--data", small_data, "--batch-size", 2)
     assert "resumed" in printed and "at step 0," not in printed
     vae = AutoencoderKL.from_pretrained(tmp_path / "vae" / "vae")
     assert vae.config.scaling_factor == 1.0
