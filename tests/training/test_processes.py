@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from latentcrf import LatentCRF
-from latentcrf.training.loop import COMPONENTS, find_checkpoints
+from latentcrf.training.loop import COMPONENTS, Run, find_checkpoints
 from tests.golden import cases
+from tests.training import launch
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -21,13 +22,9 @@ STEPS = 12
 ALL_STAGES = ("--stage1-until", 0.34, "--stage3-from", 0.67, "--discriminator", "alexnet")
 
 
-def start(
-    processes: int, losses: Path, module: str, *arguments: object, step_seconds: float = 0
-) -> subprocess.Popen[str]:
-    launcher = (
-        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
-    )
-    command = [sys.executable, *launcher, "-m", "tests.training.launch", str(losses), module, *map(str, arguments)]
+def start_two(losses: Path, module: str, *arguments: object, step_seconds: float = 0) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "tests.training.launch", str(losses), module, *map(str, arguments)]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     environment["STEP_SECONDS"] = str(step_seconds)
     return subprocess.Popen(
@@ -36,10 +33,21 @@ def start(
     )  # fmt: skip
 
 
-def train(processes: int, losses: Path, module: str, *arguments: object) -> list[dict[str, float]]:
-    run = start(processes, losses, module, *arguments)
+def train_in_two(losses: Path, module: str, *arguments: object) -> list[dict[str, float]]:
+    run = start_two(losses, module, *arguments)
     printed, _ = run.communicate(timeout=300)
     assert run.returncode == 0, printed
+    return json.loads(losses.read_text())  # type: ignore[no-any-return]
+
+
+def train_in_one(losses: Path, module: str, *arguments: object) -> list[dict[str, float]]:
+    """Train in this process, as each of two processes does: on one thread of the CPU."""
+    with pytest.MonkeyPatch.context() as patch, cases.exact():
+        patch.setenv("ACCELERATE_USE_CPU", "1")
+        patch.setattr(sys, "argv", ["launch", str(losses), module, *map(str, arguments)])
+        patch.setattr(torch.optim, "AdamW", torch.optim.AdamW)  # what `launch` changes is changed back
+        patch.setattr(Run, "count", Run.count)
+        assert launch.main() == 0
     return json.loads(losses.read_text())  # type: ignore[no-any-return]
 
 
@@ -79,15 +87,15 @@ def test_the_crf_in_two_processes(folder: Path, tmp_path: Path) -> None:
     module = "latentcrf.training.train"
     arguments = ["--base", folder / "ldm", "--data", folder / "data", "--recordings", folder / "recordings"]
     arguments += ["--runs", 16, *ALL_STAGES]
-    one = train(1, tmp_path / "one.json", module, *arguments, *common(tmp_path / "one", 4))
-    two = train(2, tmp_path / "two.json", module, *arguments, *common(tmp_path / "two", 2))
+    one = train_in_one(tmp_path / "one.json", module, *arguments, *common(tmp_path / "one", 4))
+    two = train_in_two(tmp_path / "two.json", module, *arguments, *common(tmp_path / "two", 2))
     assert {"denoising", "latent_discriminator", "distillation", "pixels", "pair_discriminator"} <= set().union(*one)
     assert_equal_losses(two, one)
 
     more = (*arguments, *common(tmp_path / "killed", 2), "--checkpoint-seconds", 1)
-    run = start(2, tmp_path / "killed.json", module, *more, step_seconds=1)
+    run = start_two(tmp_path / "killed.json", module, *more, step_seconds=1)
     kill_after_a_checkpoint(run, tmp_path / "killed")
-    resumed = train(2, tmp_path / "resumed.json", module, *more, "--resume")
+    resumed = train_in_two(tmp_path / "resumed.json", module, *more, "--resume")
     assert 0 < len(resumed) < STEPS and resumed == two[-len(resumed) :]
     states = [torch.load(find_checkpoints(tmp_path / name)[-1] / COMPONENTS) for name in ("two", "killed")]
     for state in states:
@@ -102,6 +110,6 @@ def test_the_finisher_in_two_processes(folder: Path, tmp_path: Path) -> None:
     module = "latentcrf.training.train_finisher"
     arguments = ["--base", folder / "ldm", "--data", folder / "data", "--static", folder / "static", "--runs", 32]
     arguments += ["--recordings", tmp_path / "recordings"]
-    one = train(1, tmp_path / "one.json", module, *arguments, *common(tmp_path / "one", 4))
-    two = train(2, tmp_path / "two.json", module, *arguments, *common(tmp_path / "two", 2))
+    one = train_in_one(tmp_path / "one.json", module, *arguments, *common(tmp_path / "one", 4))
+    two = train_in_two(tmp_path / "two.json", module, *arguments, *common(tmp_path / "two", 2))
     assert_equal_losses(two, one)
