@@ -1,9 +1,11 @@
 """The benchmark's command line: wrong options, and one small run for real."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -13,7 +15,6 @@ from analysis.benchmark import run
 from analysis.benchmark.__main__ import main
 from analysis.benchmark.measure import measure
 from analysis.benchmark.methods import list_default_methods
-from analysis.benchmark.timing import measure_time_ratios
 from analysis.studies.frontier import FULL_METHOD
 from latentcrf import LatentCRF
 from latentcrf.utils.weights import MODELS
@@ -29,23 +30,28 @@ def test_wrong_numbers_are_met_with_the_accepted_range(
     assert f"argument {arguments[0]}: {arguments[1]} is out of range" in capsys.readouterr().err
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No PNG and no timing, both tested elsewhere, and intervals from few resamples."""
+    monkeypatch.setattr("analysis.export.draw_png", lambda figure, name: None)
+    monkeypatch.setattr(run, "measure_time_ratios", count_steps)
+    monkeypatch.setattr(run, "RESAMPLES", 100)
+
+
+def count_steps(methods: Any, *_: Any) -> Any:
+    """Stands in for the clock: shares of the full run's steps."""
+    return [np.full(1, method.steps / 50) for method in methods]
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick")
 def test_a_small_benchmark_goes_on_where_it_stopped(
     small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     crf_method, cut_off = "DPM-Solver++-12 LatentCRF (8, 12)", "UniPC-12 cut-off 1/3"
-    arguments = ["--data", str(small_data), "--out", str(out), "--prompts", "3", "--few-prompts", "2", "--seeds", "2"]
-    arguments += [
-        "--rounds",
-        "1",
-        "--only",
-        "DDIM-4",
-        crf_method,
-        cut_off,
-        f"{cut_off} + finisher",
-        "UniPC-12 DeepCache 2",
-    ]
+    arguments = ["--data", str(small_data), "--out", str(out), "--prompts", "3", "--few-prompts", "2", "--seeds", "1"]
+    arguments += ["--only", "DDIM-4", crf_method, cut_off, f"{cut_off} + finisher", "UniPC-12 DeepCache 2"]
     assert main(arguments) == 0
     table = pd.read_csv(out / "benchmark.csv").set_index("method")
     finished, cached = f"{cut_off} + finisher", "UniPC-12 DeepCache 2"
@@ -70,7 +76,7 @@ def test_a_small_benchmark_goes_on_where_it_stopped(
         table.loc[FULL_METHOD, "lpips_full"] == pytest.approx(0, abs=1e-6)
         and table.loc["DDIM-4", "latent_mse_full"] > 0
     )
-    assert table.loc["DDIM-4", "time_ratio"] < 0.5
+    assert table["time_ratio"].to_dict() == {name: int(re.search(r"\d+", name)[0]) / 50 for name in calls}
     assert {"comparisons.csv", "benchmark.md", "frontier.html"} <= {path.name for path in out.iterdir()}
     assert Image.open(out / "pairs.webp").size[0] > 8 * 256
     rows = [Image.open(path) for path in (out / "samples").iterdir()]
@@ -88,11 +94,16 @@ def test_a_small_benchmark_goes_on_where_it_stopped(
     with torch.no_grad():
         next(crf.parameters()).mul_(1.1)
     crf.save_pretrained(tmp_path / "crf")
-    measured = []
+    measured, timed = [], []
     monkeypatch.setattr(run, "measure", lambda method, *rest: measured.append(method.name) or measure(method, *rest))
-    monkeypatch.setattr(run, "measure_time_ratios", measure_time_ratios)
+
+    def time_again(methods: Any, *rest: Any) -> Any:
+        timed.extend(method.name for method in methods)
+        return count_steps(methods, *rest)
+
+    monkeypatch.setattr(run, "measure_time_ratios", time_again)
     assert main([*arguments, "--crf", str(tmp_path / "crf")]) == 0
-    assert measured == [crf_method]  # the others do not depend on it
+    assert measured == timed == [crf_method]  # the others do not depend on it
     again = pd.read_csv(out / "benchmark.csv").set_index("method")
     assert (again["lpips_full"] != table["lpips_full"]).to_dict() == {name: name == crf_method for name in calls}
     assert main([*arguments, "--guidance", "2"]) == 1
@@ -109,10 +120,8 @@ TEN = (
 
 
 @pytest.mark.slow
-def test_ten_methods_of_a_stable_diffusion(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("analysis.export.draw_png", lambda figure, name: None)  # tested elsewhere
+@pytest.mark.usefixtures("quick")
+def test_ten_methods_of_a_stable_diffusion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     build_sd(sample_size=32).save_pretrained(tmp_path / "sd")  # images of 64 px, PNDM
     LatentCRF(form="static", num_experts=3, pairwise_rank=3, channels=8).save_pretrained(tmp_path / "crf")
     images = tmp_path / "images"
@@ -123,7 +132,7 @@ def test_ten_methods_of_a_stable_diffusion(
         rows.append({"file_name": f"{index}.png", "text": f"a picture of {'abcdefghijkl'[index]}"})
     (images / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
     arguments = ["--model", str(tmp_path / "sd"), "--data", str(images), "--out", str(tmp_path / "out")]
-    arguments += ["--prompts", "4", "--seeds", "2", "--batch-size", "4", "--guidance", "7.5", "--rounds", "1"]
+    arguments += ["--prompts", "4", "--seeds", "2", "--batch-size", "4", "--guidance", "7.5"]
     crf = str(tmp_path / "crf")
     assert main([*arguments, "--crf", crf, "--only", *TEN]) == 1
     assert (
