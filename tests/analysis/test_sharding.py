@@ -20,6 +20,9 @@ from analysis import variance
 from analysis.benchmark import __main__ as benchmark
 from analysis.benchmark import run
 from analysis.sharding import Part, compute_share, join_processes, open_folder, read_parts
+from latentcrf import LatentCRF
+from tests.analysis.benchmark.test_run import count_steps
+from tests.training.tiny import build_sd
 
 ROOT = Path(__file__).parents[2]
 FLOAT32 = ("--precision", "float32")
@@ -111,44 +114,50 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> Any:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny LDM (`ldm`, images of 32 px) and a tiny CRF (`crf`)."""
+    folder = tmp_path_factory.mktemp("models")
+    build_sd("v_prediction", sample_size=16).save_pretrained(folder / "ldm")
+    LatentCRF(form="static", num_experts=3, pairwise_rank=3, channels=8).save_pretrained(folder / "crf")
+    return folder
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
-def test_two_processes_that_are_killed_give_the_table_of_one(tmp_path: Path) -> None:
+def test_two_processes_that_are_killed_give_the_table_of_one(models: Path, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
-    prompts.write_text("red apple\n\npizza\nblue heart\n")
-    arguments = ["--prompts", str(prompts), "--batch-size", "1", "--bypass", "2", "49", "--summary-only", *FLOAT32]
+    prompts.write_text("red apple\n\npizza\nblue heart\n" + "rocket\n" * 9)
+    arguments = ["--model", str(models / "ldm"), "--crf", str(models / "crf"), "--prompts", str(prompts)]
+    arguments += ["--batch-size", "1", "--bypass", "2", "49", "--summary-only", *FLOAT32]
     two, parts = [*arguments, "--out", str(tmp_path / "two")], tmp_path / "two" / "parts"
     launched = launch("analysis.variance", two)
     while not list(parts.glob("0*.npz")):
         assert launched.poll() is None, launched.communicate()[0]
         time.sleep(0.05)
     kill(launched)
-    assert 0 < len(list(parts.glob("0*.npz"))) < 3 and not (tmp_path / "two" / "variance.csv").exists()
+    assert 0 < len(list(parts.glob("0*.npz"))) < 12 and not (tmp_path / "two" / "variance.csv").exists()
     launched = launch("analysis.variance", two)
     output = launched.communicate()[0]
     assert launched.returncode == 0 and output.count("\nwritten: ") == 1, output
     assert variance.main([*arguments, "--out", str(tmp_path / "one")]) == 0
     for name in ("variance.csv", "settings.json"):
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
-    assert not parts.exists() and pd.read_csv(tmp_path / "two" / "variance.csv")["n"].eq(3).all()
-
-
-def count_calls(methods: Any, *_: Any) -> Any:
-    """Stands in for the clock: shares of the full run's steps."""
-    return [np.full(1, method.steps / 50) for method in methods]
+    assert not parts.exists() and pd.read_csv(tmp_path / "two" / "variance.csv")["n"].eq(12).all()
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_a_benchmark_by_two_processes_has_the_metrics_of_one(
-    small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    models: Path, small_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = ["--data", str(small_data), "--prompts", "2", "--seeds", "2", "--batch-size", "2"]
+    arguments = ["--model", str(models / "ldm"), "--finisher", str(models / "crf"), "--data", str(small_data)]
+    arguments += ["--prompts", "2", "--seeds", "2", "--batch-size", "2"]
     arguments += ["--rounds", "1", *FLOAT32, "--only", "DDIM-4", "UniPC-6 + finisher"]
     launched = launch("analysis.benchmark", [*arguments, "--out", str(tmp_path / "two")])
     output = launched.communicate()[0]
     assert launched.returncode == 0 and output.count("\nwritten: ") == 1, output
-    monkeypatch.setattr(run, "measure_time_ratios", count_calls)
+    monkeypatch.setattr(run, "measure_time_ratios", count_steps)
     assert benchmark.main([*arguments, "--out", str(tmp_path / "one")]) == 0
     for name in ("benchmark", "comparisons", "floors"):
         one, two = (pd.read_csv(tmp_path / folder / f"{name}.csv") for folder in ("one", "two"))
