@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from app import api
+from app.checked_blocks import CheckedBlocks
 from app.components.form import connect_form
 from app.components.model_menu import ModelMenu, build_model_note, build_training_command
 from app.device import DeviceWorker
@@ -48,7 +49,7 @@ def build_app(worker: DeviceWorker) -> gr.Blocks:
     Returns:
         The page.
     """
-    with gr.Blocks(title="LatentCRF", analytics_enabled=False, fill_width=True) as app:
+    with CheckedBlocks(title="LatentCRF", analytics_enabled=False, fill_width=True) as app:
         with gr.Row(elem_id="top"):
             gr.HTML(write_header(), elem_id="header", padding=False)
             menu = ModelMenu(worker.catalog)

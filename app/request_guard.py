@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from gradio.route_utils import FnIndexInferError
 from starlette.requests import ClientDisconnect
 
+from app.checked_blocks import REFUSED, is_ours
 from app.visitor_files import remove_upload_parts
 
 MAX_JSON, MAX_UPLOAD = 64 * 1024, 21 * 1024**2  # bytes of a request: anything but an upload, and an upload
@@ -110,6 +111,8 @@ class RequestGuard:
             nonlocal is_begun
             if message["type"] == "http.response.start":
                 is_begun = True
+                if scope.get(REFUSED) and message["status"] == 500:  # gradio's status of any failure
+                    message["status"] = 400
                 present = {name.lower() for name, _ in message["headers"]}
                 message["headers"] = [*message["headers"], *((n, v) for n, v in HEADERS.items() if n not in present)]
             await send(message)
@@ -130,6 +133,8 @@ class RequestGuard:
         except RequestError as error:
             await refuse(scope, error.status, str(error), is_begun, send_with_headers)
         except UNREADABLE as error:
+            if is_ours(error):
+                raise  # the server logs its traceback and answers 500
             log.warning("%s %s: %r", scope["method"], scope["path"][:200], error)
             await refuse(scope, 400, "The server cannot read this request.", is_begun, send_with_headers)
         except RuntimeError as error:

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import math
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from app.callback_stream import Cancelled
+from app.checked_blocks import SORRY
 from app.components import html
 from app.device import DeviceMemoryError, DeviceWorker
 from app.models import ModelSet
@@ -29,7 +31,6 @@ AT_ONCE: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_pr
 PROGRESS_SECONDS = 0.7
 TICK_SECONDS = 3  # from one look at a waiting run's place to the next
 LOST_TICKS = 3  # without a sign of a run, after which it counts as refused
-SORRY = "Something went wrong on the server and has been logged; please try again."
 DISK_FULL = "The server's disk is full, so the images cannot be kept. It has been logged; please try again later."
 WAITING = "Waiting for the device: one run at a time…"
 log = logging.getLogger(__name__)
@@ -250,8 +251,10 @@ class RunControls:
         def restore_outputs(*value: Any) -> Sequence[Any]:
             return [gr.skip()] * len(outputs) if restore is None else restore(*value)
 
-        def run(run_id: float, counter: RunCounter, model_name: str, *values: Any) -> Iterator[list[Any]]:
+        def run(run_id: Any, counter: RunCounter, model_name: str, *values: Any) -> Iterator[list[Any]]:
             counter.state = ""
+            if not isinstance(run_id, int | float) or not math.isfinite(run_id):  # as `begin_run` gives
+                raise SettingsError("A run's number must be an integer.")
             shown, arguments = values[: len(remembered)], values[len(remembered) :]
             this = Run(worker, int(run_id), counter, model_name)
             updates = drive(handler, this, arguments, lambda: restore_outputs(*shown), len(outputs))

@@ -134,7 +134,9 @@ class VisitorQueue(Queue):
         """Take an event in, or refuse it. An empty session is none, as it is to the event itself."""
         body.session_hash = body.session_hash or None
         fn = self.blocks.fns.get(body.fn_index)
-        if fn is not None and fn.concurrency_id == DEVICE:
+        if fn is None:
+            return False, "This page has no such function.", "error"
+        if fn.concurrency_id == DEVICE:
             waiting = self.find_waiting(body.session_hash)
             if waiting is not None and waiting.fn is fn and fn.api_visibility == "private":
                 self.drop_waiting(body.session_hash)  # of a tab the later run counts

@@ -20,7 +20,7 @@ from app.models import CUSTOM, FAST, PAPER, Catalog, ModelSet
 from app.png import write_png
 from app.results import METHODS, Comparison, Generated, Progress
 from app.runs import AT_ONCE, Run, RunCounter, Update, build_run_controls, show_status
-from app.settings import METHOD, NAMES, Settings, name_method
+from app.settings import METHOD, NAMES, Settings, SettingsError, name_method
 from app.text import describe_crf
 from app.visitor_files import make_folder, make_kept_folder
 
@@ -212,8 +212,23 @@ def select_pair(shown: dict[str, Any] | None, event: gr.SelectData) -> list[Any]
     """
     if shown is None:
         return drop_seed(View())
-    view = show_comparison(shown, event.index // len(METHODS))
+    view = show_comparison(shown, read_index(event, len(METHODS) * len(shown["pairs"])) // len(METHODS))
     return drop_seed(view._replace(pairs=gr.skip()))
+
+
+def read_index(event: gr.SelectData, count: int) -> int:
+    """Read which of several images was clicked.
+
+    Args:
+        event: the click.
+        count: of the images.
+
+    Raises:
+        SettingsError: there is no such image.
+    """
+    if not isinstance(event.index, int) or not 0 <= event.index < count:
+        raise SettingsError("This image is no longer here: click another.")
+    return event.index
 
 
 @cache
@@ -615,7 +630,9 @@ def build(worker: DeviceWorker, menu: ModelMenu) -> Form:
 
     restored = [*form.values, form.random_seed, *controls.outputs, *drop_seed(outputs)]
 
-    def choose(sample: list[str], mode: str, model: str, counter: RunCounter) -> list[Any]:
+    def choose(sample: list[str] | None, mode: str, model: str, counter: RunCounter) -> list[Any]:
+        if sample is None:
+            return [gr.skip()] * len(restored)
         values = choose_example(catalog.get(model), sample[0], mode)
         if values is None:
             fields = [sample[0] if name == "prompt" else gr.skip() for name in NAMES]
@@ -628,7 +645,7 @@ def build(worker: DeviceWorker, menu: ModelMenu) -> Form:
 
     def restore(past: list[dict[str, Any]], counter: RunCounter, event: gr.SelectData) -> list[Any]:
         controls.reset(counter)
-        return restore_comparison(past[event.index])
+        return restore_comparison(past[read_index(event, len(past))])
 
     again = history.select(restore, [past, controls.counter], restored, **AT_ONCE)
     pairs.select(select_pair, previous, drop_seed(outputs), **AT_ONCE)

@@ -132,11 +132,11 @@ def list_choices() -> list[Any]:
     ]
 
 
-def draw(label: str, all_methods: bool, presentation: bool) -> list[Any]:
+def draw(label: str | None, all_methods: bool, presentation: bool) -> list[Any]:
     """Draw the figure.
 
     Args:
-        label: of a metric, of `METRICS`.
+        label: of a metric, of `METRICS`; None: the first.
         all_methods: as of `select_rows`.
         presentation: whether the page is in presentation mode.
 
@@ -144,7 +144,7 @@ def draw(label: str, all_methods: bool, presentation: bool) -> list[Any]:
         Values for status, the figure's place, the table, and what is shown.
     """
     table, problem = read_shipped()
-    metric = METRICS[label]
+    metric = METRICS[label or next(iter(METRICS))]
     style = {"presentation": bool(presentation), "on_page": True}
     if table is None:
         empty = show_figures("frontier", ["figure"], {"figure": (draw_empty_frontier(metric.column, **style), None)})
@@ -194,16 +194,16 @@ def show_samples(method: str | None) -> list[Any]:
     return [gr.update(value=samples[method], visible=True), html.format_message(text)]
 
 
-def choose_clicked(text: str) -> Any:
+def choose_clicked(text: str | None) -> Any:
     """Choose the method whose mark was clicked.
 
     Args:
-        text: the time of the click, a space, the method's name.
+        text: the time of the click, a space, the method's name; None: there was no click.
 
     Returns:
         The name.
     """
-    return text.partition(" ")[2] or gr.skip()
+    return (text or "").partition(" ")[2] or gr.skip()
 
 
 # ------------------------------------------------------------------------------------------ layout

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import tempfile
 import threading
@@ -20,6 +21,7 @@ from gradio_client import Client
 
 from app import request_guard, upkeep, visitor_queue
 from app.arguments import prepare_environment
+from app.checked_blocks import SORRY, UNREADABLE_VALUES
 from app.device import DeviceWorker
 from app.request_guard import (
     FOREIGN,
@@ -32,6 +34,7 @@ from app.request_guard import (
     list_paths,
 )
 from app.settings import NAMES
+from app.tabs import frontier
 from app.visitor_files import sweep
 from app.visitor_queue import DEVICE, MAX_SESSIONS, MAX_WAITING_OF_ADDRESS, SessionMessages, VisitorQueue, guard_queue
 from tests.app.serving import ask, leave, list_computing, list_values, open_stream, serve
@@ -312,6 +315,48 @@ def test_a_request_that_names_no_function_is_refused(page: gr.Blocks, capfd: pyt
     status, text, _ = ask(page, "/gradio_api/run/predict", {"data": [None], "fn_index": None, "session_hash": "a"})
     assert status == 400 and "cannot read this request" in text
     assert "Traceback" not in capfd.readouterr().err
+
+
+def find_input(page: gr.Blocks, handler: str) -> int:
+    """The number of the first function whose handler has a name."""
+    return next(number for number, fn in page.fns.items() if fn.name == handler)
+
+
+@pytest.mark.parametrize(
+    ("handler", "values", "more", "sentence"),
+    [
+        ("draw", [["KID to real images"], False, False], {}, UNREADABLE_VALUES),
+        ("draw", ["beauty", False, False], {}, UNREADABLE_VALUES),
+        ("draw", [], {}, UNREADABLE_VALUES),
+        ("restore", [None, None], {"event_data": None}, UNREADABLE_VALUES),
+        ("restore", [None, None], {"event_data": {"index": 7, "value": 1}}, "This image is no longer here"),
+        ("select_pair", [None], {"event_data": {"index": [1], "value": 1}}, "This image is no longer here"),
+    ],
+)
+def test_wrong_values_get_400_and_one_line(
+    page: gr.Blocks, caplog: pytest.LogCaptureFixture, handler: str, values: list[Any], more: dict[str, Any],
+    sentence: str,
+) -> None:  # fmt: skip
+    body = {"data": values, "fn_index": find_input(page, handler), "session_hash": "wrong", **more}
+    status, text, _ = ask(page, "/gradio_api/run/predict", body)
+    assert status == 400 and json.loads(text)["error"].startswith(sentence)
+    (record,) = (each for each in caplog.records if each.levelno >= logging.WARNING)
+    assert "\n" not in record.getMessage() and not record.exc_info
+
+
+def test_a_fault_of_ours_is_logged_with_its_traceback(
+    page: gr.Blocks, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one of the kind that gradio raises for a request that it cannot read."""
+    monkeypatch.setattr(frontier, "read_shipped", lambda: {}["shipped"])
+    body = {"data": [next(iter(frontier.METRICS)), False, False], "fn_index": find_input(page, "draw")}
+    status, text, _ = ask(page, "/gradio_api/run/predict", body)
+    assert status == 500 and json.loads(text)["error"] == SORRY
+    (record,) = (each for each in caplog.records if each.exc_info)
+    assert record.exc_info and isinstance(record.exc_info[1], KeyError)
+    monkeypatch.setattr(VisitorQueue, "__len__", lambda self: {}["length"])
+    status, text, _ = ask(page, "/health")
+    assert status == 500 and "length" not in text
 
 
 def test_an_upload_without_a_file_name_is_refused(page: gr.Blocks, capfd: pytest.CaptureFixture[str]) -> None:
