@@ -33,7 +33,7 @@ from latentcrf.training.loop import RunError
 from latentcrf.training.recording import RecordedRuns, load_recorded_runs
 from latentcrf.training.train import split
 from latentcrf.utils.arguments import int_between, run_command
-from latentcrf.utils.files import replace_file
+from latentcrf.utils.files import claim_folder, replace_file
 
 
 def parse_named_folder(text: str) -> tuple[str, Path]:
@@ -113,6 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
     add_arguments(parser, "precision")
     options = parser.parse_args(arguments)
     try:
+        claim_folder(options.out)
         precision = choose_precision(options.precision, "cpu")
         scheduler = DDIMScheduler.from_pretrained(options.model, subfolder="scheduler", local_files_only=True)
         held_out, _ = split(load_recorded_runs(options.recordings, scheduler))
@@ -124,7 +125,6 @@ def main(arguments: list[str] | None = None) -> int:
     except (DatasetError, OSError, RunError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    options.out.mkdir(parents=True, exist_ok=True)
     with replace_file(options.out / "ablation.csv") as temporary:
         table.assign(precision=precision_name(precision)).to_csv(temporary, index=False, float_format="%.6g")
     with replace_file(options.out / "ablation.md") as temporary:

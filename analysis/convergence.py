@@ -56,9 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
     add_arguments(parser, "seed", "bypass", "guidance", "model", "crf", "precision")
     options = parse(parser, "convergence", arguments)
     try:
+        claim_folder(options.out)
         precision = choose_precision(options.precision, "cpu")
         pipeline, crf = load_pipeline(options.model), LatentCRF.from_pretrained(options.crf).eval()
-        claim_folder(options.out)
         convergence = compute(
             pipeline, crf, options.prompt,
             [options.seed + i for i in range(options.seeds)], bypass=tuple(options.bypass), steps=options.steps,

@@ -114,6 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
     default = without_crf if str(options.crf) == "none" else COMPARED
     methods = list(dict.fromkeys([FULL_RUN, *(options.methods or default)]))
     try:
+        claim_folder(options.out)
         precision = choose_precision(options.precision, "cpu")
         lpips, features = load_lpips_argument(options), load_features_argument(options)
         pipeline, crf = load_pipeline(options.model), load_crf_argument(options)
@@ -122,7 +123,6 @@ def main(arguments: list[str] | None = None) -> int:
             finisher=choose_finisher(options.finisher, options.iterations, pipeline), few_steps=options.few_steps,
             guidance_cutoff=options.guidance_cutoff,
         )  # fmt: skip
-        claim_folder(options.out)
         results = compute(
             pipeline, latentcrf, lpips, features, options.prompt, seeds, methods,
             steps=options.steps, bypass=tuple(options.bypass), guidance=options.guidance, precision=precision,

@@ -18,6 +18,7 @@ from analysis.export import Results, parse, write_figure, write_results
 from analysis.figures.frontier import draw_frontier
 from analysis.studies.frontier import METRICS, SHIPPED, name_file, read_samples, read_table
 from latentcrf.utils.arguments import run_command
+from latentcrf.utils.files import claim_folder
 
 
 def build_results(table: pd.DataFrame, metric: str, all_methods: bool = False, folder: Path | None = None) -> Results:
@@ -62,6 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         table = read_table(source)
         if is_folder:
+            claim_folder(out)
             # in the benchmark's folder the images are in `samples`, in an export beside the table
             samples = folder if (folder := source.with_name("samples")).is_dir() else source.parent
             names = write_results(build_results(table, options.measure, options.all, samples), out)

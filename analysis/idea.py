@@ -16,6 +16,7 @@ from analysis.metrics.pixels import to_pixels
 from analysis.sampling import BYPASS, STEPS, decode, load_pipeline, sample
 from latentcrf import LatentCRF, LatentCRFScheduler
 from latentcrf.utils.arguments import run_command
+from latentcrf.utils.files import replace_file
 from latentcrf.utils.weights import MODELS
 
 PROMPT, SEED = "red apple", 5
@@ -119,9 +120,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         picture = draw_idea(*draw_images(options.prompt, options.seed), options.prompt)
-        options.out.parent.mkdir(parents=True, exist_ok=True)
         # 192 colours are enough for two drawings, and a third of the bytes
-        picture.quantize(192, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(options.out, optimize=True)
+        picture = picture.quantize(192, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        with replace_file(options.out) as temporary:
+            picture.save(temporary, "png", optimize=True)
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

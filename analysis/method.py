@@ -57,10 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
     add("--finisher", type=Path, metavar="FOLDER", help="finisher; none: no finisher (default: shipped, of its LDM)")
     options = parse(parser, "method", arguments)
     try:
+        claim_folder(options.out)
         precision = choose_precision(options.precision, "cpu")
         pipeline, crf = load_pipeline(options.model), load_crf_argument(options)
         folder = find_network(options, "finisher", "emoji-latentcrf-finisher")
-        claim_folder(options.out)
         walkthrough = compute(
             pipeline, crf, options.prompt, options.seed,
             bypass=tuple(options.bypass), steps=options.steps, guidance=options.guidance,

@@ -35,7 +35,7 @@ from analysis.sampling import BYPASS, GUIDANCE, STEPS, load_pipeline, use_schedu
 from analysis.studies import FULL_RUN, LATENTCRF
 from latentcrf import Finisher, LatentCRF, LatentCRFScheduler
 from latentcrf.utils.arguments import int_between, run_command
-from latentcrf.utils.files import replace_file
+from latentcrf.utils.files import claim_folder, replace_file
 from latentcrf.utils.weights import MODELS
 
 RUN = "the pipeline's own loop"  # the whole run, less all other parts
@@ -265,6 +265,7 @@ def main(arguments: list[str] | None = None) -> int:
     before = torch.get_num_threads()
     torch.set_num_threads(options.threads)
     try:
+        claim_folder(options.out)
         pipeline = load_pipeline(options.model)
         crf, finisher = (LatentCRF.from_pretrained(path).float().eval() for path in (options.crf, options.finisher))
         bypass = LatentCRFScheduler(pipeline.scheduler, crf, bypass=BYPASS, finisher=Finisher(finisher))

@@ -27,7 +27,7 @@ from latentcrf import LatentCRF
 from latentcrf.precision import choose_precision, precision_name
 from latentcrf.training.data import DatasetError, read_image_folder
 from latentcrf.utils.arguments import int_between, run_command
-from latentcrf.utils.files import replace_file
+from latentcrf.utils.files import claim_folder, replace_file
 from latentcrf.utils.weights import MODELS
 
 CRFS = (
@@ -169,6 +169,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     options = build_arguments().parse_args(arguments)
     try:
+        claim_folder(options.out)
         options.precision = choose_precision(options.precision, "cpu")
         options.run(options)
     except (DatasetError, OSError, ValueError) as error:

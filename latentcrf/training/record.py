@@ -29,10 +29,13 @@ from latentcrf.training.loop import RunError
 from latentcrf.training.processes import best_device, find_processes
 from latentcrf.training.recording import HELD_OUT_EVERY, RecordingSettings, record_runs
 from latentcrf.utils.arguments import int_between, output_folder, run_command
+from latentcrf.utils.files import claim_folder
 
 
 def record(options: argparse.Namespace) -> None:
     """Record what the command line describes."""
+    if find_processes().is_main_process:
+        claim_folder(options.out)
     prompts = read_prompts(find_source(options))
     ldm = load_ldm(options.base, best_device())
     if options.static:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from latentcrf.training.data import METADATA, PROMPTS, DatasetError, read_metadata
 from latentcrf.utils.arguments import int_between, output_folder, run_command
-from latentcrf.utils.files import replace_file
+from latentcrf.utils.files import claim_folder, replace_file
 from recipes.emoji.captions import list_prompts, list_variants
 from recipes.emoji.drawings import (
     PACKAGES,
@@ -229,8 +229,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
+        claim_folder(options.out)
         rows = build(options.out, options.size)
-    except DatasetError as error:
+    except (DatasetError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     count = {

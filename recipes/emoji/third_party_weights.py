@@ -30,7 +30,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save_file
 
 from latentcrf.utils.arguments import output_folder, run_command
-from latentcrf.utils.files import replace_file
+from latentcrf.utils.files import claim_folder, replace_file
 
 if TYPE_CHECKING:
     from transformers import BertModel, PreTrainedTokenizerBase
@@ -332,6 +332,7 @@ def main(arguments: list[str] | None = None) -> int:
     )  # fmt: skip
     options = parser.parse_args(arguments)
     try:
+        claim_folder(options.out)
         for name in options.models:
             read, package = NETWORKS[name]
             write_network(name, read(options.packages), package, options.out)
@@ -339,9 +340,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(
-            f"error: {options.out} or {options.packages} cannot be written: {error.strerror or error}.", file=sys.stderr
-        )
+        both = f"{options.out} or {options.packages}"
+        print(f"error: {both} cannot be written: {error.strerror}." if error.strerror else f"error: {error}",
+              file=sys.stderr)  # fmt: skip
         return 1
     return 0
 
