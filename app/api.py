@@ -24,6 +24,7 @@ from app.device import DeviceWorker
 from app.models import ModelSet
 from app.models_file import ModelsError
 from app.png import write_png
+from app.prompts import list_notes
 from app.results import Comparison
 from app.runs import SORRY
 from app.settings import DECLARATIONS, NAMES, Number, Settings, SettingsError, Switch
@@ -135,7 +136,7 @@ def answer_variance(worker: DeviceWorker, values: Mapping[str, Any]) -> dict[str
         values: by the names of the parameters.
 
     Returns:
-        rows, proposed_bypass (null: there is none), runs.
+        rows, proposed_bypass (null: there is none), runs, notes on the prompts.
     """
     model_set = worker.catalog.get(values.get("model"))
     first, text = list_variance(model_set), values.get("prompts")
@@ -143,7 +144,8 @@ def answer_variance(worker: DeviceWorker, values: Mapping[str, Any]) -> dict[str
     if not isinstance(lines, str):
         raise SettingsError("Prompts must be text, one prompt a line.")
     prompts, seeds = variance.parse(lines, *(values.get(name, first[name].default) for name in ("runs", "seed")))
-    prompts = [model_set.read_prompt(prompt).text for prompt in prompts]
+    read = {prompt: model_set.read_prompt(prompt) for prompt in prompts}
+    prompts = [read[prompt].text for prompt in prompts]
     threshold = variance.THRESHOLD.check(values.get("threshold", first["threshold"].default))
     defaults = model_set.defaults
     worker.check_work(len(prompts) * sum(replace(defaults, few_steps=0).denoiser_calls.values()))
@@ -154,6 +156,7 @@ def answer_variance(worker: DeviceWorker, values: Mapping[str, Any]) -> dict[str
         "rows": list_records(summary),
         "proposed_bypass": worker.call("propose_bypass", summary, threshold / 100),
         "runs": [{"prompt": prompt, "seed": seed} for prompt, seed in zip(prompts, seeds, strict=True)],
+        "notes": list_notes(read),
     }
 
 
@@ -165,17 +168,19 @@ def answer_convergence(worker: DeviceWorker, values: Mapping[str, Any]) -> dict[
         values: by the names of the parameters.
 
     Returns:
-        settings, seeds, rows.
+        settings, seeds, rows, notes on the prompt.
     """
     model_set = worker.catalog.get(values.get("model"))
-    settings = worker.catalog.parse({"prompt": model_set.defaults.prompt, **values})
+    values = {"prompt": model_set.defaults.prompt, **values}
+    settings = worker.catalog.parse(values)
     count = int(convergence.COUNT.check(values.get("seeds", 4)))
     worker.check_work(count * settings.bypass_start)
     if model_set.crf is None:
         raise SettingsError(f"{model_set.title} has no LatentCRF of its own: nothing converges.")
     seeds = [settings.seed + i for i in range(count)]
     *_, found = worker.stream("run_convergence", settings, seeds, model=model_set.name)
-    return {"settings": settings.as_dict(), "seeds": seeds, "rows": list_records(found.table)}
+    notes = worker.catalog.read_prompt(values).notes
+    return {"settings": settings.as_dict(), "notes": list(notes), "seeds": seeds, "rows": list_records(found.table)}
 
 
 def answer_diversity(worker: DeviceWorker, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,15 +191,16 @@ def answer_diversity(worker: DeviceWorker, values: Mapping[str, Any]) -> dict[st
         values: by the names of the parameters.
 
     Returns:
-        rows (metrics of each method), seeds, images (PNG in base64 by method, one a seed).
+        rows (metrics of each method), seeds, images (PNG in base64 by method, one a seed), notes on the prompt.
     """
     model_set = worker.catalog.get(values.get("model"))
     prompt, first, count, others, *_ = diversity.list_first_values(model_set)
     methods = values.get("methods", others)
     if not isinstance(methods, list) or not all(isinstance(name, str) for name in methods):
         raise SettingsError(f"Methods must be a list among {', '.join(diversity.list_others(model_set))}.")
+    typed = values.get("prompt", prompt)
     prompt, seeds, methods = diversity.parse(
-        model_set, values.get("prompt", prompt), values.get("seed", first), values.get("seeds", count), methods
+        model_set, typed, values.get("seed", first), values.get("seeds", count), methods
     )
     defaults = model_set.defaults
     worker.check_work(worker.call("count_diversity_calls", methods, len(seeds), defaults))
@@ -204,6 +210,7 @@ def answer_diversity(worker: DeviceWorker, values: Mapping[str, Any]) -> dict[st
         "rows": list_records(worker.call("tabulate_diversity", rows)),
         "seeds": seeds,
         "images": {row.method: [encode_png(image) for image in row.images] for row in rows},
+        "notes": list(model_set.read_prompt(typed).notes),
     }
 
 
@@ -311,12 +318,13 @@ def list_endpoints(worker: DeviceWorker) -> list[Endpoint]:
         ),
         Endpoint(
             "variance", "Measure the latents' variance over the steps, and propose a bypass.",
-            "rows (one a method and step), proposed_bypass ([first, last] or null), runs (prompt and seed of each)",
+            "rows (one a method and step), proposed_bypass ([first, last] or null), runs (prompt and seed of each), "
+            "notes on the prompts",
             list_variance(first), answer_variance,
         ),
         Endpoint(
             "convergence", "Follow energy and residual over the CRF's iterations.",
-            "settings, seeds, rows (one a seed, start, solver and iteration)",
+            "settings, notes on the prompt, seeds, rows (one a seed, start, solver and iteration)",
             {
                 **list_settings(first, (*seeds, "steps", "guidance", "bypass_start", "bypass_end")),
                 "seeds": _describe(convergence.COUNT, int, 4), **list_settings(first, ("model",)),
@@ -325,7 +333,7 @@ def list_endpoints(worker: DeviceWorker) -> list[Endpoint]:
         ),
         Endpoint(
             "diversity", "Draw many seeds of one prompt by several methods, from the same noise.",
-            "rows (metrics of each method), seeds, images (by method: PNG in base64, one a seed)",
+            "rows (metrics of each method), seeds, images (by method: PNG in base64, one a seed), notes on the prompt",
             {
                 **list_settings(first, ("prompt",)), "seed": _describe(diversity.SEED, int, seed),
                 "seeds": _describe(diversity.COUNT, int, count),

@@ -8,7 +8,7 @@ import json
 import logging
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,7 @@ from app.settings import LONGEST_PROMPT
 SUBJECTS = "subjects.json"
 SHOWN = 40  # characters of a word that a note repeats
 WORDS_SHOWN = 3  # unread words that a note repeats
+NOTED = 3  # prompts of several whose notes are shown
 # variation selectors and skin tones, which the table does without
 MODIFIERS = "[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]*"
 NEGATION = re.compile(r"\b(no|not|without|never|none)\b", re.IGNORECASE)
@@ -173,6 +174,23 @@ def read_prompt(typed: str, subjects: tuple[Subject, ...]) -> Prompt:
     if not notes and words and not index.words.intersection(words):
         notes.append("None of these words names what the model learned to draw; the page lists its subjects.")
     return Prompt(text, tuple(notes), is_readable=len(unread) < len(text.split()))
+
+
+def list_notes(prompts: Mapping[str, Prompt]) -> list[str]:
+    """List the notes on the prompts of a run.
+
+    Args:
+        prompts: as the model reads them, by what was typed.
+
+    Returns:
+        The notes; those on one of several prompts begin with it, and those on more than `NOTED` prompts are counted.
+    """
+    if len(prompts) == 1:
+        return [note for prompt in prompts.values() for note in prompt.notes]
+    noted = {typed: prompt.notes for typed, prompt in prompts.items() if prompt.notes}
+    shown = [f"“{typed[:SHOWN]}”: {' '.join(notes)}" for typed, notes in list(noted.items())[:NOTED]]
+    left = len(noted) - len(shown)
+    return [*shown, f"There are notes on {left} more of the prompts."] if left else shown
 
 
 def _replace_emoji(typed: str, index: _Index) -> tuple[str, dict[str, Subject]]:

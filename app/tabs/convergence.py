@@ -90,7 +90,8 @@ def run_convergence(run: Run, prompt: str, seed: float, count: float, *values: A
             yield Update("Drawing the figures…")
             outcome = Outcome(report, settings, run.model_set.export_options)
             figures = draw(run.worker, outcome, start, presentation)
-            yield Update(describe(outcome), [outcome, "", *figures], busy=False)
+            notes = run.worker.catalog.read_prompt(own).notes
+            yield Update(" ".join([describe(outcome), *notes]), [outcome, "", *figures], busy=False)
 
 
 def describe(outcome: Outcome) -> str:

@@ -199,6 +199,7 @@ def run_diversity(
     worker, (*method, presentation) = run.worker, values
     words, seeds, methods = parse(run.model_set, prompt, seed, count, others)
     settings = parse_method(worker, run.model, words, method)
+    notes = worker.catalog.read_prompt({"prompt": prompt, "model": run.model}).notes
     run.check_work(worker.call("count_diversity_calls", methods, len(seeds), settings))
     yield Update(run.start_text)
     clock = ProgressClock(worker.call("count_diversity_work", methods, len(seeds), settings), "parts of the work")
@@ -211,7 +212,8 @@ def run_diversity(
         rows = [*rows, report]
         outcome = Outcome(rows, words, seeds, {**options, "precision": worker.load(run.model).precision_name})
         is_done = len(rows) == len(methods)
-        text = f"“{words}”, {len(seeds)} seeds from {seeds[0]}." if is_done else f"{report.method} is done."
+        summary = " ".join([f"“{words}”, {len(seeds)} seeds from {seeds[0]}.", *notes])
+        text = summary if is_done else f"{report.method} is done."
         yield Update(text, [outcome, "", *draw(worker, outcome, presentation)], busy=not is_done)
 
 

@@ -92,7 +92,8 @@ def run_walkthrough(run: Run, prompt: str, seed: float, *method: Any) -> Iterato
         else:
             outcome = Outcome(report, model_set.export_options)
             text = f"The sections show “{settings.prompt}”, seed {settings.seed}."
-            yield Update(text, [outcome, "", *show_outcome(outcome, model_set)], busy=False)
+            notes = run.worker.catalog.read_prompt(values).notes
+            yield Update(" ".join([text, *notes]), [outcome, "", *show_outcome(outcome, model_set)], busy=False)
 
 
 def show_outcome(outcome: Outcome, model_set: ModelSet) -> list[str]:

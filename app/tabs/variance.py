@@ -17,6 +17,7 @@ from app.components.form import build_number
 from app.components.method_line import build_method_line
 from app.device import DeviceWorker
 from app.models import ModelSet
+from app.prompts import list_notes
 from app.runs import AT_ONCE, ProgressClock, Run, Update, build_run_controls
 from app.settings import DECLARATIONS, MAX_SEED, METHOD, Number, SettingsError, name_method
 from app.tabs import COMPARE, TabContext
@@ -111,7 +112,8 @@ def run_variance(run: Run, text: str, runs: float, seed: float, *values: Any) ->
     worker, model_set = run.worker, run.model_set
     method, choices = values[: len(METHOD)], values[len(METHOD) :]
     prompts, seeds = parse(text, runs, seed)
-    prompts = [model_set.read_prompt(prompt).text for prompt in prompts]
+    read = {prompt: model_set.read_prompt(prompt) for prompt in prompts}
+    prompts = [read[prompt].text for prompt in prompts]
     # a run of few steps has no bypass; what is drawn here are the steps that a bypass skips
     own = name_method(method) | {"prompt": prompts[0], "few_steps": 0, "model": run.model}
     settings = worker.catalog.parse(own)
@@ -141,7 +143,8 @@ def run_variance(run: Run, text: str, runs: float, seed: float, *values: Any) ->
         }
         outcome = Outcome(worker.call("summarize_variance", tables), options, False)
         is_done = done == len(prompts)
-        status = f"{len(prompts)} runs." if is_done else f"{done} runs are drawn; {clock.format(done * calls)}"
+        summary = " ".join([f"{len(prompts)} runs.", *list_notes(read)])
+        status = summary if is_done else f"{done} runs are drawn; {clock.format(done * calls)}"
         yield Update(status, [outcome, *draw(worker, outcome, *choices)], busy=not is_done)
 
 

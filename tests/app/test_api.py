@@ -169,11 +169,14 @@ def test_wrong_values_are_refused_with_a_sentence(
 @pytest.mark.slow
 def test_the_analyses_answer(page: gr.Blocks, warm: DeviceWorker) -> None:
     client = Client(page.local_url, verbose=False)
-    found = client.predict(runs=2, api_name="/variance")
+    found = client.predict("🍎", runs=2, api_name="/variance")
+    assert found["notes"] == ["🍎 is read as “red apple”."]
     assert {row["method"] for row in found["rows"]} == {"full run", "LatentCRF"} and len(found["runs"]) == 2
-    found = client.predict(seeds=1, steps=6, bypass_start=4, bypass_end=5, api_name="/convergence")
+    found = client.predict("no dog", seeds=1, steps=6, bypass_start=4, bypass_end=5, api_name="/convergence")
+    assert "does not understand" in found["notes"][0]
     assert found["rows"] and found["settings"]["steps"] == 6
-    found = client.predict(seeds=4, methods=[], api_name="/diversity")
+    found = client.predict("two dogs", seeds=4, methods=[], api_name="/diversity")
+    assert "does not count" in " ".join(found["notes"])
     (images,) = found["images"].values()
     assert [Image.open(io.BytesIO(base64.b64decode(image))).size for image in images] == [(128, 128)] * 4
     assert client.predict(api_name="/frontier")["rows"]

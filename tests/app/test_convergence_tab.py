@@ -31,11 +31,12 @@ def test_the_tab_answers_bad_input_with_a_sentence(wrong: dict[str, Any], words:
 def test_the_tab_draws_from_both_starts_and_ends_with_its_work(
     tiny_pipeline: StableDiffusionPipeline, crf: LatentCRF
 ) -> None:
-    values = ["red apple", 0, 2, *(getattr(EMOJI.defaults, name) for name in METHOD)]
+    values = ["🍎", 0, 2, *(getattr(EMOJI.defaults, name) for name in METHOD)]
     worker, num_outputs = build_tiny_worker(tiny_pipeline, crf), 2 + 2 * len(CONVERGENCE_NOTES)
     answers = list(run_tab(tab.run_convergence, worker, [*values, "Clean estimate", False], num_outputs))
     status, outcome = answers[-1][0], answers[-1][3]
     assert "Drawing the figures" in answers[-2][0] and "2 seeds from 0. The descents from all starts end" in status
+    assert status.index("The descents") < status.index("🍎 is read as “red apple”.")
     titles = [
         tab.draw(worker, outcome, start, False)[0].layout.title.text for start in ("Clean estimate", "Noisy latents")
     ]

@@ -5,14 +5,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
+import pytest
+from diffusers import StableDiffusionPipeline
 
 from analysis.studies import FULL_RUN, diversity
 from app.device import DeviceWorker
 from app.settings import METHOD
 from app.tabs import diversity as tab
 from app.text import DIVERSITY_NOTES
+from latentcrf import LatentCRF
 from tests.analysis.test_diversity import SEEDS, made_up
-from tests.app.driving import EMOJI
+from tests.analysis.test_walkthrough import crf as crf
+from tests.app.driving import EMOJI, build_tiny_worker, run_tab
 
 
 def test_the_tab_shows_each_methods_row_with_its_metrics() -> None:
@@ -32,6 +36,18 @@ def test_the_tab_shows_each_methods_row_with_its_metrics() -> None:
     prompt, seed, random, tabs = tab.open_in_compare(outcome, event)
     assert (prompt, seed, random, tabs.selected) == ("red apple", SEEDS[2], False, "compare")
     assert tab.open_in_compare(None, event) == [gr.skip()] * 4
+
+
+def test_the_last_update_has_the_notes_on_the_prompt(
+    tiny_pipeline: StableDiffusionPipeline, crf: LatentCRF, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = build_tiny_worker(tiny_pipeline, crf)
+    rows = [made_up(FULL_RUN, 0), made_up("LatentCRF", 1)]
+    monkeypatch.setattr(worker, "stream", lambda *_, **__: (row for row in rows))  # drawing takes minutes
+    values = ["two dogs", 0, 4, ["LatentCRF"], *tab.list_first_values(EMOJI)[4:], False]
+    num_outputs = len(tab.draw(worker, None, False)) + 2
+    *_, before, last = run_tab(tab.run_diversity, worker, values, num_outputs)
+    assert "is done" in before[0] and "4 seeds from 0. The model draws one subject and does not count." in last[0]
 
 
 def test_the_cost_is_stated_before_a_run() -> None:

@@ -39,7 +39,8 @@ def stored() -> tuple[tab.Outcome, dict[str, str]]:
 def test_a_run_fills_all_sections(tiny_pipeline: StableDiffusionPipeline, crf: LatentCRF) -> None:
     worker = build_tiny_worker(tiny_pipeline, crf)
     worker._loaded["emoji"].finisher = None  # a CRF for the bypass is none for final latents
-    answers = list(run_tab(tab.run_walkthrough, worker, ["red apple", 3, *SETTING], WIDTH))
+    answers = list(run_tab(tab.run_walkthrough, worker, ["no red apple", 3, *SETTING], WIDTH))
+    assert "seed 3. The model does not understand “no”" in answers[-1][0]
     assert all(len(answer) == 3 + WIDTH for answer in answers)
     outcome, example, *visuals = answers[-1][3:]
     assert outcome.walkthrough.options["steps"] == 10 and outcome.walkthrough.bypass == (5, 9) and example == ""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.prompts import list_subjects, read_prompt, read_subjects
+from app.prompts import list_notes, list_subjects, read_prompt, read_subjects
 from app.settings import DECLARATIONS, SettingsError
 from tests.app.driving import EMOJI
 
@@ -52,6 +52,16 @@ def test_a_prompt_of_which_nothing_is_read_is_refused(typed: str, note: str) -> 
 def test_a_note_says_what_the_model_cannot_do(typed: str, words: str) -> None:
     notes = EMOJI.read_prompt(typed).notes
     assert words in " ".join(notes) and all(len(note) < 250 for note in notes)
+
+
+def test_notes_on_several_prompts_name_them() -> None:
+    def read(*typed: str) -> list[str]:
+        return list_notes({each: EMOJI.read_prompt(each) for each in typed})
+
+    assert read("no apple") == list(EMOJI.read_prompt("no apple").notes) and read("pizza", "red apple") == []
+    assert read("pizza", "🍕") == ["“🍕”: 🍕 is read as “pizza”."]
+    many = read("pizza", *(f"no {each}" for each in ("apple", "dog", "cat", "moon", "sun")))
+    assert len(many) == 4 and many[3] == "There are notes on 2 more of the prompts."
 
 
 def test_subjects_and_captions_have_no_note() -> None:

@@ -36,10 +36,10 @@ def test_tab_streams_batches_and_exports_what_it_drew(
     worker: DeviceWorker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("analysis.export.draw_png", lambda figure, name: None)  # Chrome is tested elsewhere
-    steps = list(run_tab(tab.run_variance, worker, ["red apple\n\npizza", 10, 3, *METHOD, *LOOK], WIDTH))
+    steps = list(run_tab(tab.run_variance, worker, ["🍎\n\npizza", 10, 3, *METHOD, *LOOK], WIDTH))
     steps = [steps[0], *(step for step in steps if "runs" in step[0])]  # between them the denoiser calls are counted
     assert len(steps) == 3  # at once, after 8 runs, after 10
-    assert "8 runs are drawn; 672 of 840 denoiser calls" in steps[1][0] and "10 runs." in steps[2][0]
+    assert "8 runs are drawn; 672 of 840 denoiser calls" in steps[1][0] and "10 runs. “🍎”: 🍎 is read" in steps[2][0]
     outcome, figure, links, _, note = steps[2][3:]
     assert outcome.options["text"][:3] == ["red apple", "pizza", "red apple"] and outcome.options["seed"] == 3
     assert "10 runs" in figure.layout.title.text and steps[1][4].layout.title.text.count("8 runs") == 1
