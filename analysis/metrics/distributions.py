@@ -6,6 +6,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+def check_features(features: Tensor, width: int | None = None, least: int = 1) -> None:
+    """Check that a metric gets the features that it is made for.
+
+    Args:
+        features: any tensor.
+        width: features an image; None (default): any number.
+        least: images that are needed, default 1.
+
+    Raises:
+        ValueError: they are not (N, width) of finite floats, N >= `least`.
+    """
+    wanted = f"features must be (N, {'D' if width is None else width}), finite floats of {least} or more images"
+    if features.ndim != 2 or len(features) < least or features.shape[1] != (width or features.shape[1]):
+        raise ValueError(f"{wanted}; got shape {tuple(features.shape)}.")
+    if not features.is_floating_point() or not features.isfinite().all():
+        raise ValueError(f"{wanted}; got integers, NaN or infinity.")
+
+
 class RealFeatures:
     """Features of real images, prepared for `kid_draws` and `frechet_draws`.
 
@@ -13,12 +31,11 @@ class RealFeatures:
         features: (N, D), N >= 2.
 
     Raises:
-        ValueError: another shape.
+        ValueError: as of `check_features`.
     """
 
     def __init__(self, features: Tensor) -> None:
-        if features.ndim != 2 or len(features) < 2:
-            raise ValueError(f"features of at least 2 images (N, D) are wanted, got {tuple(features.shape)}.")
+        check_features(features, least=2)
         self.features = features.double()
         kernel = compute_cubic_kernel(self.features, self.features)
         count = len(features)
@@ -58,7 +75,11 @@ def kid_draws(features: Tensor, clusters: np.ndarray, real: RealFeatures, weight
 
     Returns:
         (R,).
+
+    Raises:
+        ValueError: as of `check_features`.
     """
+    check_features(features, real.features.shape[1])
     x = features.double()
     w = torch.as_tensor(weights, dtype=torch.float64)
     member = F.one_hot(torch.as_tensor(clusters), w.shape[1]).double()  # (N, C)
@@ -89,7 +110,11 @@ def frechet_draws(features: Tensor, clusters: np.ndarray, real: RealFeatures, we
 
     Returns:
         (R,).
+
+    Raises:
+        ValueError: as of `check_features`.
     """
+    check_features(features, real.features.shape[1])
     x = features.double()
     rotated = x @ real.root
     products = rotated @ rotated.T

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from analysis.metrics.distributions import check_features
 from analysis.metrics.pixels import check_images
 
 
@@ -78,7 +79,11 @@ def vendi(features: Tensor) -> float:
 
     Returns:
         Between 1 (all items alike) and n (all orthogonal).
+
+    Raises:
+        ValueError: as of `check_features`.
     """
+    check_features(features)
     f = F.normalize(features.double(), dim=1)
     eigenvalues = torch.linalg.eigvalsh(f @ f.T / len(f)).clamp(min=0)
     return torch.special.entr(eigenvalues).sum().exp().item()

@@ -139,7 +139,7 @@ def radial_spectrum(images: Tensor) -> Tensor:
         ValueError: they are not square.
     """
     side = images.shape[-1]
-    if images.shape[-2] != side:
+    if images.ndim != 4 or images.shape[-2] != side or not len(images):
         raise ValueError(f"square images are wanted, got {tuple(images.shape)}.")
     power = torch.fft.fft2(images.float(), norm="ortho").abs().square().mean(1)
     frequency = torch.fft.fftfreq(side, 1 / side)
@@ -152,11 +152,17 @@ def spectrum_error(images: Tensor, reference: Tensor) -> float:
     """Compute the distance between the mean radial spectra of two sets of images.
 
     Args:
-        images: (B, 3, H, H).
-        reference: (N, 3, H, H).
+        images: (B, 3, H, H) in [-1, 1].
+        reference: (N, 3, H, H), the same range.
 
     Returns:
         The mean absolute difference over all frequencies, in dB.
+
+    Raises:
+        ValueError: as of `check_images`, they are not square, or of different sizes.
     """
+    for each in (images, reference):
+        check_images(each, 2)
+    check_same_shape(images[:1], reference[:1])
     a, b = (10 * torch.log10(radial_spectrum(each).mean(0).clamp(min=1e-12)) for each in (images, reference))
     return (a - b).abs().mean().item()

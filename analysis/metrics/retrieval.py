@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from analysis.metrics.distributions import check_features
+
 
 def retrieval_ranks(
     queries: Tensor,
@@ -32,8 +34,10 @@ def retrieval_ranks(
         int (Q,), 1 is nearest; N + 1 for a label that the gallery does not have.
 
     Raises:
-        ValueError: not one label an item.
+        ValueError: not one label an item, or as of `check_features`.
     """
+    check_features(gallery)
+    check_features(queries, gallery.shape[1])
     if len(queries) != len(labels) or len(gallery) != len(gallery_labels):
         raise ValueError(
             f"one label an item: got {len(queries)} queries with {len(labels)} labels, "

@@ -7,15 +7,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from analysis.metrics.diversity import lpips_matrix
+from analysis.metrics.distributions import RealFeatures, frechet_draws, kid_draws
+from analysis.metrics.diversity import lpips_matrix, vendi
 from analysis.metrics.perceptual import EfficientNetLite0, lpips
-from analysis.metrics.pixels import edge_strength, psnr
+from analysis.metrics.pixels import edge_strength, psnr, radial_spectrum, spectrum_error
+from analysis.metrics.retrieval import retrieval_ranks
 
 METRICS: dict[str, Callable[[Tensor], Any]] = {
     "psnr": lambda images: psnr(images, images),
     "edges": edge_strength,
     "lpips": lambda images: lpips(torch.nn.Identity(), images, images),
     "pairs": lambda images: lpips_matrix(None, images),
+    "spectrum": lambda images: spectrum_error(images, images),
     "features": lambda images: EfficientNetLite0.forward(None, images),  # type: ignore[arg-type]
 }
 GOOD = torch.zeros(2, 3, 40, 40)
@@ -43,3 +46,32 @@ def test_images_too_small_for_the_network_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="31 pixels or more"):
         METRICS[name](GOOD[:, :, :30])
     assert psnr(GOOD * 1.2, GOOD).shape == (2,)  # a decoder overshoots
+
+
+def test_spectra_of_different_sizes_are_refused() -> None:
+    with pytest.raises(ValueError, match="the same shape"):
+        spectrum_error(GOOD, GOOD[:1, :, :30, :30])
+    with pytest.raises(ValueError, match="square images are wanted"):
+        radial_spectrum(GOOD[:, :, :30])
+
+
+FEATURES = torch.eye(4, 6)
+REAL = RealFeatures(FEATURES)
+ONE_EACH: Any = (torch.arange(4).numpy(), REAL, torch.ones(1, 4).numpy())
+OF_FEATURES: dict[str, Callable[[Tensor], Any]] = {
+    "kid": lambda features: kid_draws(features, *ONE_EACH),
+    "frechet": lambda features: frechet_draws(features, *ONE_EACH),
+    "ranks": lambda features: retrieval_ranks(features, ["a"] * len(features), FEATURES, ["a"] * 4),
+    "vendi": vendi,
+    "real": RealFeatures,
+}
+
+
+@pytest.mark.parametrize("name", OF_FEATURES)
+def test_what_are_no_features_is_refused(name: str) -> None:
+    bad = [FEATURES[0], FEATURES[:0], FEATURES.long(), FEATURES * float("nan")]
+    bad += [] if name in ("vendi", "real") else [FEATURES[:, :5]]
+    for features in bad:
+        with pytest.raises(ValueError, match="features must be"):
+            OF_FEATURES[name](features)
+    OF_FEATURES[name](FEATURES)
