@@ -30,7 +30,7 @@ class Upkeep:
 
     Attributes:
         failures: of sweeps, since the server began.
-        swept: seconds since the epoch of the last sweep that went well; None: not yet.
+        swept: when the last sweep went well, on the clock of `time.monotonic`; None: not yet.
     """
 
     def __init__(self, page: gr.Blocks, hosts: Collection[str] = ()) -> None:
@@ -44,7 +44,7 @@ class Upkeep:
         while True:
             try:
                 await asyncio.to_thread(sweep, self.list_page_files())
-                self.swept = time.time()
+                self.swept = time.monotonic()
             except Exception:
                 self.failures += 1
                 log.exception("old files could not be swept")
@@ -80,7 +80,7 @@ class Upkeep:
             "waiting": len(queue),
             "running": sum(job is not None for job in queue.active_jobs),
             "failures": {"queue": queue.failures, "sweep": self.failures},
-            "seconds_since_sweep": None if self.swept is None else round(time.time() - self.swept),
+            "seconds_since_sweep": None if self.swept is None else round(time.monotonic() - self.swept),
         }
 
     def answer(self) -> JSONResponse:

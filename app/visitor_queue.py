@@ -8,7 +8,9 @@ there: `"session_hash": ""` in a request, and a session that is evicted because 
 import asyncio
 import logging
 import random
+import statistics
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -25,6 +27,7 @@ MAX_WAITING_OF_ADDRESS = 40  # a lecture hall has one address
 DEVICE = "device"  # concurrency id of what computes
 UNHEARD_SECONDS = 15.0  # that an event waits for its listener
 GUESSED_SECONDS = 20.0  # of a computation, until one was measured
+MEASURED = 20  # runs of a function, of which the mean is taken
 RESTART_SECONDS = 0.5
 IDLE_SECONDS = 0.02  # from one look for an event to start to the next; gradio looks every millisecond
 log = logging.getLogger(__name__)
@@ -115,6 +118,11 @@ class VisitorQueue(Queue):
     has_started = False
     _is_closed = False
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._begun: dict[str, float] = {}  # by the id of an event that runs, as of `time.monotonic`
+        self._seconds: dict[int, deque[float]] = {}  # of the last runs, by the number of their function
+
     def list_busy_sessions(self) -> set[str]:
         """List the sessions whose events wait or run."""
         waiting = [event for each in self.event_queue_per_concurrency_id.values() for event in each.queue]
@@ -178,10 +186,9 @@ class VisitorQueue(Queue):
             The place; its seconds come from the mean time that each function took so far.
         """
         running = [other for other in self._list_running() if other.concurrency_id == DEVICE]
-        queue = self.event_queue_per_concurrency_id.get(DEVICE)
-        began = [] if queue is None else [time for times in queue.start_times_per_fn.values() for time in times]
-        elapsed = time.time() - min(began, default=time.time())
-        seconds = sum(max(self._estimate_seconds(other) - elapsed, 1.0) for other in running)
+        now = time.monotonic()
+        elapsed = {other: now - self._begun.get(other._id, now) for other in running}
+        seconds = sum(max(self._estimate_seconds(other) - elapsed[other], 1.0) for other in running)
         before = 0
         for other in self._list_waiting():
             if other is event:
@@ -191,8 +198,8 @@ class VisitorQueue(Queue):
         return Place(before + len(running), seconds)
 
     def _estimate_seconds(self, event: Event) -> float:
-        measured = self.process_time_per_fn.get(event.fn)
-        return GUESSED_SECONDS if measured is None or not measured.count else measured.avg_time
+        measured = self._seconds.get(event.fn._id)
+        return GUESSED_SECONDS if measured is None else statistics.fmean(measured)
 
     def find_waiting(self, session: str | None) -> Event | None:
         """Find the computation of a session that waits; None: none does."""
@@ -253,7 +260,12 @@ class VisitorQueue(Queue):
         """Run an event; what computes for it stops once its visitor has gone (`is_wanted`)."""
         (event,) = events
         is_wanted.set(lambda: event.alive)
-        await super().process_events(events, *arguments)
+        began = self._begun[event._id] = time.monotonic()  # gradio's own times go with the machine's clock
+        try:
+            await super().process_events(events, *arguments)
+            self._seconds.setdefault(event.fn._id, deque(maxlen=MEASURED)).append(time.monotonic() - began)
+        finally:
+            del self._begun[event._id]
 
     async def reset_iterators(self, event_id: str) -> None:
         """End an event. gradio does so when it is cancelled too, and waits here for its handler."""

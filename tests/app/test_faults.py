@@ -3,13 +3,16 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -19,10 +22,20 @@ from app import runs
 from app.arguments import check_host
 from app.components.model_menu import ModelMenu
 from app.device import DeviceWorker, choose_gpu_seconds
+from app.examples import find_comparison
+from app.layout import build_app
+from app.main import main
+from app.models import PAPER
 from app.runs import DISK_FULL, SORRY, Update, build_run_controls
-from tests.app.driving import CATALOG, run_tab
+from app.tabs import compare
+from app.upkeep import Upkeep
+from app.visitor_files import OWN, sweep
+from app.visitor_queue import DEVICE, guard_queue
+from tests.app.driving import CATALOG, EMOJI, run_tab
+from tests.app.serving import ask, list_computing, list_values, open_stream
 
 ROOT = Path(__file__).parents[2]
+UNSHARE = shutil.which("unshare")
 
 
 @pytest.mark.parametrize(("number", "words"), [(errno.ENOSPC, DISK_FULL), (errno.EROFS, DISK_FULL), (errno.EIO, SORRY)])
@@ -57,6 +70,11 @@ def test_a_wrong_host_is_named(host: str) -> None:
         check_host(right)
 
 
+def test_a_wrong_host_ends_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--host", "203.0.113.7"]) == 1
+    assert capsys.readouterr().err.startswith("error: --host 203.0.113.7 is no address of this machine")
+
+
 def start_page(*words: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "app.py", *words],
@@ -72,14 +90,19 @@ def test_a_wrong_port_in_the_environment_is_named(name: str, value: str) -> None
     assert page.returncode == 1
 
 
+def wait_for_line(page: subprocess.Popen[str], words: str) -> None:
+    """Wait until a page has written a line."""
+    assert page.stdout is not None
+    while words not in (line := page.stdout.readline()):
+        assert line or page.poll() is None
+
+
 @pytest.mark.slow
 def test_the_page_stops_at_once_and_says_so() -> None:
     """^C ends it with a line and 130; SIGTERM, which a service manager sends, ends it within a second."""
     for number, status, words in ((signal.SIGINT, 130, "The page has stopped."), (signal.SIGTERM, -15, "")):
         page = start_page("--port", "7931")
-        assert page.stdout is not None
-        while "7931" not in (line := page.stdout.readline()):
-            assert line or page.poll() is None
+        wait_for_line(page, "7931")
         began = time.monotonic()
         page.send_signal(number)
         _, errors = page.communicate(timeout=20)
@@ -118,3 +141,101 @@ def test_a_gpu_is_asked_for_as_long_as_the_work_needs() -> None:
     assert choose_gpu_seconds("run_diversity", "x", [0] * 64, ["full run"] * 6, own) == 120
     assert choose_gpu_seconds("run_variance", ["x"] * 4, [0] * 4, own, 4) == 60
     assert choose_gpu_seconds("unknown") == 120
+
+
+# --- the machine ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("jump", [-86_400, 86_400])
+def test_a_jump_of_the_clock_changes_no_estimate_and_keeps_what_is_shown(
+    jump: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Waits and the last sweep are on a clock that does not jump. Forward, files look old and are swept, once; the
+    page then says so (tests/app/test_compare.py). Back, they are kept until the clock has caught up."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with gr.Blocks() as page:
+        button = gr.Button()
+        button.click(lambda: None, None, None, concurrency_id=DEVICE)
+    guard_queue(page.queue())
+    (fn,) = page.fns.values()
+    queue, upkeep = page._queue, Upkeep(page)
+    event: Any = SimpleNamespace(_id="a", fn=fn, concurrency_id=DEVICE, session_hash="s")
+    queue.active_jobs = [[event]]
+    queue._begun["a"] = time.monotonic()
+    upkeep.swept = time.monotonic()
+    path = tmp_path / f"{OWN}x" / "image.png"
+    path.parent.mkdir()
+    path.touch()
+    before, now = queue.locate(None), time.time()
+    monkeypatch.setattr(time, "time", lambda: now + jump)
+    assert queue.locate(None).seconds == pytest.approx(before.seconds, abs=1)
+    assert upkeep.check()["seconds_since_sweep"] == 0
+    assert sweep() == (jump > 0) and path.exists() == (jump < 0)
+
+
+def test_a_full_disk_ends_a_run_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The kernel refuses what is written to /dev/full as it does on a full disk."""
+    stored = find_comparison(EMOJI, "red apple", PAPER)
+    assert stored is not None
+    for key in ("full", "latentcrf", "before", "after"):
+        (tmp_path / f"red-apple-{stored.settings.seed}-{key}.png").symlink_to("/dev/full")
+    monkeypatch.setattr(compare, "make_folder", lambda: tmp_path)
+    worker = DeviceWorker()
+    monkeypatch.setattr(worker, "stream", lambda *_, **__: (each for each in [stored]))  # drawing takes seconds
+    values = [*stored.settings.as_dict().values(), False, False]
+    last = list(run_tab(compare.run_comparison, worker, values, len(compare.View._fields)))[-1]
+    assert "disk is full" in last[0] and last[1]["interactive"] and not last[2]["interactive"]
+    assert last[3] == "restored" and "No space left on device" in caplog.text
+
+
+def can_mount() -> bool:
+    """Whether a process may have mounts of its own here."""
+    command = [str(UNSHARE), "-m", "mount", "-t", "tmpfs", "none", "/mnt"]
+    return UNSHARE is not None and not subprocess.run(command, capture_output=True).returncode
+
+
+def run_compare(page: gr.Blocks, session: str) -> str:
+    """Run a short comparison as a browser does; returns all that the page is sent."""
+    number = list_computing(page)["tab compare"]
+    short = {"prompt": "red apple", "steps": 4, "bypass_start": 2, "bypass_end": 3, "random_seed": False}
+    body = {"data": list_values(page, number, **short), "fn_index": number, "session_hash": session}
+    status, text, _ = ask(page, "/gradio_api/queue/join", body)
+    assert status == 200, text
+    stream = open_stream(page, f"/gradio_api/queue/data?session_hash={session}")
+    lines = [json.loads(line[5:]) for line in stream.getresponse().read().decode().split("\n") if line.strip()]
+    stream.close()
+    return json.dumps(lines, ensure_ascii=False)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_mount(), reason="needs the right to mount")
+def test_the_page_works_with_read_only_assets_and_goes_on_after_a_full_disk(tmp_path: Path) -> None:
+    """The checkout's files cannot be changed, the temporary folder is a disk of 3 MB. The page starts and draws; on
+    the full disk a run ends with a sentence, and once there is room the next one works."""
+    mounts = (
+        f"mount --bind {ROOT} {ROOT} && mount -o remount,bind,ro {ROOT} && mount -t tmpfs -o size=3m none {tmp_path}"
+    )
+    environment = {"TMPDIR": str(tmp_path), "GRADIO_TEMP_DIR": str(tmp_path / "latentcrf-gradio-a")}
+    server = subprocess.Popen(
+        [str(UNSHARE), "-m", "sh", "-c", f"{mounts} && cd {ROOT} && exec {sys.executable} app.py --port 7932"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment,
+    )  # fmt: skip
+    try:
+        wait_for_line(server, "7932")
+        page = build_app(DeviceWorker())
+        page.local_url = "http://127.0.0.1:7932/"
+        filling = Path(f"/proc/{server.pid}/root{tmp_path}/filling")  # this process does not see the mount
+        assert "“red apple”" in run_compare(page, "first")
+        with pytest.raises(OSError), filling.open("wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 512)
+        assert DISK_FULL.split(",")[0].replace("'", "&#x27;") in run_compare(page, "full")
+        filling.unlink()
+        assert "“red apple”" in run_compare(page, "again")
+    finally:
+        server.send_signal(signal.SIGINT)
+        _, errors = server.communicate(timeout=20)
+    assert server.returncode == 130
+    assert errors.count("Traceback") == errors.count("OSError: [Errno 28] No space left on device") > 0
