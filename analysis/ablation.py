@@ -21,7 +21,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from analysis.arguments import add_arguments, build_parser, load_features_argument
-from analysis.markdown import format_markdown_table
+from analysis.markdown import ABSENT, WHY_ABSENT, format_interval, format_markdown_table, format_number
 from analysis.metrics.distributions import RealFeatures
 from analysis.reference_features import load_gallery
 from analysis.sampling import load_pipeline
@@ -68,10 +68,13 @@ def format_table(table: pd.DataFrame) -> str:
                 cells += ["", ""]
                 continue
             digits = 4 if kind in KINDS else 1
-            difference, low, high = (f"{row[f'{kind}_difference{end}']:+.{digits}f}" for end in SUFFIXES)
-            cells += [f"{row[kind]:.{digits}f}", f"{difference} ({low} to {high})" if index else ""]
+            difference, low, high = (row[f"{kind}_difference{end}"] for end in SUFFIXES)
+            form = f"+.{digits}f"
+            against = f"{format_number(difference, form)} ({format_interval(low, high, form)})"
+            cells += [f"{row[kind]:.{digits}f}", against if index else ""]
         rows.append(cells)
-    return format_markdown_table(header, rows) + "\n"
+    lacks = any(cell.endswith(f"({ABSENT})") for cells in rows for cell in cells)
+    return format_markdown_table(header, rows) + "\n" + (f"\n{WHY_ABSENT}\n" if lacks else "")
 
 
 def load_images(options: argparse.Namespace, runs: RecordedRuns, precision: torch.dtype) -> RunImages:
@@ -113,13 +116,13 @@ def main(arguments: list[str] | None = None) -> int:
     add_arguments(parser, "precision")
     options = parser.parse_args(arguments)
     try:
-        claim_folder(options.out)
         precision = choose_precision(options.precision, "cpu")
         scheduler = DDIMScheduler.from_pretrained(options.model, subfolder="scheduler", local_files_only=True)
         held_out, _ = split(load_recorded_runs(options.recordings, scheduler))
         crfs = {
             name: LatentCRF.from_pretrained(folder, torch_dtype=torch.float32).eval() for name, folder in options.crf
         }
+        claim_folder(options.out)
         images = load_images(options, held_out, precision) if options.data else None
         table = compute(crfs, held_out, options.iterations, images)
     except (DatasetError, OSError, RunError, ValueError) as error:

@@ -23,6 +23,7 @@ from analysis.arguments import (
 )
 from analysis.export import Results, parse, write_results
 from analysis.figures.diversity import draw_figures
+from analysis.markdown import format_statistics
 from analysis.sampling import STEPS, load_pipeline
 from analysis.studies import FULL_RUN, LATENTCRF
 from analysis.studies.diversity import COMPARED, MethodImages, build_latentcrf, compute, tabulate, tabulate_pairs
@@ -133,7 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(tabulate(results).to_string(index=False, float_format="%.3f"))
+    print(format_statistics(tabulate(results), ".3f"))
     print(f"written: {options.out}, {len(names)} files")
     return 0
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from analysis.arguments import COUNT, add_arguments, build_parser, load_features_argument, load_lpips_argument
 from analysis.figures.grid import draw_captioned_sheet
+from analysis.markdown import format_statistics
 from analysis.prompts import DEFAULT_PROMPTS, draw_prompts
 from analysis.reference_features import load_gallery
 from analysis.sampling import load_pipeline
@@ -58,7 +59,7 @@ def write(name: str, quality: Quality, options: argparse.Namespace) -> None:
         with replace_file(options.out / f"{name}{ending}.csv") as temporary:
             table = table.assign(precision=precision_name(options.precision))
             table.to_csv(temporary, index=False, float_format="%.6g")
-    print(quality.summary.to_string(index=False, float_format=lambda number: f"{number:.4g}"))
+    print(format_statistics(quality.summary, ".4g"))
     print(f"written: {options.out / name}.csv, {options.out / name}-summary.csv")
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.markdown import format_markdown_table
+from analysis.tables import read_csv
 from latentcrf.utils.arguments import run_command
 
 ROOT = Path(__file__).parents[1]
@@ -142,7 +143,7 @@ class Results:
             OSError, ValueError: a table is missing, or is none.
         """
         names = ("benchmark/benchmark", "benchmark/comparisons", "benchmark/floors", "diversity/comparisons")
-        return cls(*(pd.read_csv(folder / f"{name}.csv") for name in (*names, "ablation/ablation")))
+        return cls(*(read_csv(folder / f"{name}.csv") for name in (*names, "ablation/ablation")))
 
     def row(self, method: str) -> pd.Series:
         """The method's row of benchmark.csv.

@@ -1,16 +1,19 @@
 """Times of the shipped benchmark, for the settings that it measured."""
 
-import csv
+import logging
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from analysis.tables import read_csv
 from app.models import ModelSet
 from app.settings import Settings
 
 TABLE = Path(__file__).parents[1] / "assets" / "results" / "benchmark" / "benchmark.csv"
 STEPS, GUIDANCE, ITERATIONS = 50, 3.0, 5  # that it measured with
 CUTOFFS = {0.0: "", 0.33: " cut-off 1/3", 0.5: " cut-off 1/2"}
+
+log = logging.getLogger(__name__)
 
 
 class TimeRatio(NamedTuple):
@@ -26,17 +29,20 @@ def read_ratios(path: Path = TABLE) -> dict[str, TimeRatio]:
     """Read the benchmark's time ratios.
 
     Args:
-        path: of its table; where it is missing, nothing was measured.
+        path: of its table; where it is missing, nothing was measured. One that is broken is logged.
 
     Returns:
         The full run's time over the method's, by the method's name.
     """
     if not path.is_file():
         return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["time_ratio"]]
-    columns = ("time_ratio", "time_ratio_high", "time_ratio_low")
-    return {row["method"]: TimeRatio(*(1 / float(row[name]) for name in columns)) for row in rows}
+    columns = ["time_ratio", "time_ratio_high", "time_ratio_low"]
+    try:
+        table = read_csv(path).dropna(subset=columns).set_index("method")[columns]
+    except (ValueError, KeyError) as error:
+        log.error("%s is damaged, so the page shows no measured times: %s", path.name, error)
+        return {}
+    return {str(method): TimeRatio(*(1 / ratios)) for method, ratios in table.iterrows()}
 
 
 def find_time_ratio(model_set: ModelSet, settings: Settings) -> TimeRatio | None:

@@ -1,4 +1,4 @@
-"""The page's handlers, with faults told apart: what cannot be read of a request, and what goes wrong in our own code.
+"""The page's handlers: what cannot be read of a request is kept apart from what goes wrong in our own code.
 
 gradio logs a traceback and answers 500 in either case.
 """

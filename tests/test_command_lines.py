@@ -1,6 +1,7 @@
 """What all command lines share: refusals before anything is computed, files that are whole, and the end by ^C."""
 
 import ast
+import fcntl
 import json
 import os
 import resource
@@ -8,13 +9,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from analysis import convergence, diversity, method, variance
+from analysis import convergence, diversity, frontier, method, overhead, quality, variance
+from latentcrf.training import record, train, train_finisher
 from latentcrf.utils.files import claim_folder, replace_file
+from recipes.emoji import dataset, third_party_weights, train_unet, train_vae
 
 ROOT = Path(__file__).parents[1]
 ANALYSES: dict[str, Callable[[list[str]], int]] = {
@@ -117,6 +121,46 @@ def test_two_commands_at_once_on_one_folder_are_refused(tmp_path: Path) -> None:
     assert "another command is writing to" in run(code).stdout
     claim_folder(tmp_path / "other")  # the end of a process frees its folders
     assert list((tmp_path / "out").iterdir()) == []
+
+
+FOLDER = "assets/models/emoji-ldm"  # of what exists; it is not read
+COMMANDS: dict[str, tuple[Callable[[list[str]], int], list[str]]] = {
+    **{name: (main, []) for name, main in ANALYSES.items() if name != "variance"},
+    "frontier": (frontier.main, []),
+    "overhead": (overhead.main, []),
+    **{f"quality {name}": (quality.main, [name]) for name in ("autoencoder", "ldm", "crf", "cost")},
+    "record": (record.main, ["--base", FOLDER, "--data", FOLDER, "--runs", "16"]),
+    "train": (train.main, ["--base", FOLDER, "--data", FOLDER]),
+    "train_finisher": (train_finisher.main, ["--base", FOLDER, "--data", FOLDER, "--static", FOLDER]),
+    "dataset": (dataset.main, []),
+    "third_party_weights": (third_party_weights.main, []),
+    "train_unet": (train_unet.main, ["--data", FOLDER, "--vae", FOLDER]),
+    "train_vae": (train_vae.main, ["--data", FOLDER]),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_folder_that_another_command_writes_to_is_refused(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is loaded; variance and the benchmark, of which several processes run, claim it later."""
+    monkeypatch.setattr("analysis.sampling.PIPELINES", None)
+    main, words = COMMANDS[name]
+    with opened_alone(tmp_path):
+        assert main([*words, "--out", f"{tmp_path}{os.sep}"]) == 1
+    assert f"another command is writing to {tmp_path}" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@contextmanager
+def opened_alone(folder: Path) -> Iterator[None]:
+    """Lock a folder as another process does."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @pytest.mark.slow

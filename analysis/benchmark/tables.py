@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.benchmark.measure import name_draws
 from analysis.benchmark.methods import FINISHERS, Method, list_core_methods, list_default_methods
-from analysis.markdown import format_markdown_table
+from analysis.markdown import ABSENT, WHY_ABSENT, format_interval, format_markdown_table, format_number
 from analysis.metrics.intervals import bootstrap, interval
 from analysis.studies.frontier import METRICS
 
@@ -225,10 +225,6 @@ def compare(methods: Sequence[Method], arrays: Mapping[str, Arrays]) -> pd.DataF
     return pd.DataFrame(rows)
 
 
-ABSENT = "-"
-WHY_ABSENT = f"\n{ABSENT}: not defined for so few prompts or seeds, or for images that are all alike.\n"
-
-
 def format_overview(table: pd.DataFrame) -> str:
     """Format all methods with their headline metrics, as far as they were computed, as Markdown.
 
@@ -238,23 +234,24 @@ def format_overview(table: pd.DataFrame) -> str:
     titles = ["method", "network evaluations", "time / full run", "prompts", "KID x 1000, to the full run"]
     titles += ["R@5, to the full run", "pairwise LPIPS, to the full run", "LPIPS to the full run"]
 
-    def format_interval(row: pd.Series, name: str, digits: int, factor: float = 1) -> str:
+    def format_estimate(row: pd.Series, name: str, digits: int, factor: float = 1) -> str:
         if name not in row or pd.isna(row[name]):
             return ABSENT if name in row else ""
         sign = "+" if name.endswith("_difference") else ""
-        value, low, high = (f"{factor * row[name + end]:{sign}.{digits}f}" for end in ("", "_low", "_high"))
-        return f"{value} ({ABSENT if 'nan' in (low, high) else f'{low} to {high}'})"
+        value, low, high = (factor * row[name + end] for end in ("", "_low", "_high"))
+        form = f"{sign}.{digits}f"
+        return f"{format_number(value, form)} ({format_interval(low, high, form)})"
 
     rows = [
         [
-            str(row["method"]), str(row["network_evaluations"]), format_interval(row, "time_ratio", 2),
-            str(row["prompts"]), format_interval(row, "kid_difference", 1, 1000),
-            format_interval(row, "r_at_5_difference", 3), format_interval(row, "pairwise_lpips_difference", 3),
-            format_interval(row, "lpips_full", 3),
+            str(row["method"]), str(row["network_evaluations"]), format_estimate(row, "time_ratio", 2),
+            str(row["prompts"]), format_estimate(row, "kid_difference", 1, 1000),
+            format_estimate(row, "r_at_5_difference", 3), format_estimate(row, "pairwise_lpips_difference", 3),
+            format_estimate(row, "lpips_full", 3),
         ]
         for _, row in table.iterrows()
     ]  # fmt: skip
     measured = [column for column in range(len(titles)) if any(row[column].strip(ABSENT) for row in rows)]
     shown = [[each[column] for column in measured] for each in (titles, *rows)]
     lacks = any(cell == ABSENT or cell.endswith(f"({ABSENT})") for row in shown[1:] for cell in row)
-    return format_markdown_table(shown[0], shown[1:]) + "\n" + (WHY_ABSENT if lacks else "")
+    return format_markdown_table(shown[0], shown[1:]) + "\n" + (f"\n{WHY_ABSENT}\n" if lacks else "")

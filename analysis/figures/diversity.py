@@ -10,6 +10,7 @@ from plotly.subplots import make_subplots
 
 from analysis.figures.grid import draw_image_grid
 from analysis.figures.style import METHODS, apply_style
+from analysis.markdown import format_number
 from analysis.studies import EQUAL_CALLS, FULL_RUN
 
 if TYPE_CHECKING:  # a figure needs no torch
@@ -76,7 +77,9 @@ def draw_metrics(table: pd.DataFrame, **style: bool) -> go.Figure:
         for _, row in table.iterrows():
             method, value = row["method"], row[name]
             colour, symbol, _ = METHODS.get(method, METHODS[EQUAL_CALLS])  # whose name has its steps
-            ratio = f"<br>{row[f'{name}_ratio']:.2f} of the full run's" if f"{name}_ratio" in row else ""
+            ratio = (
+                f"<br>{format_number(row[f'{name}_ratio'], '.2f')} of the full run's" if f"{name}_ratio" in row else ""
+            )
             figure.add_scatter(
                 x=[value], y=[method], mode="markers", row=1, col=column, showlegend=False, name=method,
                 marker={"color": colour, "symbol": symbol, "size": 14},
@@ -88,7 +91,7 @@ def draw_metrics(table: pd.DataFrame, **style: bool) -> go.Figure:
     figure.update_xaxes(title="further right is more diverse", rangemode="tozero", nticks=5, tickangle=0)
     figure.update_yaxes(autorange="reversed")
     shown = table[table["method"] != FULL_RUN]
-    kept = [f"{row['method']} {row['pairwise_lpips_ratio']:.0%}" for _, row in shown.iterrows()]
+    kept = [f"{row['method']} {format_number(row['pairwise_lpips_ratio'], '.0%')}" for _, row in shown.iterrows()]
     finding = f"Diversity kept: {', '.join(kept)}" if kept and "pairwise_lpips_ratio" in table else "Diversity"
     apply_style(figure, f"{finding} ({count} seeds, 95 % intervals)", height=380, **style)
     return figure.update_layout(margin={"t": 100})

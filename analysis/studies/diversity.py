@@ -272,7 +272,8 @@ def tabulate(results: Sequence[MethodImages]) -> pd.DataFrame:
             values = _leave_one_out(result, name)
             row[name], row[f"{name}_low"], row[f"{name}_high"] = jackknife(values)
             if reference is not None:
-                ratio = jackknife(values / _leave_one_out(reference, name))
+                full = _leave_one_out(reference, name)  # 0 where its images are all alike
+                ratio = jackknife(np.divide(values, full, out=np.full(len(full), np.nan), where=full > 0))
                 row[f"{name}_ratio"], row[f"{name}_ratio_low"], row[f"{name}_ratio_high"] = ratio
         rows.append(row)
     return pd.DataFrame(rows)

@@ -7,6 +7,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from analysis.markdown import format_interval
+from analysis.tables import read_csv
+
 SHIPPED = Path(__file__).parents[2] / "assets" / "results" / "benchmark"  # benchmark.csv, samples
 FULL_METHOD = "DDIM-50"  # the full run: what times and distances are relative to
 # Metric -> (title of its axis, whether higher is better).
@@ -83,9 +86,9 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
     Raises:
         OSError: there is no such file.
-        ValueError: it is no such table; the message names what is missing.
+        ValueError: it is no such table, or broken; the message names what is missing, or line and column.
     """
-    table = pd.read_csv(path)
+    table = read_csv(path)
     missing = [name for name in REQUIRED if name not in table]
     if missing or table.empty or not list_metrics(table):
         problem = f"column {missing[0]!r} is missing" if missing else "it has no measured rows"
@@ -215,7 +218,7 @@ def list_rows(table: pd.DataFrame, metric: str, all_methods: bool = False) -> pd
         columns["Difference to the full run"] = (factor * rows[shown]).round(4)
     if f"{shown}_low" in rows:
         low, high = (factor * rows[f"{shown}_{end}"] for end in ("low", "high"))
-        columns["95 % interval"] = pd.Series([f"{a:.4g} to {b:.4g}" for a, b in zip(low, high, strict=True)])
+        columns["95 % interval"] = pd.Series([format_interval(a, b, ".4g") for a, b in zip(low, high, strict=True)])
     if "prompts" in rows:
         columns["Prompts"] = rows["prompts"]
     return pd.DataFrame(columns).sort_values("Time / full run", ignore_index=True)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures.style import METHODS
+from analysis.markdown import format_interval, format_number
 from analysis.studies import FEW_STEPS, FULL_RUN, LATENTCRF, ZERO_PARAMETER_BYPASS
 from app.components import html
 from app.components.example import DRAW_LIVE, build_example, connect_example, find_outcome
@@ -292,7 +293,10 @@ def format_metrics(metrics: pd.Series) -> str:
         number = f"diversity {value:.3f} (mean pairwise LPIPS)"
     else:
         low, high = metrics[f"{ratio}_low"], metrics[f"{ratio}_high"]
-        number = f"diversity {metrics[ratio]:.2f} of the full run's ({low:.2f} to {high:.2f})"
+        share = f"{format_number(metrics[ratio], '.2f')} of the full run's ({format_interval(low, high, '.2f')})"
+        number = (
+            f"diversity {share}" if np.isfinite(metrics[ratio]) else "no ratio, as the full run's images are all alike"
+        )
     return f'<p class="reading row-number"><b>{metrics["method"]}</b>: {number} · {evaluations}</p>'
 
 

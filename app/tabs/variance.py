@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 import pandas as pd
 
+from analysis.tables import read_csv
 from app.components import html
 from app.components.exports import build_export
 from app.components.figures import build_figure, show_figures
@@ -266,7 +267,7 @@ def read_shipped(model_set: ModelSet) -> Outcome | None:
         return None
     try:
         options = json.loads((SHIPPED / "settings.json").read_text(encoding="utf-8"))["options"]
-        outcome = Outcome(pd.read_csv(SHIPPED / "variance.csv"), options, True)
+        outcome = Outcome(read_csv(SHIPPED / "variance.csv"), options, True)
         return outcome if outcome.bypass and outcome.steps else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -282,7 +282,7 @@ def read_metadata(folder: str | Path) -> list[dict[str, Any]]:
             f"The emoji data set is built by: python -m recipes.emoji.dataset --out {folder}"
         )
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):  # a line may not be UTF-8
         try:
             row = json.loads(line)
             if not isinstance(row["file_name"], str) or not isinstance(row["text"], str):

@@ -50,6 +50,7 @@ from latentcrf.training.latents import encode_data
 from latentcrf.training.ldm import load_ldm
 from latentcrf.training.loop import (
     Run,
+    RunError,
     Stateful,
     build_accelerator,
     run_and_report_errors,
@@ -142,12 +143,25 @@ def relative_error(metrics: dict[str, float]) -> float:
 
 
 def least_relative_error(log: Path) -> float:
-    """Return the least `relative_error` in a run's log.csv so far; infinity where there is none."""
+    """Return the least `relative_error` in a run's log.csv so far; infinity where there is none.
+
+    Raises:
+        RunError: it is broken; the message names line and column.
+    """
     if not log.exists():
         return math.inf
     with open(log, encoding="utf-8", newline="") as file:
-        rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
-    return min((relative_error(row) for row in rows), default=math.inf)
+        reader, errors = csv.DictReader(file), []
+        for row in reader:
+            values: dict[str, float] = {}
+            for name, value in row.items():
+                try:
+                    values |= {name: float(value)} if value != "" else {}
+                except (TypeError, ValueError):  # None stands for a column, and a list for a value, beyond the header
+                    where = f"{log}, line {reader.line_num}, column {name}"
+                    raise RunError(f"{where}: {value!r} is no number.") from None
+            errors.append(relative_error(values))
+    return min(errors, default=math.inf)
 
 
 def train(options: argparse.Namespace) -> None:

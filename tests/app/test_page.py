@@ -60,7 +60,7 @@ def test_what_the_tabs_name_is_there() -> None:
 def test_the_libraries_have_one_door() -> None:
     """`app.device.import_work` alone imports `app.work`, and nothing else imports torch, diffusers or a study."""
     heavy = ("torch", "diffusers", "transformers", "analysis", "latentcrf", "app.work", "app.comparison")
-    light = ("analysis.studies", "analysis.studies.frontier")  # and the figures
+    light = ("analysis.markdown", "analysis.studies", "analysis.studies.frontier", "analysis.tables")  # and the figures
     inside = {"work.py", "comparison.py", "loaded_models.py", "previews.py"}
     for path in (ROOT / "app").rglob("*.py"):
         if path.name in inside:

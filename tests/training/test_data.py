@@ -360,6 +360,7 @@ def test_captions_that_are_encoded_at_each_draw_equal_kept_ones(
         ("{", "line 2: accepted is a JSON object with file_name and text"),
         ('["0.png", "apple"]', "line 2: accepted is a JSON object"),
         ('{"file_name": "0.png"}', r"line 2: accepted is a JSON object with file_name and text \(KeyError\('text'\)\)"),
+        ('{"file_name": "0.png", "text": "\udce4"}', "line 2: .*UnicodeDecodeError"),
         ('{"file_name": "0.png", "text": 3}', "line 2: .*file_name and text must be strings"),
         ('{"file_name": "none.png", "text": "pizza"}', r"none.png, named in metadata.jsonl, cannot be read: "),
         (
@@ -371,7 +372,7 @@ def test_captions_that_are_encoded_at_each_draw_equal_kept_ones(
 def test_a_bad_row_of_a_folder_that_is_read_whole_is_named(tmp_path: Path, line: str, reason: str) -> None:
     folder = write_rows(tmp_path, {"text": "apple"})
     Image.new("RGB", (20, 20)).save(folder / "large.png")
-    with open(folder / "metadata.jsonl", "a") as file:
+    with open(folder / "metadata.jsonl", "a", errors="surrogateescape") as file:
         file.write(f"{line}\n")
     with pytest.raises(DatasetError, match=reason):
         read_image_folder(folder)

@@ -182,3 +182,6 @@ def test_the_best_report_is_found_in_the_log(tmp_path: Path) -> None:
     lines = [",".join(map(str, ("", *row))) for row in rows]  # a stage that is over leaves its loss empty
     log.write_text("denoising,mse_crf,mse_zero_parameter,few_crf,few_zero_parameter\n" + "\n".join(lines) + "\n")
     assert least_relative_error(log) == pytest.approx((0.5 + 0.8) / 2)
+    log.write_text(log.read_text().replace("0.6", "o.6"))
+    with pytest.raises(RunError, match="log.csv, line 4, column few_crf: 'o.6' is no number"):
+        least_relative_error(log)
