@@ -55,6 +55,18 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def may_reach_hub(model: str | None) -> bool:
+    """Tell whether the hub may be reached: for a model of it that is named, or by the operator's own HF_HUB_OFFLINE.
+
+    Args:
+        model: of the command line.
+
+    Raises:
+        ModelsError: as of `names_hub_model`.
+    """
+    return "HF_HUB_OFFLINE" in os.environ or names_hub_model(model)
+
+
 def check_host(host: str | None) -> None:
     """Check that this machine can listen on an address.
 
@@ -101,10 +113,10 @@ def prepare_environment(arguments: list[str] | None = None) -> None:
     early = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     early.add_argument("--model")
     early.add_argument("--trusted-proxy", default="")
-    needs_hub = False
+    is_hub_needed = False
     with contextlib.suppress(ModelsError, argparse.ArgumentError):
         options = early.parse_known_args(arguments)[0]
         os.environ["FORWARDED_ALLOW_IPS"] = options.trusted_proxy  # uvicorn's own default trusts this machine
-        needs_hub = names_hub_model(options.model)
-    if not needs_hub:
+        is_hub_needed = may_reach_hub(options.model)
+    if not is_hub_needed:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -6,7 +6,7 @@ import threading
 
 from huggingface_hub import is_offline_mode
 
-from app.arguments import build_parser, check_host
+from app.arguments import build_parser, check_host, may_reach_hub
 from app.device import MOST_CALLS, MOST_CALLS_PUBLIC, DeviceWorker, is_on_zero_gpu
 from app.layout import build_app, list_launch_arguments
 from app.models import read_catalog
@@ -29,7 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--port {options.port} is out of range: 1 to 65535.")
     try:
         check_host(options.host)
-        catalog = read_catalog(options.model, options.is_public, may_fetch=not is_offline_mode())
+        may_fetch = may_reach_hub(options.model) and not is_offline_mode()
+        catalog = read_catalog(options.model, options.is_public, may_fetch)
         catalog.default.check()
         for name, reason in catalog.refused.items():
             print(f"{name} is not offered: {reason}", file=sys.stderr)

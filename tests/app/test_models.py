@@ -14,7 +14,7 @@ import huggingface_hub.constants
 import pytest
 
 from app import models
-from app.arguments import build_parser, prepare_environment
+from app.arguments import build_parser, may_reach_hub, prepare_environment
 from app.components import form, html
 from app.components.model_menu import ModelMenu
 from app.main import main
@@ -112,7 +112,10 @@ def test_the_hub_is_reached_only_if_one_of_its_models_is_named(monkeypatch: pyte
         monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
         prepare_environment(words)
         assert ("HF_HUB_OFFLINE" in os.environ) is is_offline, words
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)  # `main` within another program
+    assert may_reach_hub("sdxl") and not may_reach_hub(None)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    assert may_reach_hub(None)
     prepare_environment([])
     assert os.environ["HF_HUB_OFFLINE"] == "0"  # the operator's own choice
 
