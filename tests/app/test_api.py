@@ -4,10 +4,13 @@ import base64
 import io
 import json
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import gradio as gr
 import pytest
@@ -112,6 +115,33 @@ def test_a_visitor_who_leaves_a_tab_frees_the_device(
     assert status == 200, text
     stream = open_stream(page, f"/gradio_api/queue/data?session_hash={session}")
     check_freed(warm, lambda: leave(stream), capfd)
+
+
+@pytest.mark.slow
+def test_a_client_that_reads_slowly_holds_nobody_up(page: gr.Blocks, warm: DeviceWorker) -> None:
+    """Its run ends without it, the next visitor's follows, and what it was sent waits for it."""
+    number = list_computing(page)["tab compare"]
+    short = {"prompt": "red apple", "steps": 16, "bypass_start": 8, "bypass_end": 15, "previews": True}
+
+    def begin(session: str) -> HTTPConnection:
+        body = {"data": list_values(page, number, **short), "fn_index": number, "session_hash": session}
+        assert ask(page, "/gradio_api/queue/join", body)[0] == 200
+        stream = HTTPConnection(urlsplit(page.local_url).netloc, timeout=60)
+        stream.sock = socket.socket()
+        stream.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)  # what is not read stays with the server
+        stream.sock.connect((stream.host, stream.port))
+        stream.request("GET", f"/gradio_api/queue/data?session_hash={session}")
+        return stream
+
+    slow = begin("reads-slowly")
+    wait_for(warm._device.locked, 30)
+    assert b'"success":true' in begin("reads-at-once").getresponse().read()
+    answer = slow.getresponse()
+    text = b""
+    while part := answer.read1(1000):
+        text += part
+        time.sleep(0.001)
+    assert text.count(b"process_completed") == 1 and b'"success":true' in text
 
 
 def test_each_computing_function_is_tested_here(page: gr.Blocks) -> None:

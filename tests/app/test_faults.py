@@ -36,6 +36,7 @@ from tests.app.serving import ask, list_computing, list_values, open_stream
 
 ROOT = Path(__file__).parents[2]
 UNSHARE = shutil.which("unshare")
+FONTS = [folder for folder in ("/usr/share/fonts", "/usr/local/share/fonts") if Path(folder).is_dir()]
 
 
 @pytest.mark.parametrize(("number", "words"), [(errno.ENOSPC, DISK_FULL), (errno.EROFS, DISK_FULL), (errno.EIO, SORRY)])
@@ -239,3 +240,28 @@ def test_the_page_works_with_read_only_assets_and_goes_on_after_a_full_disk(tmp_
         _, errors = server.communicate(timeout=20)
     assert server.returncode == 130
     assert errors.count("Traceback") == errors.count("OSError: [Errno 28] No space left on device") > 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not can_mount(), reason="needs the right to mount")
+def test_pictures_have_their_words_where_no_fonts_are_installed() -> None:
+    """PIL brings its font; the page's texts and figures are drawn by the browser."""
+    code = """if True:
+        import numpy as np
+        from PIL import Image
+        from analysis.figures.grid import draw_captioned_sheet
+        from analysis.idea import draw_idea
+        from analysis.safety import draw_blocked
+
+        white = Image.new("RGB", (128, 128), "white")
+        sheet = draw_captioned_sheet(np.asarray(white)[None], ["red apple"])
+        pictures = [(draw_blocked(128, 128) + 1).permute(1, 2, 0) * 127.5, sheet, draw_idea(white, white)]
+        print(*(bool(np.asarray(picture).min() < 100) for picture in pictures))
+    """
+    mounts = " && ".join(f"mount -t tmpfs none {folder}" for folder in FONTS) or "true"
+    environment = os.environ | dict.fromkeys(["HOME", "FONTCONFIG_PATH"], "/nowhere")
+    done = subprocess.run(
+        [str(UNSHARE), "-m", "sh", "-c", f'{mounts} && exec "$0" -c "$1"', sys.executable, code],
+        cwd=ROOT, capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    assert done.stdout.split() == ["True", "True", "True"], done.stderr

@@ -68,3 +68,18 @@ def test_cancelling_a_waiting_run_leaves_the_queue(browser: Browser, url: str) -
     first.locator("#compare-cancel").click()
     for page in (first, second):
         page.context.close()
+
+
+def test_two_tabs_of_one_browser_keep_their_own_runs(browser: Browser, url: str) -> None:
+    """One waits for the other; each shows its own seed, and cancels its own run alone."""
+    context = browser.new_context()
+    first, second = context.new_page(), context.new_page()
+    start(first, url, LONG)
+    expect(first.locator("#compare-status")).to_contain_text("running", timeout=PATIENCE)
+    start(second, url)
+    expect(second.locator("#compare-status")).to_contain_text("1 before you", timeout=20_000)
+    first.locator("#compare-cancel").click()
+    expect(first.locator("#compare-status")).to_contain_text("Stopped")
+    expect(second.locator("#compare-status")).to_contain_text("seed 3, 12 steps", timeout=PATIENCE)
+    expect(first.locator("#compare-status")).to_contain_text("Stopped")
+    context.close()
