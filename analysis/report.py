@@ -18,6 +18,7 @@ import pandas as pd
 from analysis.markdown import format_markdown_table
 from analysis.tables import read_csv
 from latentcrf.utils.arguments import run_command
+from latentcrf.utils.files import replace_file
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
@@ -594,7 +595,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     for path, text in texts.items():
         if path.read_text(encoding="utf-8") != text:
-            path.write_text(text, encoding="utf-8")
+            with replace_file(path) as temporary:
+                temporary.write_text(text, encoding="utf-8")
             print(f"written: {path}")
     return 0
 

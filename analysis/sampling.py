@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from latentcrf import LatentCRFScheduler
 from latentcrf.guidance import GuidanceCutoff, cutoff
 from latentcrf.inner_schedulers import check_scheduler
 from latentcrf.precision import autocast
+from latentcrf.utils.files import read_json
 from latentcrf.utils.hub import split_revision
 from latentcrf.utils.manifest import check_shipped
 from latentcrf.utils.weights import MODELS
@@ -59,7 +59,7 @@ def load_pipeline(
     index = Path(folder, "model_index.json")
     if not index.is_file():
         raise FileNotFoundError(f"{folder} is no pipeline folder: it has no model_index.json.")
-    kind = json.loads(index.read_text(encoding="utf-8")).get("_class_name")
+    kind = dict(read_json(index)).get("_class_name")
     if kind not in PIPELINES:
         raise ValueError(f"{folder} holds a {kind}; accepted are {' and '.join(PIPELINES)}.")
     check_shipped(folder)

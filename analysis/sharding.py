@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from latentcrf.training.processes import TIMEOUT
 from latentcrf.utils.content_hash import content_hash
-from latentcrf.utils.files import claim_folder, replace_file
+from latentcrf.utils.files import claim_folder, read_json, replace_file
 
 Arrays = dict[str, np.ndarray]
 KEY, SETTINGS = "key.txt", "settings.json"
@@ -110,7 +110,7 @@ def open_folder(
             with replace_file(key_file) as temporary:
                 temporary.write_text(key, encoding="utf-8")
         else:
-            stored = json.loads(settings_file.read_text(encoding="utf-8")) if settings_file.exists() else {}
+            stored = read_json(settings_file) if settings_file.exists() else {}
             raise ValueError(
                 f"{folder} holds results of other settings or weights{_describe_difference(stored, described)}. "
                 "Choose another --out, or remove that folder."

@@ -39,7 +39,7 @@ from .noise_levels import (
 )
 from .observation import Observation, hand_over
 from .run_state import KeptTimesteps, Run, read_timestep
-from .utils.files import replace_file
+from .utils.files import read_json, replace_file
 from .vae import VAERoundTrip
 
 SETTINGS = "latentcrf.json"
@@ -705,10 +705,8 @@ class LatentCRFScheduler(SchedulerMixin):
         folder = Path(pretrained_model_name_or_path, subfolder or "")
         if not (folder / SETTINGS).is_file():
             raise FileNotFoundError(f"{folder / SETTINGS} is missing: the folder holds no LatentCRFScheduler.")
-        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        inner = find_scheduler_class(
-            json.loads((folder / SCHEDULER_CONFIG_NAME).read_text(encoding="utf-8"))["_class_name"]
-        )
+        settings = read_json(folder / SETTINGS)
+        inner = find_scheduler_class(read_json(folder / SCHEDULER_CONFIG_NAME)["_class_name"])
         loaded = cls(
             inner.from_pretrained(folder),
             LatentCRF.from_pretrained(folder / "crf") if settings["crf"] else None,

@@ -17,7 +17,7 @@ import pytest
 
 from analysis import convergence, diversity, frontier, method, overhead, quality, variance
 from latentcrf.training import record, train, train_finisher
-from latentcrf.utils.files import claim_folder, replace_file
+from latentcrf.utils.files import claim_folder, read_json, replace_file
 from recipes.emoji import dataset, third_party_weights, train_unet, train_vae
 
 ROOT = Path(__file__).parents[1]
@@ -98,6 +98,16 @@ def test_a_full_disk_names_the_file_and_leaves_no_half(tmp_path: Path) -> None:
     done = run(code, limit=10_000)
     assert f"{path} is not written: File too large" in done.stdout, done.stderr
     assert path.read_text(encoding="utf-8") == "old" and [each.name for each in tmp_path.iterdir()] == ["runs.csv"]
+
+
+def test_a_broken_json_file_is_named_with_line_and_column(tmp_path: Path) -> None:
+    path = tmp_path / "model_index.json"
+    for content, words in ((b'{"a": 1,\n "b" 2}', "line 2 column 6"), (b'"\xe4"', "can't decode byte 0xe4")):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="model_index.json is no JSON file") as raised:
+            read_json(path)
+        assert words in str(raised.value)
+        assert convergence.main(["--out", str(tmp_path / "out"), "--model", str(tmp_path)]) == 1
 
 
 def test_an_error_that_names_its_file_stays(tmp_path: Path) -> None:

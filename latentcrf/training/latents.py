@@ -35,7 +35,7 @@ from latentcrf.training.ldm import LDM, Conditioning
 from latentcrf.training.loop import RunError
 from latentcrf.training.processes import count_all, find_processes, take_share
 from latentcrf.utils.content_hash import content_hash
-from latentcrf.utils.files import replace_file
+from latentcrf.utils.files import read_json, replace_file
 
 ROWS = 128  # of the data set, a file
 INDEX = "index.json"
@@ -188,7 +188,10 @@ def encode_data(ldm: LDM, source: DataSource, folder: Path) -> RealLatents:
         if state.is_main_process:
             _write_index(folder, settings)
         state.wait_for_everyone()
-    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    try:
+        index = read_json(folder / INDEX)
+    except ValueError as error:
+        raise DatasetError(str(error)) from error
     _check_settings(folder / INDEX, index["settings"], settings)
     if state.is_main_process:
         print(_describe(index), flush=True)
