@@ -187,8 +187,8 @@ class VisitorQueue(Queue):
         """
         running = [other for other in self._list_running() if other.concurrency_id == DEVICE]
         now = time.monotonic()
-        elapsed = {other: now - self._begun.get(other._id, now) for other in running}
-        seconds = sum(max(self._estimate_seconds(other) - elapsed[other], 1.0) for other in running)
+        ends = [self._begun.get(other._id, now) + self._estimate_seconds(other) for other in running]
+        seconds = sum(max(end - now, 1.0) for end in ends)
         before = 0
         for other in self._list_waiting():
             if other is event:
