@@ -8,7 +8,6 @@ import base64
 import inspect
 import io
 import json
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,21 +18,17 @@ import pandas as pd
 from gradio.context import get_blocks_context
 from PIL import Image
 
-from app.callback_stream import Cancelled
 from app.device import DeviceWorker
 from app.models import ModelSet
-from app.models_file import ModelsError
 from app.png import write_png
 from app.prompts import list_notes
 from app.results import Comparison
-from app.runs import SORRY
 from app.settings import DECLARATIONS, NAMES, Number, Settings, SettingsError, Switch
 from app.tabs import convergence, diversity, frontier, variance
 from app.visitor_queue import DEVICE
 
 SEEDS = Number("Seeds", 1, 16, help="this one and those that follow it")
 OF_AN_IMAGE = tuple(name for name in NAMES if name != "images")  # `/compare_seeds` has its own number of seeds
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,7 +60,7 @@ class Endpoint:
         returns: what it returns, in words.
         parameters: by name.
         answer: gives the answer, from the worker and the values that were given, by name; a problem that the caller
-            can mend is a `SettingsError`.
+            can mend is a `SettingsError`. `CheckedBlocks` answers what it raises with a sentence.
         computes: whether it waits for the device.
     """
 
@@ -382,7 +377,7 @@ def write_function(worker: DeviceWorker, endpoint: Endpoint) -> Callable[..., di
 
     def function(*values: Any) -> dict[str, Any]:
         given = {name: value for name, value in zip(endpoint.parameters, values, strict=True) if value is not None}
-        return run_endpoint(worker, endpoint, given)
+        return endpoint.answer(worker, given)
 
     parameters, arguments = [], []
     for name, each in endpoint.parameters.items():
@@ -394,6 +389,7 @@ def write_function(worker: DeviceWorker, endpoint: Endpoint) -> Callable[..., di
         )
         arguments.append(f"    {name}: {describe_parameter(each)}.")
     result = dict[str, Any]
+    function.__name__ = endpoint.name
     function.__signature__ = inspect.Signature(parameters, return_annotation=result)  # type: ignore[attr-defined]
     function.__annotations__ = {each.name: each.annotation for each in parameters} | {"return": result}
     most = (
@@ -426,28 +422,3 @@ def describe_input(block: Any, parameter: Parameter) -> None:
         block._api_info |= {"minimum": parameter.low, "maximum": parameter.high}
     if parameter.default is not None and not isinstance(parameter.type, type(list[str])):
         block._api_info |= {"default": parameter.default}
-
-
-def run_endpoint(worker: DeviceWorker, endpoint: Endpoint, values: dict[str, Any]) -> dict[str, Any]:
-    """Answer a request.
-
-    Args:
-        worker: what computes.
-        endpoint: what is asked for.
-        values: those that were given, by name.
-
-    Returns:
-        The answer.
-
-    Raises:
-        gr.Error: values out of range, each with its name and accepted range; or another problem, as a sentence.
-    """
-    try:
-        return endpoint.answer(worker, values)
-    except (SettingsError, ModelsError) as error:
-        raise gr.Error(str(error), print_exception=False) from None
-    except Cancelled:
-        raise gr.Error("Stopped: nobody waits for this run.", print_exception=False) from None
-    except Exception:
-        log.exception("%s failed", endpoint.name)
-        raise gr.Error(SORRY, print_exception=False) from None

@@ -43,4 +43,4 @@ def build_tiny_worker(pipeline: StableDiffusionPipeline, crf: LatentCRF) -> Devi
 def ask_api(worker: Any, name: str, values: dict[str, Any]) -> dict[str, Any]:
     """Answer as the API's endpoint does; None stands for a parameter that was left out."""
     endpoint = next(each for each in api.list_endpoints(worker) if each.name == name)
-    return api.run_endpoint(worker, endpoint, {key: value for key, value in values.items() if value is not None})
+    return endpoint.answer(worker, {key: value for key, value in values.items() if value is not None})

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
 import numpy as np
 import pytest
 import torch
@@ -30,7 +29,7 @@ from app.loaded_models import LoadedModels, compile_unet
 from app.models import Catalog, read_catalog
 from app.models_file import ModelsError
 from app.results import Comparison
-from app.settings import METHOD, Settings
+from app.settings import METHOD, Settings, SettingsError
 from app.tabs import compare, convergence, diversity, frontier, method, variance
 from app.text import read_method
 from tests.app.driving import ask_api, run_tab
@@ -133,7 +132,7 @@ def test_the_endpoint_takes_the_model_and_its_defaults(worker: DeviceWorker) -> 
     assert answer["made_by"]["model"] == answer["settings"]["model"] == name and not answer["full"]["is_blocked"]
     assert Image.open(io.BytesIO(base64.b64decode(answer["full"]["png"]))).size == (64, 64)
     for other in ("sdxl", "/etc", "someone/far"):
-        with pytest.raises(gr.Error, match="Model must be one that this page offers"):
+        with pytest.raises(SettingsError, match="Model must be one that this page offers"):
             ask_api(worker, "compare", {**QUICK, "model": other})
 
 

@@ -354,6 +354,9 @@ def test_a_fault_of_ours_is_logged_with_its_traceback(
     assert status == 500 and json.loads(text)["error"] == SORRY
     (record,) = (each for each in caplog.records if each.exc_info)
     assert record.exc_info and isinstance(record.exc_info[1], KeyError)
+    _, text, _ = ask(page, "/gradio_api/call/frontier", {"data": [None, None]})
+    answer = ask(page, f"/gradio_api/call/frontier/{json.loads(text)['event_id']}")[1]
+    assert SORRY in answer and "shipped" not in answer and "frontier failed" in caplog.text
     monkeypatch.setattr(VisitorQueue, "__len__", lambda self: {}["length"])
     status, text, _ = ask(page, "/health")
     assert status == 500 and "length" not in text
