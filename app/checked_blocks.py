@@ -40,7 +40,7 @@ class CheckedBlocks(gr.Blocks):
                 check_value(block, value)
             return await super().preprocess_data(block_fn, inputs, *rest, **options)
         except Exception as error:
-            raise UnreadableValuesError(repr(error)) from error
+            raise UnreadableValuesError from error
 
     async def call_function(self, *values: Any, **options: Any) -> Any:
         """Call a handler.
@@ -54,7 +54,7 @@ class CheckedBlocks(gr.Blocks):
         except Exception as error:
             if is_ours(error):
                 raise
-            raise UnreadableValuesError(repr(error)) from error
+            raise UnreadableValuesError from error
 
     async def process_api(self, block_fn: Any, *values: Any, **options: Any) -> dict[str, Any]:
         """Answer a request.
@@ -68,9 +68,9 @@ class CheckedBlocks(gr.Blocks):
         except gr.Error:
             raise
         except (UnreadableValuesError, SettingsError, ModelsError, Cancelled) as error:
-            log.warning("%s refused: %.300s", name, error or STOPPED)
+            log.warning("%s refused: %s", name, type(error.__cause__ or error).__name__)  # no prompts in the log
             scope = getattr(getattr(options.get("request"), "request", None), "scope", {})
-            scope[REFUSED] = True
+            scope[REFUSED] = not isinstance(error, ModelsError)
             sentence = UNREADABLE_VALUES if isinstance(error, UnreadableValuesError) else str(error) or STOPPED
         except Exception:
             log.exception("%s failed", name)
