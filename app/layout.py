@@ -13,6 +13,7 @@ from app.checked_blocks import CheckedBlocks
 from app.components.form import connect_form
 from app.components.model_menu import ModelMenu, build_model_note, build_training_command
 from app.device import DeviceWorker
+from app.page_config import keep_sessions_small
 from app.runs import AT_ONCE
 from app.tabs import COMPARE, TabContext, compare, convergence, diversity, frontier, method, variance
 from app.upkeep import Upkeep
@@ -76,7 +77,7 @@ def build_app(worker: DeviceWorker) -> gr.Blocks:
         shown = glossary_button.click(lambda: gr.update(open=True), None, glossary, **AT_ONCE)
         shown.then(None, None, None, js=SHOW_GLOSSARY_JS, queue=False, api_visibility="private")
         api.build(worker)
-    return guard_queue(app.queue(max_size=MAX_QUEUE, api_open=False))
+    return keep_sessions_small(guard_queue(app.queue(max_size=MAX_QUEUE, api_open=False)))
 
 
 def write_header() -> str:

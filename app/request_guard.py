@@ -189,9 +189,12 @@ def check_address(scope: dict[str, Any]) -> None:
     for part in re.split(r"/(?:file|proxy|reupload)[=/]", unquote(scope["path"]), maxsplit=1)[1:]:
         if FOREIGN.match(part) or part.startswith("//"):
             raise RequestError(403, "Only files of this server are served, by their path; no addresses.")
-    page = parse_qs(scope["query_string"].decode("latin-1")).get("page", [""])[-1]
-    if page and scope["path"].rstrip("/") in ("", "/config"):
+    path, query = scope["path"].rstrip("/"), parse_qs(scope["query_string"].decode("latin-1"))
+    page = query.get("page", [""])[-1]
+    if page and path in ("", "/config"):
         raise RequestError(404, f"There is no page {page[:40]!r}; there is one page, at /.")
+    if "deep_link" in query or path.endswith("/deep_link"):  # would keep each visitor's state on the disk
+        raise RequestError(404, "The page keeps no state for links; its own links hold the settings themselves.")
     value = get_header(scope, b"range")
     if value is not None and not RANGE.match(value):
         raise RequestError(416, f"The Range header {value[:40]!r} cannot be read; accepted is bytes=FIRST-LAST.")

@@ -17,6 +17,7 @@ from typing import Any
 
 import gradio as gr
 import pytest
+from gradio.state_holder import SessionState
 from gradio_client import Client
 
 from app import request_guard, upkeep, visitor_queue
@@ -150,6 +151,16 @@ def test_a_failed_task_of_the_queue_is_started_again(monkeypatch: pytest.MonkeyP
 
     asyncio.run(run())
     assert len(calls) > 2 and not queue.is_processing
+
+
+def test_a_session_holds_no_description_of_the_page(page: gr.Blocks) -> None:
+    """gradio keeps 0.5 MB for each session otherwise, and what its components show."""
+    state = SessionState(page)
+    shown = next(block for block in page.blocks.values() if isinstance(block, gr.HTML))
+    state[shown._id] = shown
+    state._update_value_in_config(shown._id, "x")
+    assert list(state.components) == []
+    assert state.blocks_config.blocks == page.blocks and len(page.get_config_file()["components"]) == len(page.blocks)
 
 
 def test_health_tells_a_stopped_queue(page: gr.Blocks) -> None:
@@ -297,6 +308,8 @@ def test_requests_have_a_largest_size(page: gr.Blocks) -> None:
     [
         ("/?page=x", {}, 404),
         ("/config?page=x", {}, 404),
+        ("/?deep_link=x", {}, 404),
+        ("/gradio_api/deep_link?session_hash=s", {}, 404),
         ("/", {"Range": "bytes=1-2-3"}, 416),
         ("/", {"Range": "bytes=0-10"}, 200),
         ("/gradio_api/queue/data", {}, 422),
