@@ -13,6 +13,7 @@ from fastapi.middleware import Middleware
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
+from app.page_cache import PageCache
 from app.request_guard import RequestGuard
 from app.visitor_files import sweep
 from app.visitor_queue import VisitorQueue
@@ -89,9 +90,9 @@ class Upkeep:
         return JSONResponse(state, status_code=200 if state["ok"] else 503)
 
     def list_app_arguments(self) -> dict[str, Any]:
-        """List what `launch(app_kwargs=...)` needs: the tasks, the checks on requests, and the route `/health`."""
+        """List what `launch(app_kwargs=...)` needs: tasks, checks on requests, the page's cache, and `/health`."""
         return {
             "lifespan": self.lifespan,
-            "middleware": [Middleware(RequestGuard, hosts=self.hosts)],
+            "middleware": [Middleware(RequestGuard, hosts=self.hosts), Middleware(PageCache)],
             "routes": [APIRoute("/health", self.answer, methods=["GET"])],
         }

@@ -1,6 +1,7 @@
 """The page's server: a queue that no request can stop, limits on requests, tasks that go on after a failure."""
 
 import asyncio
+import gzip
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import gradio.utils
 import pytest
 from gradio.state_holder import SessionState
 from gradio_client import Client
@@ -322,6 +324,33 @@ def test_unknown_input_gets_an_answer_and_no_traceback(
 ) -> None:
     assert ask(page, path, **headers)[0] == status
     assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("path", ["/", "/config"])
+def test_the_page_is_rendered_once_for_each_address(
+    page: gr.Blocks, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered = []
+
+    def count_copies(value: Any) -> Any:
+        rendered.append(value)
+        return safe_deepcopy(value)
+
+    safe_deepcopy = gradio.utils.safe_deepcopy
+    monkeypatch.setattr(gradio.utils, "safe_deepcopy", count_copies)
+    plain = ask(page, path, Host="one.example:1")[1]
+    count = len(rendered)
+    assert count and "http://one.example:1" in plain
+    request = urllib.request.Request(page.local_url.rstrip("/") + f"{path}?prompt=red+apple&tab=variance")
+    request.add_header("Host", "one.example:1")
+    request.add_header("Accept-Encoding", "gzip, br")
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        compressed = answer.read()
+    assert gzip.decompress(compressed).decode() == plain and len(compressed) < len(plain) / 4
+    assert answer.headers["Vary"] == "Accept-Encoding" and "object-src" in answer.headers["Content-Security-Policy"]
+    assert len(rendered) == count
+    assert "http://one.example:1" not in ask(page, path, Host="two.example")[1]
+    assert len(rendered) > count
 
 
 def test_a_request_that_names_no_function_is_refused(page: gr.Blocks, capfd: pytest.CaptureFixture[str]) -> None:
