@@ -87,7 +87,7 @@ def choose_amplification(differences: np.ndarray) -> int:
 def draw_iterates(convergence: "Convergence", start: str, **style: bool) -> go.Figure:
     """Draw the first seed's iterates of both solvers, and below each its difference to the last one.
 
-    One amplification holds for all differences. The title says when the image stops changing.
+    One amplification holds for all differences. The title says when the image is nearly final.
 
     Args:
         convergence: as of `analysis.studies.convergence.compute`.
@@ -105,7 +105,7 @@ def draw_iterates(convergence: "Convergence", start: str, **style: bool) -> go.F
     ends = {name: convergence.find_still_iteration(start, solver) for solver, name in SOLVER_NAMES.items()}
     ends_text = ", ".join(f"{end} ({name})" for name, end in ends.items())
     columns = ["start", *map(str, convergence.shown[1:])]
-    title = f"From {STARTS[start]} the image stops changing at iteration {ends_text}"
+    title = f"From {STARTS[start]}: final to half a grey level at iteration {ends_text}"
     return draw_image_grid(np.stack(rows), names, columns, title, "", **style)
 
 

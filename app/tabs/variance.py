@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 import pandas as pd
 
+from analysis.studies import FULL_RUN
 from analysis.tables import read_csv
 from app.components import html
 from app.components.exports import build_export
@@ -238,10 +239,15 @@ def describe_proposal(proposal: tuple[int, int] | None, outcome: Outcome, thresh
     Returns:
         HTML.
     """
-    limit = f"{threshold:g} % of its largest change"
+    limit, (begin, end), steps = f"{threshold:g} % of its largest change", outcome.bypass, outcome.steps
     if proposal is None:
-        return f"No step can be skipped: each changes the clean estimate by more than {limit}."
-    (first, last), (begin, end), steps = proposal, outcome.bypass, outcome.steps
+        change = outcome.summary[outcome.summary["method"] == FULL_RUN].set_index("step")["estimate_change"]
+        most = 100 * change.loc[begin : end - 1].max() / change.max()
+        return (
+            f"No bypass is proposed: each step changes the clean estimate by more than {limit}. In the bypass in use, "
+            f"({begin}, {end}), it is up to {most:.0f} %."
+        )
+    first, last = proposal
     text = (
         f"Proposed bypass: <b>({first}, {last})</b> of {steps}, {steps - last + first} denoiser calls left. None of "
         f"its steps changes the clean estimate by more than {limit}."

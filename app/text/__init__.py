@@ -28,8 +28,7 @@ CONVERGENCE_NOTES = {
     "images": format_note(
         "The first seed, an iteration a column: first where the sampler stopped, then what the solver makes of it. "
         "Below each image: its difference to the row's last one; white is none. 3MG is LatentCRF's solver, damped the "
-        "plain mean-field update. An image that still changes differs from its last one by half a grey level or more "
-        "on average.",
+        "plain mean-field update. The title's half a grey level is the mean over the first seed's pixels.",
         "The LDM runs up to the bypass. The CRF's network reads the potentials off what it hands over; from then on "
         "only the start of the minimization differs. LatentCRF itself starts at the target u that its network "
         "proposes, and has less far to go.",
@@ -48,9 +47,10 @@ CONVERGENCE_NOTES = {
 
 DIVERSITY_NOTES = {
     "measures": format_note(
-        "Each mark is a method's diversity over the seeds. Where it stands as far right as the full run's, nothing is "
-        "lost. Point at it for the ratio. LPIPS: how different two images look, 0 for the same. Vendi score: the "
-        "effective number of different images, 1 if all are alike. DDIM-4 is a run of four steps, far too few.",
+        "Each mark is a method's diversity over the seeds. Where it stands as far right as the full run's, no "
+        "diversity is lost; defects that differ from seed to seed raise it, too. Point at it for the ratio. LPIPS: how "
+        "different two images look, 0 for the same. Vendi score: the effective number of different images, 1 if all "
+        "are alike. DDIM-4 is a run of four steps, far too few.",
         "Mean LPIPS (AlexNet) of all pairs of images. Vendi score with the cosine kernel on EfficientNet-Lite0 "
         "features. 95 % jackknife intervals over the seeds.",
     ),

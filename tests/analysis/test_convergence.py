@@ -132,7 +132,7 @@ def test_one_amplification_holds_for_all_differences(result: convergence.Converg
     assert [made_up.find_still_iteration("denoised", solver) for solver in ("3mg", "damped")] == [1, 3]
     assert made_up.find_still_iteration("latents", "3mg") == 0
     title = draw_figures(made_up)["images"].layout.title.text
-    assert title == "From the clean estimate the image stops changing at iteration 1 (3MG), 3 (damped)"
+    assert title == "From the clean estimate: final to half a grey level at iteration 1 (3MG), 3 (damped)"
 
 
 @pytest.mark.parametrize(("totals", "expected"), [([9.0, 1.0], 1), ([9.0, 5.0, 3.0, 1.05, 1.0], 3), ([1.0], None)])
