@@ -144,6 +144,9 @@ def list_launch_arguments(page: gr.Blocks, hosts: Collection[str] = ()) -> dict[
     mono = ("ui-monospace", "SF Mono", "Consolas", "Liberation Mono", "monospace")
     theme = gr.themes.Base(primary_hue="slate", neutral_hue="slate", font=fonts, font_mono=mono).set(
         layout_gap="10px",
+        # of empty boxes: enough contrast to be seen
+        checkbox_border_color="*neutral_500",
+        checkbox_border_color_dark="*neutral_400",
         # of help texts and slider ends: enough contrast to be read
         block_info_text_color="*neutral_600",
         block_info_text_color_dark="*neutral_300",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # a figure needs no torch
 AMPLIFICATIONS = (1, 2, 5, 10, 20, 50, 100)  # of the difference images
 DASHES = {"3mg": "solid", "damped": "dot"}  # a solver
 SOLVER_NAMES = {"3mg": "3MG", "damped": "damped"}
+OWNERS = {"3MG": "LatentCRF", "damped": "plain"}  # whose solver it is
 STARTS = {"denoised": "the clean estimate", "latents": "the noisy latents"}  # that can be drawn
 
 
@@ -101,7 +102,7 @@ def draw_iterates(convergence: "Convergence", start: str, **style: bool) -> go.F
     rows, names = [], []
     for name, iterates, changes in zip(SOLVER_NAMES.values(), images, amplified, strict=True):
         rows += [iterates, changes]
-        names += [name, f"to the last<br>x {factor}"]
+        names += [f"{name}<br>({OWNERS[name]})", f"difference to<br>the last, x {factor}"]
     ends = {name: convergence.find_still_iteration(start, solver) for solver, name in SOLVER_NAMES.items()}
     ends_text = ", ".join(f"{end} ({name})" for name, end in ends.items())
     columns = ["start", *map(str, convergence.shown[1:])]

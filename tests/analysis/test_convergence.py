@@ -110,7 +110,9 @@ def test_images_and_figures(result: convergence.Convergence) -> None:
         assert list(images.layout.xaxis.ticktext) == ["start", "1", "2", "3", "4", "5", "10"]
         rows = images.layout.yaxis.ticktext
         assert (
-            (rows[0], rows[2]) == ("3MG", "damped") and rows[1] == rows[3] and rows[1].startswith("to the last<br>x ")
+            (rows[0], rows[2]) == ("3MG<br>(LatentCRF)", "damped<br>(plain)")
+            and rows[1] == rows[3]
+            and rows[1].startswith("difference to<br>the last, x ")
         )
         assert all(words in title.layout.title.text for title in (curves, images))
         assert [trace.type for trace in maps.data] == ["image", "heatmap"] * 4

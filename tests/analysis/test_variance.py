@@ -107,7 +107,8 @@ def test_figure() -> None:
     assert figure.layout.yaxis.type == "log"
     bypassed, proposed = figure.layout.shapes
     assert (bypassed.x0, bypassed.x1, proposed.x0, proposed.x1) == (2, 5, 3, 6)
-    assert [note.text for note in figure.layout.annotations] == ["bypassed"] and proposed.label.text == "proposed"
+    assert [note.text for note in figure.layout.annotations] == ["bypass in use"]
+    assert proposed.label.text == "proposed bypass"
     changes = variance.summarize(curve([8.0, 4.0, 1.0, 0.5, 0.5, 2.0, np.nan]))
     title = draw_quantity(changes, "estimate_change", (2, 5)).layout.title.text
     assert title.startswith("Steps 2 to 4 of 6 make 12% of the clean estimate's change (mean of 3 runs)")
