@@ -80,12 +80,12 @@ def draw_quantity(
 
     figure.add_vrect(
         **place(bypass), fillcolor="#888888", opacity=0.2, line_width=0,
-        annotation_text="bypass in use", annotation_position="top left",
+        annotation_text="bypass in use", annotation_position="top right",
     )  # fmt: skip
     if proposal is not None:
         figure.add_shape(
             **place(proposal), yref="paper", y0=0.84, y1=0.86, fillcolor=PROPOSED, line_width=0,
-            label={"text": "proposed bypass", "textposition": "top left", "yanchor": "bottom",
+            label={"text": "proposed bypass", "textposition": "top right", "yanchor": "bottom",
                    "font": {"color": PROPOSED}},
         )  # fmt: skip
     figure.update_xaxes(title=AXES[x], autorange="reversed" if x == "timestep" else True)
