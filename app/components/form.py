@@ -31,7 +31,7 @@ FILLED = (*NAMES, "random_seed", "status", "strip")  # what `Form.filled` lists
 MOVE_BYPASS_JS = "(...numbers) => window.latentcrf.moveBypass(...numbers)"
 KEEP_TYPED_JS = f"(...values) => window.latentcrf.keepTyped({list(NAMES)}, values)"
 WRITE_ADDRESS_JS = f"(...values) => window.latentcrf.writeSettings({list(NAMES)}, values)"
-DRAW_LINK_JS = "(prompt) => window.latentcrf.drawLink(prompt)"
+DRAW_LINK_JS = "(isWanted) => window.latentcrf.drawLink(isWanted)"
 # Copies the address, which makes this comparison again, and shows it where the browser does not let us copy.
 COPY_LINK_JS = "() => window.latentcrf.copyAddress()"
 # gradio's own check meets an empty box with a traceback, and "1" on the way to "12" with an error that names no field.
@@ -87,6 +87,17 @@ class Form:
         """
         self.changes.append(event.then)
 
+    def follow_link(self, event: Any, is_wanted: gr.Checkbox) -> None:
+        """Keep what was typed before a link's settings came; without that the link's comparison is drawn.
+
+        Args:
+            event: that filled in the link's settings.
+            is_wanted: whether there is a comparison to draw.
+        """
+        kept = event.then(None, self.values, self.values, js=KEEP_TYPED_JS, **AT_ONCE)
+        kept.then(None, is_wanted, None, js=DRAW_LINK_JS, **AT_ONCE)
+        self.follow_fill(kept)
+
 
 # ---------------------------------------------------------------------------------------- handlers
 
@@ -127,8 +138,6 @@ def load_png(worker: DeviceWorker, path: str | None) -> list[Any]:
 
 def load_link(catalog: Catalog, request: gr.Request) -> list[Any]:
     """Fill the form from the page's address: `?model=emoji&prompt=red+apple&seed=7&steps=50`...
-
-    Where the address names a prompt, the page draws it (form.js).
 
     Args:
         catalog: of the page; its model's defaults stand for what the address does not name.
@@ -419,16 +428,10 @@ def build_form(
     copy.click(lambda: gr.update(visible=True), None, link, **AT_ONCE)
     gr.on([each.change for each in form.values], None, form.values, None, js=WRITE_ADDRESS_JS, **AT_ONCE)
 
-    def read_link(request: gr.Request) -> list[Any]:  # gradio finds its `Request` by the annotation
-        return load_link(catalog, request)
-
-    opened = gr.on(None, read_link, None, form.filled, **AT_ONCE)
-    kept = opened.then(None, form.values, form.values, js=KEEP_TYPED_JS, **AT_ONCE)
-    kept.then(None, prompt, None, js=DRAW_LINK_JS, **AT_ONCE)
     chosen = menu.dropdown.input(
         lambda name: choose_model(catalog, catalog.get(name)), menu.dropdown, form.filled, **AT_ONCE
     )
-    for event in (moved, uploaded, kept, chosen):
+    for event in (moved, uploaded, chosen):
         form.follow_fill(event)
     menu.follow(form["finisher"], lambda model_set: gr.update(info=describe_finisher(model_set)))
     return form

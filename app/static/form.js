@@ -29,10 +29,8 @@
         const kept = typeof value === 'number' ? parseFloat(own) : own;
         return own === undefined || kept === value ? undefined : kept;
     });
-    const drawLink = (prompt) => {
-        const wanted = new URLSearchParams(window.location.search).get('prompt');
-        const isFilled = wanted !== null && wanted.split(/\s+/).join(' ').trim() === prompt;
-        if (isFilled && !typed.size) document.querySelector('#compare-start')?.click();
+    const drawLink = (isWanted) => {
+        if (isWanted && !typed.size) document.querySelector('#compare-start')?.click();
     };
 
     // The address follows the page: opened again, it brings the same. Null takes a name out of it.

@@ -11,7 +11,7 @@ import gradio as gr
 
 from app import prompts
 from app.components import html
-from app.components.form import Form, build_form, build_prompt, write_placeholder
+from app.components.form import Form, build_form, build_prompt, load_link, write_placeholder
 from app.components.model_menu import ModelMenu
 from app.components.viewer import build_viewer
 from app.device import DeviceWorker
@@ -252,15 +252,18 @@ def prepare_example(model_set: ModelSet, prompt: str, mode: str) -> dict[str, An
     return {**shown, "example_note": describe_example(f"“{prompt}”, seed {seed}"), "prompt": prompt, "mode": mode}
 
 
-def show_first_example(model_set: ModelSet) -> View:
-    """Show a model's first example.
+def show_first_example(model_set: ModelSet, shown: dict[str, Any] | None) -> View:
+    """Show a model's first example, unless a comparison of this model is shown.
 
     Args:
         model_set: the model.
+        shown: what is shown.
 
     Returns:
         A view; without images for a model that has no examples.
     """
+    if shown is not None and shown["settings"]["model"] == model_set.name:  # a link brought it with its model
+        return View()
     mode = model_set.find_mode(model_set.defaults.as_dict())
     return show_comparison(prepare_example(model_set, model_set.prompts[0], mode))._replace(strip=gr.skip())
 
@@ -278,6 +281,29 @@ def choose_example(model_set: ModelSet, prompt: str, mode: str) -> list[Any] | N
     """
     shown = prepare_example(model_set, prompt, mode if mode in model_set.modes else PAPER)
     return None if shown is None else restore_comparison(shown)
+
+
+def show_linked(catalog: Catalog, filled: list[Any]) -> list[Any]:
+    """Show the stored example of exactly the settings that a link brought.
+
+    Args:
+        catalog: of the page.
+        filled: as of `load_link`.
+
+    Returns:
+        Whether the link's comparison is to be drawn, as it is not stored; then as of `restore_comparison`.
+    """
+    *fields, status, plan = filled
+    is_wanted = fields[0] != gr.skip()
+    if gr.skip() not in fields:
+        settings = Settings(*fields[: len(NAMES)])
+        model_set = catalog.get(settings.model)
+        shown = None
+        if settings.prompt in model_set.prompts:
+            shown = prepare_example(model_set, settings.prompt, model_set.find_mode(settings.as_dict()))
+        if shown is not None and Settings(**shown["settings"]) == settings:
+            return [False, *fields, *restore_comparison(shown)[len(fields) :]]
+    return [is_wanted, *fields, status, gr.skip(), gr.skip(), *drop_seed(View(strip=plan))]
 
 
 def restore_comparison(shown: dict[str, Any]) -> list[Any]:
@@ -626,9 +652,20 @@ def build(worker: DeviceWorker, menu: ModelMenu) -> Form:
         getattr(form[name], event) for name in ("few_steps", "guidance_cutoff") for event in ("blur", "submit")
     ]
     gr.on(listeners, None, drawn, None, js=REDRAW_JS, **AT_ONCE)
-    menu.dropdown.change(lambda model: show_first_example(catalog.get(model)), menu.dropdown, list(outputs), **AT_ONCE)
+    menu.dropdown.change(
+        lambda model, shown: show_first_example(catalog.get(model), shown),
+        [menu.dropdown, previous],
+        list(outputs),
+        **AT_ONCE,
+    )
 
     restored = [*form.values, form.random_seed, *controls.outputs, *drop_seed(outputs)]
+    is_wanted = gr.Checkbox(False, visible="hidden")  # whether a link's comparison is to be drawn
+
+    def open_link(request: gr.Request) -> list[Any]:  # gradio finds its `Request` by the annotation
+        return show_linked(catalog, load_link(catalog, request))
+
+    form.follow_link(gr.on(None, open_link, None, [is_wanted, *restored], **AT_ONCE), is_wanted)
 
     def choose(sample: list[str] | None, mode: str, model: str, counter: RunCounter) -> list[Any]:
         if sample is None:

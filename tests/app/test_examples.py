@@ -3,6 +3,7 @@
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -103,7 +104,7 @@ def test_a_live_run_draws_what_is_stored() -> None:
 
 
 def test_the_compare_tab_opens_with_its_first_example() -> None:
-    view, result = compare.show_first_example(EMOJI), stored()[0]
+    view, result = compare.show_first_example(EMOJI, None), stored()[0]
     assert result.settings == EMOJI.defaults and view.example["visible"] is True
     for key, image in {"full": result.full.image, "latentcrf": result.latentcrf.image, "after": result.after}.items():
         assert np.array_equal(np.asarray(Image.open(getattr(view, key))), np.asarray(image)), key
@@ -134,6 +135,22 @@ def test_a_chip_shows_its_stored_result_and_fills_the_form(prompt: str, mode: st
     assert dict(zip(form.NAMES, live, strict=True)) == fields and is_random is False
 
 
+def test_a_link_to_a_stored_result_shows_it_and_another_is_to_be_drawn() -> None:
+    def follow(**query: Any) -> list[Any]:
+        return compare.show_linked(CATALOG, form.load_link(CATALOG, SimpleNamespace(query_params=query)))  # type: ignore[arg-type]
+
+    result = stored()[3].settings
+    chosen = compare.choose_example(EMOJI, result.prompt, EMOJI.find_mode(result.as_dict()))
+    linked = follow(**{name: str(value) for name, value in result.as_dict().items()})
+    assert linked[0] is False and linked[len(form.NAMES)] == EMOJI.name
+    assert chosen is not None and linked[len(form.NAMES) + 1 :] == chosen[len(form.NAMES) :]
+    for query in ({**result.as_dict(), "seed": 1}, {**result.as_dict(), "prompt": "a tree"}, {"prompt": result.prompt}):
+        linked = follow(**query)
+        assert linked[0] is True and linked[1] == query["prompt"] and linked[-1] == gr.skip()
+    assert follow(steps="80")[0] is False and follow(prompt="x", steps="0")[0] is False
+    assert compare.show_first_example(EMOJI, compare.prepare_example(EMOJI, "pizza", PAPER)) == compare.View()
+
+
 def test_another_mode_shows_the_same_prompt_and_leaves_a_live_result(tmp_path: Path) -> None:
     """The time line belongs to the pictures; where the form is ahead of them, it says so."""
     shown = compare.prepare_example(EMOJI, "pizza", PAPER)
@@ -158,7 +175,7 @@ def test_another_mode_shows_the_same_prompt_and_leaves_a_live_result(tmp_path: P
 
 
 def test_a_model_of_its_own_has_no_examples(worker: DeviceWorker) -> None:
-    view = compare.show_first_example(OTHER)
+    view = compare.show_first_example(OTHER, None)
     assert (view.full, view.latentcrf, view.before, view.previous) == (None, None, None, None)
     assert view.example["visible"] is False and view.full_file["interactive"] is False
     for tab in (convergence.show_example, diversity.show_example, method.show_stored):

@@ -2,7 +2,7 @@
 
 import base64
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 
@@ -11,6 +11,7 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed: 
 from playwright.sync_api import Browser, Page, expect  # noqa: E402
 
 from app.layout import TABS  # noqa: E402
+from app.models import read_catalog  # noqa: E402
 from tests.browser.driving import PATIENCE, open_tab, slow_down  # noqa: E402
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -21,6 +22,11 @@ NOTE_ERRORS = """window.errors = [];
 new MutationObserver(() => document.querySelectorAll('.message.error').forEach(
     (each) => window.errors.push(each.innerText)
 )).observe(document, { subtree: true, childList: true, characterData: true });"""
+# Counts the changes of the start button that lock it: a run.
+NOTE_RUNS = """window.runs = 0;
+new MutationObserver(() => { window.runs += document.querySelector('#compare-start')?.disabled ? 1 : 0; }).observe(
+    document, { subtree: true, childList: true, attributeFilter: ['disabled'] }
+);"""
 READ_NUMBERS = """(ids) => ids.map((id) => document.querySelector(`#${id} input[type=number]`).value)"""
 BYPASS = ["steps", "bypass-start", "bypass-end"]
 DROP = """(content) => {
@@ -36,7 +42,7 @@ DROP = """(content) => {
 
 @pytest.mark.parametrize("latency", [0, 300])
 def test_an_opened_link_draws_its_images_and_shows_no_error(browser: Browser, url: str, latency: int) -> None:
-    pages = [browser.new_page() for _ in range(4)]
+    pages = [browser.new_page() for _ in range(2)]
     for seed, page in enumerate(pages, start=1):
         page.set_default_timeout(PATIENCE)
         slow_down(page, latency)
@@ -48,6 +54,23 @@ def test_an_opened_link_draws_its_images_and_shows_no_error(browser: Browser, ur
         assert f"“red apple”, seed {seed}, 3 steps" in page.inner_text("#compare-status")
         assert page.evaluate("window.errors") == []
         page.close()
+
+
+def test_a_link_to_a_stored_example_shows_it_at_once(page: Page, url: str) -> None:
+    """With the sentence of an example, and no run; a link that differs in one setting draws."""
+    emoji = read_catalog().models["emoji"]
+    stored, own = ({**emoji.defaults.as_dict(), "prompt": emoji.prompts[1], **mode} for mode in emoji.modes.values())
+    page.add_init_script(NOTE_RUNS)
+    page.goto(f"{url}?{urlencode(stored)}")
+    expect(page.locator("#example")).to_contain_text(f"Stored example: “{stored['prompt']}”, seed {stored['seed']}")
+    page.locator(f"#latentcrf img[src*='{stored['prompt'].replace(' ', '-')}']").wait_for()
+    expect(page.locator("#compare-status")).to_contain_text(f"“{stored['prompt']}”, seed {stored['seed']}")
+    assert "Not drawn yet" not in page.inner_text("#strip") and page.locator("#compare-live").is_visible()
+    page.wait_for_timeout(1000)
+    assert page.input_value(PROMPT) == stored["prompt"] and page.evaluate("window.runs") == 0
+    page.goto(f"{url}?{urlencode({**own, 'seed': 1, 'steps': 3, 'few_steps': 1})}")
+    page.locator("#latentcrf img[src*='-1-latentcrf']").wait_for(state="attached")
+    assert page.evaluate("window.runs") > 0 and not page.locator("#example").is_visible()
 
 
 def test_a_link_keeps_what_was_typed_since_it_was_opened(page: Page, url: str) -> None:
