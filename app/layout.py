@@ -15,6 +15,7 @@ from app.components.model_menu import ModelMenu, build_model_note, build_trainin
 from app.device import DeviceWorker
 from app.page_config import keep_sessions_small
 from app.runs import AT_ONCE
+from app.social import DESCRIPTION, TITLE
 from app.tabs import COMPARE, TabContext, compare, convergence, diversity, frontier, method, variance
 from app.upkeep import Upkeep
 from app.visitor_queue import MAX_WAITING, guard_queue
@@ -37,7 +38,6 @@ PRESENT_JS = "(on) => window.latentcrf.present(on)"
 SHOW_GLOSSARY_JS = """() => {
     setTimeout(() => document.querySelector('#glossary').scrollIntoView({ behavior: 'smooth' }), 400);
 }"""
-DESCRIPTION = "Fewer denoiser calls, nearly the same picture: a small CRF does part of a latent diffusion model's work."
 PAPER = "https://arxiv.org/abs/2412.18596"
 
 
@@ -50,7 +50,7 @@ def build_app(worker: DeviceWorker) -> gr.Blocks:
     Returns:
         The page.
     """
-    with CheckedBlocks(title="LatentCRF", analytics_enabled=False, fill_width=True) as app:
+    with CheckedBlocks(title=TITLE, analytics_enabled=False, fill_width=True) as app:
         with gr.Row(elem_id="top"):
             gr.HTML(write_header(), elem_id="header", padding=False)
             menu = ModelMenu(worker.catalog)

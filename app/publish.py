@@ -23,8 +23,8 @@ ROOT = Path(__file__).parents[1]
 # In these patterns * matches / too, as in `huggingface_hub.HfApi.upload_folder`.
 NEEDED = (
     "README.md", "LICENSE", "NOTICE", "requirements.txt", "app.py", "app/*", "analysis/*", "latentcrf/*",
-    "docs/glossary.md", "assets/idea.png", "assets/manifest.json", "assets/models/*", "assets/results/benchmark/*",
-    "assets/results/variance/*",
+    "docs/glossary.md", "assets/idea.png", "assets/social.png", "assets/manifest.json", "assets/models/*",
+    "assets/results/benchmark/*", "assets/results/variance/*",
 )  # fmt: skip
 # Hidden files, and models that only the benchmark compares with.
 EXCLUDED = (".*", "*/.*", "assets/models/emoji-plain*", "assets/models/emoji-latentcrf-static/*")

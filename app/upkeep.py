@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 
 from app.page_cache import PageCache
 from app.request_guard import RequestGuard
+from app.social import PICTURE_ROUTE, SocialTags, send_picture
 from app.visitor_files import sweep
 from app.visitor_queue import VisitorQueue
 
@@ -90,9 +91,12 @@ class Upkeep:
         return JSONResponse(state, status_code=200 if state["ok"] else 503)
 
     def list_app_arguments(self) -> dict[str, Any]:
-        """List what `launch(app_kwargs=...)` needs: tasks, checks on requests, the page's cache, and `/health`."""
+        """List what `launch(app_kwargs=...)` needs: the tasks, what is around gradio's routes, and our own routes."""
         return {
             "lifespan": self.lifespan,
-            "middleware": [Middleware(RequestGuard, hosts=self.hosts), Middleware(PageCache)],
-            "routes": [APIRoute("/health", self.answer, methods=["GET"])],
+            "middleware": [Middleware(RequestGuard, hosts=self.hosts), Middleware(PageCache), Middleware(SocialTags)],
+            "routes": [
+                APIRoute("/health", self.answer, methods=["GET"]),
+                APIRoute(PICTURE_ROUTE, send_picture, methods=["GET"]),
+            ],
         }

@@ -28,7 +28,7 @@ def checkout(tmp_path: Path) -> Path:
     for name in [*publish.NEEDED, "constraints.txt", ".gitignore"]:
         file = root / name.replace("*", "file.txt")
         file.parent.mkdir(parents=True, exist_ok=True)
-        if (ROOT / name).is_file() and name != "assets/idea.png":
+        if (ROOT / name).is_file() and not name.endswith(".png"):
             shutil.copy(ROOT / name, file)
         else:
             file.write_text("content")

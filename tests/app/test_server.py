@@ -2,9 +2,11 @@
 
 import asyncio
 import gzip
+import io
 import json
 import logging
 import os
+import re
 import tempfile
 import threading
 import time
@@ -21,8 +23,9 @@ import gradio.utils
 import pytest
 from gradio.state_holder import SessionState
 from gradio_client import Client
+from PIL import Image
 
-from app import request_guard, upkeep, visitor_queue
+from app import request_guard, social, upkeep, visitor_queue
 from app.arguments import prepare_environment
 from app.checked_blocks import SORRY, UNREADABLE_VALUES
 from app.device import DeviceWorker
@@ -419,6 +422,34 @@ def test_answers_carry_headers_that_keep_foreign_content_out(page: gr.Blocks) ->
         )
 
 
+def read_tags(page: str) -> list[tuple[str, str]]:
+    """Names and contents of a page's tags for other sites, in order."""
+    return re.findall(r'<meta\s+(?:property|name)="((?:og|twitter):[^"]+)"\s+content="([^"]*)"', page)
+
+
+@pytest.mark.parametrize(("headers", "root"), [({}, None), ({"X_Forwarded_Host": "crf.org"}, "http://crf.org")])
+def test_other_sites_see_the_pages_own_title_and_picture(
+    page: gr.Blocks, headers: dict[str, str], root: str | None
+) -> None:
+    root = root or page.local_url.rstrip("/")
+    status, text, answered = ask(page, "/?prompt=x", **headers)
+    tags = read_tags(text)
+    assert status == 200 and len(dict(tags)) == len(tags) == 9  # gradio's are gone
+    own = dict(tags)
+    assert own["og:title"] == "LatentCRF" and own["og:url"] == f"{root}/" and "CRF" in own["og:description"]
+    assert own["og:image"] == f"{root}/social.png"
+    assert text.index("og:title") < text.index("<style") and text.rstrip().endswith("</html>")
+    assert int(answered["content-length"]) == len(text.encode())
+
+
+def test_the_picture_for_other_sites_is_served(page: gr.Blocks) -> None:
+    with urllib.request.urlopen(f"{page.local_url}social.png", timeout=20) as answer:
+        content = answer.read()
+    assert answer.headers["content-type"] == "image/png" and len(content) < 150_000
+    with Image.open(io.BytesIO(content)) as image:
+        assert image.size == social.PICTURE_SIZE
+
+
 def test_paths_are_found_however_deep() -> None:
     value: Any = {"path": "inside"}
     for _ in range(5000):
@@ -526,7 +557,8 @@ def test_the_page_works_under_a_sub_path() -> None:
             url = f"http://127.0.0.1:{proxy.server_port}/latentcrf/"
             try:
                 with urllib.request.urlopen(url, timeout=20) as answer:
-                    assert b"LatentCRF" in answer.read()
+                    tags = dict(read_tags(answer.read().decode()))
+                assert tags["og:title"] == "LatentCRF" and tags["og:image"].endswith("/latentcrf/social.png")
                 config = json.loads(urllib.request.urlopen(f"{url}config", timeout=20).read())
                 assert config["root"].endswith("/latentcrf")
                 assert Client(url, verbose=False).predict(api_name="/frontier")["rows"]
