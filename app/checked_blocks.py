@@ -14,7 +14,8 @@ from app.models_file import ModelsError
 from app.settings import SettingsError
 
 OURS = ("app", "analysis", "latentcrf")  # packages
-CHECKS = ("app.checked_blocks", "app.request_guard")  # modules through which every request goes
+# modules through which every request goes
+CHECKS = ("app.checked_blocks", "app.request_guard", "app.page_cache", "app.social")
 REFUSED = "latentcrf.refused"  # in the scope of a request that its sender can mend: `RequestGuard` answers 400
 SORRY = "Something went wrong on the server and has been logged; please try again."
 STOPPED = "Stopped: nobody waits for this run."
