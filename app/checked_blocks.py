@@ -14,8 +14,8 @@ from app.models_file import ModelsError
 from app.settings import SettingsError
 
 OURS = ("app", "analysis", "latentcrf")  # packages
-# modules through which every request goes
-CHECKS = ("app.checked_blocks", "app.request_guard", "app.page_cache", "app.social")
+CHECKS = ("app.checked_blocks", "app.request_guard")  # modules through which every request goes
+ROUTES = "fastapi.routing"  # the module that calls what answers a request
 REFUSED = "latentcrf.refused"  # in the scope of a request that its sender can mend: `RequestGuard` answers 400
 SORRY = "Something went wrong on the server and has been logged; please try again."
 STOPPED = "Stopped: nobody waits for this run."
@@ -96,10 +96,12 @@ def check_value(block: Any, value: Any) -> None:
 
 
 def is_ours(error: BaseException) -> bool:
-    """Tell whether an error comes from our own code, below the checks that every request goes through.
+    """Tell whether an error comes from our own code, below what every request goes through: checks and middleware.
 
     Args:
         error: that was raised.
     """
-    modules = (str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__))
+    modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if ROUTES in modules:  # before them is middleware, which passes on what gradio raises
+        modules = modules[len(modules) - modules[::-1].index(ROUTES) :]
     return any(name.partition(".")[0] in OURS and name not in CHECKS for name in modules)

@@ -360,6 +360,8 @@ def test_the_page_is_rendered_once_for_each_address(
 def test_a_request_that_names_no_function_is_refused(page: gr.Blocks, capfd: pytest.CaptureFixture[str]) -> None:
     status, text, _ = ask(page, "/gradio_api/run/predict", {"data": [None], "fn_index": None, "session_hash": "a"})
     assert status == 400 and "cannot read this request" in text
+    status, text, _ = ask(page, "/gradio_api/call/v2/compare", {"unknown": 1})
+    assert status == 400 and "cannot read this request" in text
     assert "Traceback" not in capfd.readouterr().err
 
 
