@@ -91,7 +91,9 @@ def draw_metrics(table: pd.DataFrame, **style: bool) -> go.Figure:
     figure.update_xaxes(title="further right is more diverse", rangemode="tozero", nticks=5, tickangle=0)
     figure.update_yaxes(autorange="reversed")
     shown = table[table["method"] != FULL_RUN]
-    kept = [f"{row['method']} {format_number(row['pairwise_lpips_ratio'], '.0%')}" for _, row in shown.iterrows()]
-    finding = f"Diversity kept: {', '.join(kept)}" if kept and "pairwise_lpips_ratio" in table else "Diversity"
+    finding = "Diversity"
+    if len(shown) and "pairwise_lpips_ratio" in table:
+        ratios = [f"{row['method']} {format_number(row['pairwise_lpips_ratio'], '.0%')}" for _, row in shown.iterrows()]
+        finding = f"Diversity against the full run: {', '.join(ratios)}"
     apply_style(figure, f"{finding} ({count} seeds, 95 % intervals)", height=380, **style)
     return figure.update_layout(margin={"t": 100})

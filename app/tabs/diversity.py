@@ -292,7 +292,7 @@ def format_metrics(metrics: pd.Series) -> str:
     if metrics["method"] == FULL_RUN:
         number = f"diversity {value:.3f} (mean pairwise LPIPS)"
     else:
-        low, high = metrics[f"{ratio}_low"], metrics[f"{ratio}_high"]
+        low, high = max(metrics[f"{ratio}_low"], 0.0), metrics[f"{ratio}_high"]  # of few seeds it may reach below 0
         share = f"{format_number(metrics[ratio], '.2f')} of the full run's ({format_interval(low, high, '.2f')})"
         number = (
             f"diversity {share}" if np.isfinite(metrics[ratio]) else "no ratio, as the full run's images are all alike"

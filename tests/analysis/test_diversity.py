@@ -67,7 +67,7 @@ def test_figures() -> None:
     assert figures["pairs"].data[0].zmax == figures["pairs"].data[1].zmax
     title = figures["measures"].layout.title.text
     kept = diversity.tabulate(results)["pairwise_lpips_ratio"][1]
-    assert title == f"Diversity kept: LatentCRF {kept:.0%} (4 seeds, 95 % intervals)"
+    assert title == f"Diversity against the full run: LatentCRF {kept:.0%} (4 seeds, 95 % intervals)"
     large = draw_figures(results, diversity.tabulate(results), SEEDS, presentation=True)
     assert all(note.font.size >= 18 for figure in large.values() for note in figure.layout.annotations)
 
