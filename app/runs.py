@@ -269,7 +269,13 @@ class RunControls:
         for listen in triggers or [self.start.click]:
             listen(begin_run, self.counter, [*controls, self.run_id, self.timer], **AT_ONCE)
         for listen in redraws:
-            listen(begin_redraw, self.counter, [*controls, self.run_id, self.timer], **AT_ONCE)
+            listen(
+                begin_redraw,
+                self.counter,
+                [*controls, self.run_id, self.timer],
+                trigger_mode="always_last",
+                **AT_ONCE,
+            )
         # not `then`: a run that the queue has no room for does not start, and its id does not change
         end = self.run_id.change(
             run,

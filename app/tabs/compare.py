@@ -677,15 +677,18 @@ def build(worker: DeviceWorker, menu: ModelMenu) -> Form:
         controls.reset(counter)  # a stored result takes the place of a run that goes on
         return values
 
-    chosen = examples.click(choose, [examples, mode, menu.dropdown, controls.counter], restored, **AT_ONCE)
+    chosen = examples.click(
+        choose, [examples, mode, menu.dropdown, controls.counter], restored, trigger_mode="always_last", **AT_ONCE
+    )
     chosen.then(None, menu.dropdown, None, js=write_run_js(catalog), **AT_ONCE)
 
     def restore(past: list[dict[str, Any]], counter: RunCounter, event: gr.SelectData) -> list[Any]:
         controls.reset(counter)
         return restore_comparison(past[read_index(event, len(past))])
 
-    again = history.select(restore, [past, controls.counter], restored, **AT_ONCE)
-    pairs.select(select_pair, previous, drop_seed(outputs), **AT_ONCE)
+    # not "always_last": gradio repeats such an event without saying which image was clicked
+    again = history.select(restore, [past, controls.counter], restored, trigger_mode="multiple", **AT_ONCE)
+    pairs.select(select_pair, previous, drop_seed(outputs), trigger_mode="multiple", **AT_ONCE)
     previous.change(add_to_history, [past, previous], [past, history], **AT_ONCE)
     filled = live.click(fill_from_example, previous, [*form.values, form.random_seed], **AT_ONCE)
     for event in (chosen, again, filled):
