@@ -285,7 +285,8 @@ class RunControls:
             **COMPUTING,
         )
         # what fails outside of the handler: gradio keeps the images that it shows on the disk
-        end.failure(show_failure, None, controls, **AT_ONCE)
+        failed = end.failure(show_failure, None, controls, **AT_ONCE)
+        failed.then(restore_outputs, remembered, outputs, **AT_ONCE)
         self.timer.tick(show_place, self.counter, [*controls, self.timer], **AT_ONCE)
         self.cancel.click(cancel, [self.counter, *remembered], [*controls, *outputs], **AT_ONCE)
         model.input(self.reset, self.counter, controls, **AT_ONCE)

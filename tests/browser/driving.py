@@ -25,6 +25,25 @@ FLAGS = (
 )
 PATIENCE = 150_000  # milliseconds: a busy machine is slow, not broken
 
+# What in sight says that something is missing: empty boxes, captions and links below nothing, broken images.
+NOTHING = """() => {
+    const find = (selector) => [...document.querySelectorAll(selector)].filter((each) => each.getClientRects().length);
+    const rows = find('.diversity-row').length, numbers = find('.row-number').length;
+    return [
+        ...find('.tabitem .empty').map((each) => `empty: ${each.parentElement.id || each.parentElement.className}`),
+        ...find('.figure').filter((each) => !each.querySelector('.js-plotly-plot .main-svg')).map(
+            (each) => `below no figure: ${each.innerText}`
+        ),
+        ...find('.tabitem img').filter((each) => each.complete && !each.naturalWidth).map(
+            (each) => `broken: ${each.alt} ${each.src}`
+        ),
+        ...['full', 'latentcrf'].filter(
+            (each) => find(`#${each}-file:not(:disabled)`).length && !document.querySelector(`#${each} img`)
+        ).map((each) => `no image: ${each}-file`),
+        ...(rows === numbers ? [] : [`${rows} rows of images, ${numbers} sentences about them`]),
+    ];
+}"""
+
 
 def chromium() -> str | None:
     """The system's Chromium or Chrome, if there is one."""

@@ -12,19 +12,11 @@ from playwright.sync_api import Page  # noqa: E402
 from app.examples import COMMAND, read_about  # noqa: E402
 from app.layout import TABS  # noqa: E402
 from app.models import read_catalog  # noqa: E402
-from tests.browser.driving import slow_down  # noqa: E402
+from tests.browser.driving import NOTHING, slow_down  # noqa: E402
 
 pytestmark = pytest.mark.browser
 PROMPTS = read_catalog().models["emoji"].prompts
 SECONDS = 1.5  # from the click on a chip to its pictures
-# Elements that say that something is missing, and are in sight.
-EMPTY = """() => [...document.querySelectorAll('.tabitem .empty')].filter(
-    (each) => each.getClientRects().length
-).map((each) => each.parentElement.id || each.parentElement.className)"""
-# Sentences and download links below a figure that is not there.
-ORPHANS = """() => [...document.querySelectorAll('.figure')].filter(
-    (place) => place.getClientRects().length && !place.querySelector('.js-plotly-plot .main-svg')
-).map((place) => place.innerText)"""
 LOADED = """(name) => ['#full', '#latentcrf'].every((place) => {
     const image = document.querySelector(`${place} img`);
     return image && image.complete && image.naturalWidth && image.src.includes(name);
@@ -42,7 +34,7 @@ def test_each_tab_shows_its_example_before_any_run(slow_page: Page, url: str) ->
     page, about = slow_page, read_about()
     page.goto(url)
     page.wait_for_function(LOADED, arg=PROMPTS[0].replace(" ", "-"))
-    assert page.locator("#slider img").count() == 2 and page.evaluate(EMPTY) == []
+    assert page.locator("#slider img").count() == 2 and page.evaluate(NOTHING) == []
     words = page.inner_text("#example")
     assert COMMAND in words and about["date"] in words and PROMPTS[0] in words
     assert page.locator("#full-file").is_enabled()
@@ -51,7 +43,7 @@ def test_each_tab_shows_its_example_before_any_run(slow_page: Page, url: str) ->
         tab = page.locator(f"#{name}-tab")
         tab.locator(".sprite" if name == "method" else ".js-plotly-plot .main-svg").first.wait_for()
         page.wait_for_timeout(2000)
-        assert page.evaluate(EMPTY) == [] and page.evaluate(ORPHANS) == [], name
+        assert page.evaluate(NOTHING) == [], name
         assert tab.locator(".message.error").count() == 0
         words = tab.inner_text()
         assert "python -m " in words and re.search(r"\b20\d\d-\d\d-\d\d\b", words), name
