@@ -26,6 +26,7 @@ MAX_WAITING = 100  # computations of all visitors
 MAX_WAITING_OF_ADDRESS = 40  # a lecture hall has one address
 DEVICE = "device"  # concurrency id of what computes
 UNHEARD_SECONDS = 15.0  # that an event waits for its listener
+KNOWN_SECONDS = 60.0  # after which an event waits for a session's next listener again
 GUESSED_SECONDS = 20.0  # of a computation, until one was measured
 MEASURED = 20  # runs of a function, of which the mean is taken
 RESTART_SECONDS = 0.5
@@ -80,6 +81,11 @@ class HeardMessages(asyncio.Queue[Any]):
     def is_heard(self) -> bool:
         """Whether somebody listens, or did a second ago: a message is being sent then."""
         return self.listeners > 0 or time.monotonic() - self.last_heard < 1
+
+    @property
+    def is_known(self) -> bool:
+        """Whether somebody listened a short while ago: who does so opens the next stream while the event begins."""
+        return self.listeners > 0 or time.monotonic() - self.last_heard < KNOWN_SECONDS
 
 
 class Place(NamedTuple):
@@ -225,7 +231,7 @@ class VisitorQueue(Queue):
     # ------------------------------------------------------------------------------------ starting
 
     def get_events(self) -> tuple[list[Event], bool, str] | None:
-        """Choose the next event: the first whose session listens. Those that nobody has listened to are dropped.
+        """Choose the next event: the first whose session listens, or did lately. Those that nobody heard are dropped.
 
         Returns:
             It in a list, that it is no batch, and its concurrency id; None: none can start now.
@@ -236,7 +242,7 @@ class VisitorQueue(Queue):
             waiting = self.event_queue_per_concurrency_id[name]
             self._drop_unheard(waiting.queue)
             if waiting.concurrency_limit is None or waiting.current_concurrency < waiting.concurrency_limit:
-                event = next((event for event in waiting.queue if self._find_messages(event).is_heard), None)
+                event = next((event for event in waiting.queue if self._find_messages(event).is_known), None)
                 if event is not None:
                     waiting.queue.remove(event)
                     return [event], False, name
@@ -247,19 +253,22 @@ class VisitorQueue(Queue):
         messages = self.pending_messages_per_session.get(event.session_hash)
         return messages if isinstance(messages, HeardMessages) else HeardMessages()
 
+    def _is_unheard(self, event: Event) -> bool:
+        messages = self._find_messages(event)
+        silent = time.monotonic() - max(messages.last_heard, event.enqueue_time)
+        return not messages.is_heard and silent > UNHEARD_SECONDS
+
     def _drop_unheard(self, events: Iterable[Event]) -> None:
-        now = time.monotonic()
         for event in list(events):
-            messages = self._find_messages(event)
-            if not messages.is_heard and now - max(messages.last_heard, event.enqueue_time) > UNHEARD_SECONDS:
+            if self._is_unheard(event):
                 log.info("a run that nobody waits for is dropped")
                 self._drop(event)
                 self.pending_event_ids_session.get(event.session_hash, set()).discard(event._id)
 
     async def process_events(self, events: list[Event], *arguments: Any) -> None:
-        """Run an event; what computes for it stops once its visitor has gone (`is_wanted`)."""
+        """Run an event; what computes for it stops once its visitor has gone or does not listen (`is_wanted`)."""
         (event,) = events
-        is_wanted.set(lambda: event.alive)
+        is_wanted.set(lambda: event.alive and not self._is_unheard(event))
         began = self._begun[event._id] = time.monotonic()  # gradio's own times go with the machine's clock
         try:
             await super().process_events(events, *arguments)

@@ -129,6 +129,24 @@ def test_an_event_that_nobody_can_receive_is_dropped() -> None:
     assert not event.alive
 
 
+def test_a_session_that_listened_lately_is_not_waited_for() -> None:
+    """Its next stream opens while its run begins; where none does, the run ends."""
+    queue = guard_queue(page_of_its_own())._queue
+    now, messages = time.monotonic(), queue.pending_messages_per_session
+    assert isinstance(queue, VisitorQueue)
+    new, known = (
+        type("Event", (), {"session_hash": name, "_id": name, "enqueue_time": now})() for name in ("new", "known")
+    )
+    waiting = {"queue": [new, known], "concurrency_limit": 1, "current_concurrency": 0}
+    queue.event_queue_per_concurrency_id["device"] = type("EventQueue", (), waiting)()  # type: ignore[assignment]
+    messages["new"], messages["known"] = asyncio.Queue(), asyncio.Queue()
+    messages["known"].last_heard = now - 30
+    assert queue.get_events() == ([known], False, "device") and queue.get_events() is None
+    assert not queue._is_unheard(known)
+    known.enqueue_time = now - 20
+    assert queue._is_unheard(known)
+
+
 def test_a_failed_task_of_the_queue_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever fails in it: here the choice of the next event, twice."""
     monkeypatch.setattr("app.visitor_queue.RESTART_SECONDS", 0.01)
