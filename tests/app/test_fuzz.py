@@ -159,9 +159,11 @@ def check_alive(page: gr.Blocks) -> None:
 def serve_held(worker: DeviceWorker) -> Iterator[gr.Blocks]:
     """Serve the page whose device is held."""
     worker.call("count_diversity_calls", [], 1, worker.catalog.default.defaults)  # imports the libraries
-    with serve(worker) as page, worker._device:
-        ask(page, "/")
-        yield page
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("analysis.export.draw_png", lambda figure, name: None)  # Chrome may take a minute
+        with serve(worker) as page, worker._device:
+            ask(page, "/")
+            yield page
 
 
 @pytest.mark.slow
