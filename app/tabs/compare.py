@@ -648,6 +648,7 @@ def build(worker: DeviceWorker, menu: ModelMenu) -> Form:
         switch,
         [mode, menu.dropdown, previous],
         [*form.method, form.accordion, *drop_seed(outputs)],
+        trigger_mode="always_last",
         **AT_ONCE,
     )
     form.follow_fill(switched)

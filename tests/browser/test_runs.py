@@ -121,6 +121,13 @@ def test_clicks_over_a_slow_network_are_followed_and_the_last_one_wins(page: Pag
     expect(page.locator("#few-steps input")).to_have_value("12")
     page.wait_for_timeout(1000)
     assert page.locator("#modes input:checked").get_attribute("value") == "fast"
+    page.click("#modes label:has-text('Paper')")
+    page.click("#modes label:has-text('Fast')")
+    page.click("#modes label:has-text('Paper')")
+    expect(page.locator("#figures")).to_contain_text("denoiser calls: 50 and 34")
+    expect(page.locator("#few-steps input")).to_have_value("0")
+    page.wait_for_timeout(1500)
+    assert page.locator("#modes input:checked").get_attribute("value") == "paper"
 
     page.evaluate(DROP, content)
     expect(page.locator("#loaded-png")).to_contain_text("Settings loaded from the PNG")
