@@ -20,7 +20,7 @@ from analysis.studies.convergence import Convergence, compute
 from latentcrf import LatentCRF
 from latentcrf.precision import choose_precision, precision_name
 from latentcrf.utils.arguments import int_between, run_command
-from latentcrf.utils.files import claim_folder
+from latentcrf.utils.files import claim_folder, release_folder
 
 SAVED = ("prompt", "seeds", "seed", "steps", "guidance", "bypass")  # options that settings.json names
 
@@ -67,6 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
         settings = {name: getattr(options, name) for name in SAVED} | {"precision": precision_name(precision)}
         names = write_results(build_results(convergence, settings), options.out)
     except (OSError, ValueError) as error:
+        release_folder(options.out)
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"written: {options.out}/{', '.join(names)}")

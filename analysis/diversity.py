@@ -30,7 +30,7 @@ from analysis.studies.diversity import COMPARED, MethodImages, build_latentcrf, 
 from latentcrf import Finisher, VAERoundTrip
 from latentcrf.precision import choose_precision, precision_name
 from latentcrf.utils.arguments import float_between, int_between, run_command
-from latentcrf.utils.files import claim_folder
+from latentcrf.utils.files import claim_folder, release_folder
 from latentcrf.utils.weights import MODELS
 
 SAVED = (  # options that settings.json names
@@ -132,6 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
         settings |= {"precision": precision_name(precision), "methods": methods}
         names = write_results(build_results(results, seeds, settings), options.out)
     except (OSError, ValueError) as error:
+        release_folder(options.out)
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(format_statistics(tabulate(results), ".3f"))

@@ -18,7 +18,7 @@ from analysis.sampling import STEPS, load_pipeline
 from analysis.studies.walkthrough import PROMPT, SOLVED, Walkthrough, compute
 from latentcrf.precision import choose_precision
 from latentcrf.utils.arguments import int_between, run_command
-from latentcrf.utils.files import claim_folder
+from latentcrf.utils.files import claim_folder, release_folder
 
 
 def build_results(walkthrough: Walkthrough) -> Results:
@@ -68,6 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
         )  # fmt: skip
         names = write_results(build_results(walkthrough), options.out)
     except (OSError, ValueError) as error:
+        release_folder(options.out)
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"written: {options.out}/{', '.join(names)}")

@@ -35,7 +35,7 @@ from analysis.sampling import BYPASS, GUIDANCE, STEPS, load_pipeline, use_schedu
 from analysis.studies import FULL_RUN, LATENTCRF
 from latentcrf import Finisher, LatentCRF, LatentCRFScheduler
 from latentcrf.utils.arguments import int_between, run_command
-from latentcrf.utils.files import claim_folder, replace_file
+from latentcrf.utils.files import claim_folder, release_folder, replace_file
 from latentcrf.utils.weights import MODELS
 
 RUN = "the pipeline's own loop"  # the whole run, less all other parts
@@ -274,6 +274,7 @@ def main(arguments: list[str] | None = None) -> int:
         with replace_file(options.out / "overhead.csv") as temporary:
             table.to_csv(temporary, index=False, float_format="%.6g")
     except (OSError, ValueError) as error:
+        release_folder(options.out)
         print(f"error: {error}", file=sys.stderr)
         return 1
     finally:

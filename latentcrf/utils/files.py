@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,22 @@ def claim_folder(folder: str | Path) -> None:
         os.close(descriptor)
         return
     _claimed[key] = descriptor
+
+
+def release_folder(folder: str | Path) -> None:
+    """Release a folder that this process has claimed; an empty one is removed.
+
+    Args:
+        folder: one that is not claimed stays as it is.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        return
+    descriptor = _claimed.pop((folder.stat().st_dev, folder.stat().st_ino), None)
+    if descriptor is not None:
+        with suppress(OSError):  # it holds something
+            folder.rmdir()
+        os.close(descriptor)
 
 
 def read_json(path: str | Path) -> Any:
