@@ -1,4 +1,4 @@
-"""The view of a comparison's two images: a divider to drag, or their difference; zoom and place are common to all.
+"""The view of a comparison's two images: a divider to drag, or their difference; all share zoom and position.
 
 `viewer.js` takes the images from the elements `full` and `latentcrf`, and does the rest in the browser.
 """
@@ -7,19 +7,21 @@ import gradio as gr
 
 from app.components import html
 
-FACTORS = (1, 4, 8, 16, 32)  # of the difference
-FIRST_FACTOR = 8
-CORNERS = '<svg viewBox="0 0 16 16" aria-hidden="true"><path d="M2 6V2h4M10 2h4v4M14 10v4h-4M6 14H2v-4"/></svg>'
+FACTORS = (1, 4, 8, 16, 32)  # that multiply the difference
+DEFAULT_FACTOR = 8
+FULL_SCREEN_ICON = (
+    '<svg viewBox="0 0 16 16" aria-hidden="true"><path d="M2 6V2h4M10 2h4v4M14 10v4h-4M6 14H2v-4"/></svg>'
+)
 
 
 def build_viewer() -> gr.HTML:
-    """Build the view of the two images; it is not seen until both are there.
+    """Build the view of the two images; page.css hides it until one of them is there.
 
     Returns:
         The component, which no handler changes.
     """
     factors = "".join(
-        f'<option value="{factor}"{" selected" if factor == FIRST_FACTOR else ""}>× {factor}</option>'
+        f'<option value="{factor}"{" selected" if factor == DEFAULT_FACTOR else ""}>× {factor}</option>'
         for factor in FACTORS
     )
     headings = (
@@ -40,7 +42,7 @@ def build_viewer() -> gr.HTML:
 <button type="button" data-act="in" aria-label="Zoom in" title="Zoom in: all images">+</button>
 <button type="button" data-act="one" title="One pixel of an image is one of the screen">1:1</button>
 <button type="button" data-act="pixels" aria-pressed="false" title="Show pixels as squares">Pixels</button>
-<button type="button" data-act="fill" aria-label="Full screen" title="Full screen">{CORNERS}</button>
+<button type="button" data-act="fill" aria-label="Full screen" title="Full screen">{FULL_SCREEN_ICON}</button>
 </div></div>""",
         padding=False,
     )
