@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -252,9 +253,10 @@ class RunControls:
             return [gr.skip()] * len(outputs) if restore is None else restore(*value)
 
         def run(run_id: Any, counter: RunCounter, model_name: str, *values: Any) -> Iterator[list[Any]]:
-            counter.state = ""
             if not isinstance(run_id, int | float) or not math.isfinite(run_id):  # as `begin_run` gives
                 raise SettingsError("A run's number must be an integer.")
+            if run_id == counter.last:  # an earlier one does not end a later one's waiting
+                counter.state = ""
             shown, arguments = values[: len(remembered)], values[len(remembered) :]
             this = Run(worker, int(run_id), counter, model_name)
             updates = drive(handler, this, arguments, lambda: restore_outputs(*shown), len(outputs))
@@ -267,10 +269,10 @@ class RunControls:
             return [*cancel_runs(counter), *restore_outputs(*shown)]
 
         for listen in triggers or [self.start.click]:
-            listen(begin_run, self.counter, [*controls, self.run_id, self.timer], **AT_ONCE)
+            listen(on_event_loop(begin_run), self.counter, [*controls, self.run_id, self.timer], **AT_ONCE)
         for listen in redraws:
             listen(
-                begin_redraw,
+                on_event_loop(begin_redraw),
                 self.counter,
                 [*controls, self.run_id, self.timer],
                 trigger_mode="always_last",
@@ -287,8 +289,8 @@ class RunControls:
         # what fails outside of the handler: gradio keeps the images that it shows on the disk
         failed = end.failure(show_failure, None, controls, **AT_ONCE)
         failed.then(restore_outputs, remembered, outputs, **AT_ONCE)
-        self.timer.tick(show_place, self.counter, [*controls, self.timer], **AT_ONCE)
-        self.cancel.click(cancel, [self.counter, *remembered], [*controls, *outputs], **AT_ONCE)
+        self.timer.tick(on_event_loop(show_place), self.counter, [*controls, self.timer], **AT_ONCE)
+        self.cancel.click(on_event_loop(cancel), [self.counter, *remembered], [*controls, *outputs], **AT_ONCE)
         model.input(self.reset, self.counter, controls, **AT_ONCE)
         return end
 
@@ -304,6 +306,23 @@ class RunControls:
         counter.last += 1
         counter.cancelled = counter.last
         return show_status(self.ready_text, busy=False, kind="hint")
+
+
+def on_event_loop(handler: Callable[..., list[Any]]) -> Callable[..., Any]:
+    """Let gradio call a short handler on its event loop, which changes the queue too, and not in a thread.
+
+    Args:
+        handler: that waits for nothing.
+
+    Returns:
+        A coroutine function.
+    """
+
+    @wraps(handler)
+    async def call(*values: Any) -> list[Any]:
+        return handler(*values)
+
+    return call
 
 
 def begin_run(counter: RunCounter, request: gr.Request) -> list[Any]:
@@ -323,7 +342,8 @@ def begin_run(counter: RunCounter, request: gr.Request) -> list[Any]:
     refusal = "" if queue is None else queue.find_refusal(request.session_hash, get_address(request))
     if refusal:
         counter.state = "refused"
-        return [*show_status(refusal, busy=False, kind="error"), gr.skip(), gr.Timer(active=True)]
+        is_busy = queue is not None and queue.is_running(request.session_hash)  # an earlier run, which goes on
+        return [*show_status(refusal, busy=is_busy, kind="error"), gr.skip(), gr.Timer(active=True)]
     counter.cancelled = counter.last
     counter.last += 1
     counter.state, counter.lost = "waiting", 0
@@ -341,7 +361,8 @@ def begin_redraw(counter: RunCounter, request: gr.Request) -> list[Any]:
         As of `begin_run`.
     """
     values = begin_run(counter, request)
-    counter.redraw = counter.last
+    if counter.state == "waiting":  # not refused
+        counter.redraw = counter.last
     return values
 
 

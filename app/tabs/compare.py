@@ -114,10 +114,7 @@ def run_comparison(run: Run, *values: Any) -> Iterator[Update]:
             plan = html.format_plan(model_set, settings, done)
             yield Update(f"{METHODS[report.method]} is running{seed_text}…", View(plan, **preview))
         elif isinstance(report, Generated):
-            is_recalled = report.method == "full" and not done["full"]
             done[report.method] = report.denoiser_calls
-            if run.is_redraw and is_recalled:  # it is in sight; to send it again would take as long as a denoiser call
-                continue
             text = f"{METHODS[report.method]} is done{seed_text}."
             plan = html.format_plan(model_set, settings, done)
             yield Update(text, View(plan, example=no_example, **{report.method: report.image}))
