@@ -36,7 +36,7 @@ class Answer(NamedTuple):
         Args:
             accepted: the request's header `Accept-Encoding`.
         """
-        headers = {"vary": "Accept-Encoding"}
+        headers = {"vary": "Accept-Encoding", "cache-control": "private, no-cache"}  # addresses follow the headers
         if "gzip" not in accepted:
             return Response(self.body, self.status, headers, self.media_type)
         return Response(self.compressed, self.status, {**headers, "content-encoding": "gzip"}, self.media_type)

@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, unquote
 
 from fastapi.responses import JSONResponse, Response
 from gradio.route_utils import FnIndexInferError
+from httpx import InvalidURL
 from starlette.requests import ClientDisconnect
 
 from app.checked_blocks import REFUSED, is_ours
@@ -34,7 +35,16 @@ HEADERS = {
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 # What gradio and starlette raise for a request that they cannot read.
-UNREADABLE = (KeyError, IndexError, ValueError, TypeError, AttributeError, AssertionError, FnIndexInferError)
+UNREADABLE = (
+    KeyError,
+    IndexError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    FnIndexInferError,
+    InvalidURL,
+)
 log = logging.getLogger(__name__)
 
 
