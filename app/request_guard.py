@@ -11,7 +11,6 @@ from urllib.parse import parse_qs, unquote
 
 from fastapi.responses import JSONResponse, Response
 from gradio.route_utils import FnIndexInferError
-from httpx import InvalidURL
 from starlette.requests import ClientDisconnect
 
 from app.checked_blocks import REFUSED, is_ours
@@ -21,6 +20,7 @@ MAX_JSON, MAX_UPLOAD = 64 * 1024, 21 * 1024**2  # bytes of a request: anything b
 MAX_UPLOADS, UPLOAD_SECONDS = 60, 600  # of an address
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")  # names of this machine in a Host header
 FOREIGN = re.compile(r"^\s*[a-z][a-z0-9+.-]*:", flags=re.IGNORECASE)  # "http:", "file:", "data:"
+NAME = re.compile(r"^(?:[\w.-]{1,253}|\[[0-9a-f:.]{2,45}\])(?::\d{1,5})?$", flags=re.ASCII | re.IGNORECASE)  # and port
 RANGE = re.compile(r"^\s*bytes\s*=\s*(\d+-\d*|-\d+)(\s*,\s*(\d+-\d*|-\d+))*\s*$", flags=re.IGNORECASE)
 HEADERS = {
     b"x-content-type-options": b"nosniff",
@@ -35,16 +35,7 @@ HEADERS = {
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 # What gradio and starlette raise for a request that they cannot read.
-UNREADABLE = (
-    KeyError,
-    IndexError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    FnIndexInferError,
-    InvalidURL,
-)
+UNREADABLE = (KeyError, IndexError, ValueError, TypeError, AttributeError, AssertionError, FnIndexInferError)
 log = logging.getLogger(__name__)
 
 
@@ -180,11 +171,14 @@ def get_header(scope: dict[str, Any], name: bytes) -> str | None:
 
 
 def check_host(scope: dict[str, Any], hosts: Collection[str]) -> None:
-    """Check the name under which the page is asked for.
+    """Check the names under which the page is asked for.
 
     Raises:
-        RequestError: it is not among `hosts`.
+        RequestError: a proxy's is malformed, or the page's is not among `hosts`.
     """
+    forwarded = get_header(scope, b"x-forwarded-host")
+    if forwarded is not None and not all(NAME.match(each.strip()) for each in forwarded.split(",")):
+        raise RequestError(400, "The X-Forwarded-Host header cannot be read; accepted is NAME or NAME:PORT.")
     name = re.sub(r":\d*$", "", get_header(scope, b"host") or "").lower()
     if hosts and name not in hosts:
         raise RequestError(403, f"This page is for this machine: open it as {sorted(hosts)[0]}, not {name[:40]!r}.")

@@ -435,6 +435,12 @@ def test_an_upload_without_a_file_name_is_refused(page: gr.Blocks, capfd: pytest
     assert "Traceback" not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["a:b", "a b", "x" * 300, "a/b"])
+def test_a_malformed_name_of_a_proxy_is_refused(page: gr.Blocks, name: str) -> None:
+    status, text, _ = ask(page, "/", X_Forwarded_Host=name)
+    assert status == 400 and "X-Forwarded-Host" in text
+
+
 def test_answers_carry_headers_that_keep_foreign_content_out(page: gr.Blocks) -> None:
     for path in ("/", "/gradio_api/file=http://e.com/x", "/config"):
         headers = {name.lower(): value for name, value in ask(page, path)[2].items()}
